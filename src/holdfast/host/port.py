@@ -1,0 +1,181 @@
+"""What the rest of Holdfast can ask of a host: start a process, read its log, end it.
+
+This is the only door to a process.  :mod:`holdfast.host.client` implements it over the exec-server protocol,
+:mod:`holdfast.host.dummy` in memory for tests.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from holdfast.errors import HoldfastError, InvalidRequest, Unavailable
+
+
+class Kind(StrEnum):
+    """What a record of a process's log holds."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    PTY = "pty"
+    SIGNAL = "signal"
+    EXITED = "exited"
+    CLOSED = "closed"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a process's log.  Sequence numbers run 1, 2, 3, ... over all kinds of one process."""
+
+    seq: int
+    kind: Kind
+    #: UTC seconds since the epoch when the host recorded it; 0.0 from a host that does not say (a foreign one).
+    time: float = 0.0
+    #: The bytes as read (stdout, stderr, pty) or the event as JSON (signal); empty for exited and closed.
+    data: bytes = b""
+    #: ``exited`` only: 0-255, or 128 + signal number when a signal ended the process.
+    exit_code: int | None = None
+    #: ``exited`` only: the number of the signal that ended the process.
+    signal: int | None = None
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """A range of records that the host no longer holds (retention, or a foreign host that dropped them)."""
+
+    first: int
+    last: int
+
+
+class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What to start.  The child gets exactly ``env`` and nothing else."""
+
+    process_id: str
+    argv: list[str]
+    cwd: Path
+    env: dict[str, str]
+    tty: bool = False
+    #: Open a pipe for :meth:`Host.write`; without it (and without ``stdin_file``) standard input is empty.
+    pipe_stdin: bool = False
+    #: A regular file on the host that becomes standard input: byte-exact, and indifferent to our own death.
+    stdin_file: Path | None = None
+
+
+class ProcessState(StrEnum):
+    """Where a hosted process is in its life."""
+
+    RUNNING = "running"
+    #: The watched process ended, but a stream is still held open by a descendant.
+    EXITED = "exited"
+    CLOSED = "closed"
+    #: The host that ran it died (or the machine was rebooted) before the end was seen: how it ended is not known.
+    LOST = "lost"
+
+
+class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A process as its host sees it now."""
+
+    process_id: str
+    state: ProcessState
+    pid: int | None = None
+    #: The highest sequence number in the log.
+    last_seq: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+class TreeMember(msgspec.Struct, frozen=True, kw_only=True):
+    """One operating-system process that belongs to a hosted process."""
+
+    pid: int
+    command: str
+
+
+class Termination(msgspec.Struct, frozen=True, kw_only=True):
+    """The proof of an ending: what was alive when it began, and what, if anything, would not die."""
+
+    #: Whether the watched process itself was still running.
+    was_running: bool
+    #: Everything of the tree that was found alive and is dead now.
+    ended: list[TreeMember] = []
+    #: Everything of the tree that is still alive.
+    survivors: list[TreeMember] = []
+
+
+class HostUnavailable(Unavailable):
+    """The host cannot be reached, and reconnecting did not help."""
+
+    code = "host_unavailable"
+
+
+class UnknownProcess(HoldfastError):
+    """The host has no process of that id."""
+
+    code = "unknown_process"
+
+
+class StartRefused(InvalidRequest):
+    """The host did not start the process (missing program, bad directory, ...); nothing runs."""
+
+    code = "start_refused"
+
+
+class Host(abc.ABC):
+    """A machine's exec-server, seen by a client of it."""
+
+    @abc.abstractmethod
+    async def start(self, spec: ProcessSpec) -> ProcessStatus:
+        """Start a process that outlives this connection, or return the one that already has this id.
+
+        :raises StartRefused: the operating system or the host refused; nothing runs
+        :raises HostUnavailable: no answer; whether it was started can be asked with :meth:`status`
+        """
+
+    @abc.abstractmethod
+    async def status(self, process_id: str) -> ProcessStatus | None:
+        """What the host knows of a process; ``None`` if it never had it or no longer keeps it."""
+
+    @abc.abstractmethod
+    async def list(self) -> list[ProcessStatus]:
+        """Every process that the host keeps, ended ones included."""
+
+    @abc.abstractmethod
+    def records(self, process_id: str, *, after_seq: int = 0, follow: bool = True) -> AsyncIterator[Record | Gap]:
+        """Yield the log from ``after_seq + 1`` on, without holes: what is gone is announced by a :class:`Gap`.
+
+        Ends after ``closed`` (or, with ``follow=False``, at the present end of the log).  A lost connection is
+        re-established and reading goes on at the cursor; nothing is yielded twice.
+
+        :raises UnknownProcess: the host does not have it
+        :raises HostUnavailable: the host stayed away
+        """
+
+    @abc.abstractmethod
+    async def write(self, process_id: str, data: bytes) -> None:
+        """Write to the process's stdin or terminal, exactly once even across a reconnect."""
+
+    @abc.abstractmethod
+    async def close_stdin(self, process_id: str) -> None:
+        """Let the process see end of file on its stdin."""
+
+    @abc.abstractmethod
+    async def signal(self, process_id: str, signal_number: int) -> None:
+        """Send a signal to the process group of the process; nothing happens when it is gone."""
+
+    @abc.abstractmethod
+    async def terminate(self, process_id: str, *, grace: float = 0.0) -> Termination:
+        """End the whole tree: SIGTERM, then after *grace* seconds SIGKILL, descendants that left the group included.
+
+        Works on an exited process too (whatever it left behind is ended), and returns when the tree is gone or has
+        proved to be unkillable.
+        """
+
+    @abc.abstractmethod
+    async def members(self, process_id: str) -> list[TreeMember]:
+        """What is alive of a process's tree, the process itself first."""
+
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """Leave the host; its processes go on."""

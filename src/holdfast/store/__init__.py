@@ -1,0 +1,1 @@
+"""The durable facts: schema, migrations, one writer, many readers, and the change feed."""
