@@ -1,0 +1,103 @@
+"""What a caller asks for: one piece of work for one agent, with limits."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+
+import msgspec
+
+from holdfast.agents.adapter import Sandbox
+from holdfast.clock import wall
+from holdfast.errors import InvalidRequest
+
+#: Crockford's alphabet, lower case: no letter that can be taken for a digit.
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_TASK_ID: Final = re.compile(r"[0-9a-z][0-9a-z-]{7,63}")
+#: A model or effort name is one word that can never be read as an option.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,127}")
+
+
+def new_task_id() -> str:
+    """Make a task id: twelve characters, sorting by the second of creation, unique without asking anybody."""
+    value = (int(wall()) << 25) | secrets.randbits(25)
+    digits: list[str] = []
+    for _ in range(12):
+        value, digit = divmod(value, 32)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of a task, in seconds and counts; ``None`` means unbounded."""
+
+    #: From the start of the first attempt to the end; the process tree is ended when it is over.
+    total_s: float | None = 3600.0
+    #: Without any sign of progress; not counted while a tool use of the agent is running.
+    idle_s: float | None = 900.0
+    #: From the start of the process to its first event.
+    start_s: float | None = 120.0
+    #: The task is stopped, as ``partial``, when the agent has used this many tools.
+    max_tool_uses: int | None = None
+
+
+class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One delegated piece of work.  The prompt travels beside it, as bytes, and is never part of a command line."""
+
+    task_id: str
+    agent: str
+    #: Absolute directory to work in.
+    cwd: str
+    label: str | None = None
+    sandbox: Sandbox = Sandbox.READ_ONLY
+    model: str | None = None
+    effort: str | None = None
+    #: A task whose thread to go on with, or a thread id of the agent itself.
+    resume: str | None = None
+    add_dirs: list[str] = []
+    limits: Limits = Limits()
+    #: Where the answer is published as a file (absolute); the file appears whole, or not at all.
+    output_file: str | None = None
+    overwrite: bool = False
+    #: Further directories in which ``output_file`` may lie, beside ``cwd`` and the temporary directory.
+    output_roots: list[str] = []
+    #: Names (or patterns with ``*``) of the caller's variables that the agent gets although they look secret.
+    pass_env: list[str] = []
+
+
+def validate(request: TaskRequest) -> None:
+    """Check everything about *request* that can be checked without touching the machine.
+
+    :raises InvalidRequest: naming the offending value and what is expected instead
+    """
+    if not _TASK_ID.fullmatch(request.task_id):
+        raise InvalidRequest(
+            f"{request.task_id!r} cannot be a task id.",
+            hint="Use 8 to 64 characters of a-z, 0-9 and '-', or leave the id out.",
+        )
+    for option, value in (("model", request.model), ("effort", request.effort)):
+        if value is not None and not _NAME.fullmatch(value):
+            raise InvalidRequest(
+                f"{value!r} cannot be the name of a {option}.",
+                hint=f"Give --{option} one word, such as those that the agent itself lists.",
+            )
+    if request.resume is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", request.resume):
+        raise InvalidRequest(
+            f"{request.resume!r} is neither a task id nor a thread id.",
+            hint="Take the id from 'holdfast list' or from the result of the earlier task.",
+        )
+    limits = request.limits
+    for name, seconds in (("timeout", limits.total_s), ("idle timeout", limits.idle_s), ("start", limits.start_s)):
+        if seconds is not None and not 0 < seconds < 366 * 86_400:
+            raise InvalidRequest(
+                f"A {name} limit of {seconds:g} seconds makes no sense.",
+                hint="Give a positive number of seconds, or 'none' for no limit.",
+            )
+    if limits.max_tool_uses is not None and limits.max_tool_uses < 1:
+        raise InvalidRequest(
+            f"A limit of {limits.max_tool_uses} tool uses makes no sense.", hint="Give a positive number."
+        )
+    for name, path in (("directory", request.cwd), ("output file", request.output_file)):
+        if path is not None and (not path.startswith("/") or "\0" in path):
+            raise InvalidRequest(f"The {name} {path!r} is not an absolute path.", hint="Give an absolute path.")
