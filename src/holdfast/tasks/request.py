@@ -57,6 +57,8 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     resume: str | None = None
     add_dirs: list[str] = []
     limits: Limits = Limits()
+    #: How often an attempt is repeated that failed for a passing reason and provably did nothing.
+    retries: int = 0
     #: Where the answer is published as a file (absolute); the file appears whole, or not at all.
     output_file: str | None = None
     overwrite: bool = False
@@ -98,6 +100,8 @@ def validate(request: TaskRequest) -> None:
         raise InvalidRequest(
             f"A limit of {limits.max_tool_uses} tool uses makes no sense.", hint="Give a positive number."
         )
+    if not 0 <= request.retries <= 10:
+        raise InvalidRequest(f"{request.retries} retries make no sense.", hint="Give a number from 0 to 10.")
     for name, path in (("directory", request.cwd), ("output file", request.output_file)):
         if path is not None and (not path.startswith("/") or "\0" in path):
             raise InvalidRequest(f"The {name} {path!r} is not an absolute path.", hint="Give an absolute path.")

@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
 from holdfast.tasks.result import Status
-
-
-class State(StrEnum):
-    """Where a task is in its life.  ``finished`` is final; how it ended is the result's status."""
-
-    #: Accepted and stored; nothing runs yet.
-    QUEUED = "queued"
-    #: The agent's process is being started, or its first event has not come.
-    STARTING = "starting"
-    #: The agent has spoken and its process lives.
-    RUNNING = "running"
-    #: The process tree is being ended (limit, budget or cancel).
-    STOPPING = "stopping"
-    #: The process is gone; the result is being made.
-    FINALISING = "finalising"
-    FINISHED = "finished"
+from holdfast.tasks.state import State
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,162 @@
+"""How a task ended: a pure decision from facts.  The first rule that matches wins; silence never counts as success."""
+
+from __future__ import annotations
+
+import signal as signals
+
+import msgspec
+
+from holdfast.agents.failure import Failure, FailureClass, Remedy
+from holdfast.tasks.facts import AttemptFacts, StopCause
+from holdfast.tasks.result import Status
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The status of a task with its reason."""
+
+    status: Status
+    failure: Failure | None = None
+    warnings: list[str] = []
+    #: The limit that ended it: ``total``, ``idle``, ``start``, ``tool_uses``.
+    limit_hit: str | None = None
+
+
+_TIME_LIMITS = {
+    StopCause.TOTAL: (FailureClass.TIMEOUT_TOTAL, "The task reached its time limit of {} and was ended.", "--timeout"),
+    StopCause.IDLE: (
+        FailureClass.TIMEOUT_IDLE,
+        "The agent showed no sign of progress for {} and was ended.",
+        "--idle-timeout",
+    ),
+    StopCause.START: (
+        FailureClass.TIMEOUT_START,
+        "The agent reported nothing within {} of its start and was ended.",
+        "--start-timeout",
+    ),
+}
+
+
+def decide(
+    facts: AttemptFacts,
+    *,
+    cancel_requested: bool,
+    message_blank: bool,
+    plain_text: bool,
+    limits: dict[StopCause, float | None],
+) -> Outcome:
+    """Decide how the attempt described by *facts* ended.
+
+    *message_blank* says whether the answer is empty or white space, *plain_text* whether the agent's only sign of
+    success is exit status 0, *limits* names the seconds of each time limit for the sentence about it.
+    """
+    succeeded = _reported_success(facts, plain_text)
+    if facts.start_failure is not None:
+        return Outcome(status=Status.UNAVAILABLE, failure=facts.start_failure)
+
+    if facts.stop is not None and facts.stop is not StopCause.LINGER and succeeded:
+        return _judge_success(facts, message_blank, [f"ended by {facts.stop} after the agent had finished"])
+    if cancel_requested and (facts.stop is StopCause.CANCEL or not facts.exited):
+        failure = Failure(failure_class=FailureClass.CANCELLED, message="The task was cancelled.")
+        return Outcome(status=Status.CANCELLED, failure=failure)
+    if facts.stop is not None and facts.stop in _TIME_LIMITS:
+        return _time_limit(facts.stop, limits.get(facts.stop))
+    if facts.stop is StopCause.TOOL_USES:
+        failure = Failure(
+            failure_class=FailureClass.BUDGET,
+            message=f"The agent was stopped after {facts.tool_total} tool uses.",
+            remedy=[Remedy(text="Ask for less at once, or raise --max-tool-uses.")],
+        )
+        return Outcome(status=Status.PARTIAL, failure=failure, limit_hit="tool_uses")
+    if facts.lost and not facts.terminal:
+        return _lost(facts)
+    if facts.failure is not None:
+        return Outcome(status=Status.FAILED, failure=facts.failure, warnings=_contradictions(facts))
+    if succeeded:
+        warnings = _contradictions(facts)
+        if facts.stop is StopCause.LINGER:
+            warnings.append("the agent did not exit after it had finished, and was ended")
+        if facts.lost:
+            warnings.append("the host was lost after the agent had finished")
+        return _judge_success(facts, message_blank, warnings)
+    return Outcome(status=Status.FAILED, failure=_unexplained(facts), warnings=_contradictions(facts))
+
+
+def _reported_success(facts: AttemptFacts, plain_text: bool) -> bool:
+    if plain_text:
+        # A program may answer our SIGTERM with exit status 0: after a stop that says nothing.
+        return facts.exited and not facts.lost and facts.exit_code == 0 and facts.stop is None
+    if facts.completions == 0 or facts.failures > 0:
+        return False
+    if facts.stop is not None:
+        # What was finished before we ended the process is finished, whatever its exit status.
+        return facts.terminal_at is not None and facts.stopped_at is not None and facts.terminal_at <= facts.stopped_at
+    # An exit status that we did not cause outweighs the agent's word.
+    return facts.lost or facts.exit_code == 0
+
+
+def _judge_success(facts: AttemptFacts, message_blank: bool, warnings: list[str]) -> Outcome:
+    if message_blank:
+        failure = Failure(
+            failure_class=FailureClass.UNKNOWN,
+            message="The agent reported success and gave no answer.",
+            remedy=[Remedy(text="Ask again, more narrowly; silence is not approval.")],
+        )
+        return Outcome(status=Status.NO_SIGNAL, failure=failure, warnings=warnings)
+    return Outcome(status=Status.COMPLETED, warnings=warnings)
+
+
+def _time_limit(cause: StopCause, seconds: float | None) -> Outcome:
+    failure_class, sentence, option = _TIME_LIMITS[cause]
+    failure = Failure(
+        failure_class=failure_class,
+        message=sentence.format(f"{seconds:g} s" if seconds is not None else "its limit"),
+        remedy=[Remedy(text=f"Raise {option}, or go on from where it stopped with --resume.")],
+    )
+    return Outcome(status=Status.TIMEOUT, failure=failure, limit_hit=cause.value)
+
+
+def _lost(facts: AttemptFacts) -> Outcome:
+    failure = Failure(
+        failure_class=FailureClass.HOST_LOST,
+        message="The host of the process went away before the end was seen.",
+        remedy=[Remedy(text="Look at the files and the log, then go on with --resume.")],
+    )
+    return Outcome(status=Status.OUTCOME_UNKNOWN if facts.survivors else Status.ABORTED, failure=failure)
+
+
+def _unexplained(facts: AttemptFacts) -> Failure:
+    if facts.signal is not None:
+        how = f"was killed by {_signal_name(facts.signal)}"
+    else:
+        how = f"exited with status {facts.exit_code}"
+    if facts.completions and facts.failures == 0:
+        what = f"The agent reported success, but {how}."
+    elif facts.first_event_at is None:
+        what = f"The agent {how} without a word."
+    else:
+        what = f"The agent {how} before it reported an end."
+    return Failure(
+        failure_class=FailureClass.BACKEND_CRASH,
+        message=what,
+        remedy=[Remedy(text="Read the log with 'holdfast logs', then try again or go on with --resume.")],
+    )
+
+
+def _contradictions(facts: AttemptFacts) -> list[str]:
+    warnings: list[str] = []
+    if facts.completions > 1:
+        warnings.append(f"the agent reported success {facts.completions} times")
+    if facts.completions and facts.failures:
+        warnings.append("the agent reported both success and failure")
+    if facts.malformed:
+        warnings.append(f"{facts.malformed} lines of the agent's output were unreadable")
+    if facts.lost_records:
+        warnings.append(f"{facts.lost_records} records of the log are gone")
+    return warnings
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
