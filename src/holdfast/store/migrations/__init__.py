@@ -1,0 +1,1 @@
+"""Alembic's environment and revisions; used only when an existing database is older than the code."""
