@@ -23,6 +23,12 @@ KEEP_CHANGES: Final = 100_000
 #: Changes fetched at a time; bounds the memory of one follower.
 _BATCH: Final = 500
 
+#: Built once: every write asks.
+_FLOOR: Final = sa.select(feed_state.c.floor)
+_POSITION: Final = sa.select(
+    sa.func.coalesce(sa.select(sa.func.max(changes.c.seq)).scalar_subquery(), _FLOOR.scalar_subquery())
+)
+
 T = TypeVar("T")
 
 
@@ -76,12 +82,7 @@ class _Transact(Protocol):
 
 def position(connection: sa.Connection) -> int:
     """The position of the feed as of the transaction of *connection*: follow from here to miss nothing."""
-    newest = connection.execute(sa.select(sa.func.max(changes.c.seq))).scalar()
-    return newest if newest is not None else _floor(connection)
-
-
-def _floor(connection: sa.Connection) -> int:
-    return connection.execute(sa.select(feed_state.c.floor)).scalar_one()
+    return connection.execute(_POSITION).scalar_one()
 
 
 def changes_after(connection: sa.Connection, after: int, limit: int = _BATCH) -> list[Change]:
@@ -89,7 +90,7 @@ def changes_after(connection: sa.Connection, after: int, limit: int = _BATCH) ->
 
     :raises CursorExpired: *after* is not a position that this feed can be continued from
     """
-    floor = _floor(connection)
+    floor = connection.execute(_FLOOR).scalar_one()
     rows = connection.execute(
         sa.select(changes.c.seq, changes.c.table_name, changes.c.row_key, changes.c.operation, changes.c.at)
         .where(changes.c.seq > after)
@@ -163,7 +164,7 @@ class Feed:
 
         def delete(connection: sa.Connection) -> int:
             floor = position(connection) - keep
-            if floor <= _floor(connection):
+            if floor <= connection.execute(_FLOOR).scalar_one():
                 return 0
             connection.execute(feed_state.update().values(floor=floor))
             return connection.execute(changes.delete().where(changes.c.seq <= floor)).rowcount
