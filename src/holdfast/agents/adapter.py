@@ -76,6 +76,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     resume: str | None = None
     #: More directories the agent may write to (only with a sandbox that can write at all).
     add_dirs: list[Path] = []
+    #: Names or patterns of the caller's variables that the agent gets although they look like secrets.
+    pass_env: list[str] = []
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
+from holdfast.clock import isoformat, wall
 from holdfast.tasks.result import Status
 from holdfast.tasks.state import State
+
+if TYPE_CHECKING:
+    # Only for the annotations: what a client decodes must not cost it the import of the store.
+    from holdfast.tasks.ledger import AttemptRow, TaskRow
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,3 +55,56 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     #: Position in the stream; ask again with ``after`` to go on behind it.
     cursor: str
+
+
+def derive_view(row: TaskRow, attempt: AttemptRow | None, attempts: int, now: float | None = None) -> TaskView:
+    """The status of a task: a function of what is stored and of the time *now* (UTC seconds), and of nothing else."""
+    now = wall() if now is None else now
+    facts = None if attempt is None else attempt.facts
+    request = row.acceptance.request
+    evidence, seen_at = _evidence(row, attempt)
+    return TaskView(
+        id=row.id,
+        agent=request.agent,
+        label=request.label,
+        state=row.state,
+        status=row.status,
+        exit_code=row.exit_code,
+        evidence=evidence,
+        evidence_age_s=None if seen_at is None else round(max(0.0, now - seen_at), 3),
+        created=isoformat(row.created_at),
+        elapsed_s=round(max(0.0, (row.finished_at or now) - row.created_at), 3),
+        cwd=request.cwd,
+        sandbox=request.sandbox.value,
+        model=request.model or (facts.model if facts is not None else None),
+        thread_id=facts.thread_id if facts is not None else None,
+        tool_uses=facts.tool_total if facts is not None else 0,
+        attempts=attempts,
+        summary=row.acceptance.summary,
+        cancel_requested=row.cancel_requested_at is not None,
+    )
+
+
+def _evidence(row: TaskRow, attempt: AttemptRow | None) -> tuple[str, float | None]:
+    if row.state is State.FINISHED:
+        return f"finished: {row.status}", row.finished_at
+    if attempt is None:
+        return "accepted, not started", row.created_at
+    facts = attempt.facts
+    if row.state is State.STOPPING:
+        return f"being ended: {facts.stop}", facts.stopped_at
+    if facts.first_event_at is None:
+        return "started, nothing heard yet" if attempt.started_at else "starting", attempt.started_at
+    return facts.evidence, facts.evidence_at
+
+
+def finished_line(view: TaskView, cursor: str) -> Progress:
+    """The line that ends a progress stream."""
+    return Progress(
+        kind="finished",
+        text=str(view.status),
+        elapsed_s=view.elapsed_s,
+        tool_uses=view.tool_uses,
+        state=view.state,
+        cursor=cursor,
+    )

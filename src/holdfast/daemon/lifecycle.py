@@ -1,0 +1,160 @@
+"""Finding the daemon, or starting it: a caller gets a client that has had an answer, or the reason why not."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from holdfast.clock import monotonic
+from holdfast.daemon.client import DaemonClient, DaemonGone
+from holdfast.directories import private_directory, socket_path
+from holdfast.errors import HoldfastError, Unavailable
+
+SOCKET_NAME: Final = "daemon.sock"
+#: For a daemon to come up on a loaded machine, seconds.
+START_PATIENCE: Final = 30.0
+#: A daemon that the first command started ends by itself after this long without work, seconds.
+IDLE_EXIT: Final = 1800.0
+_LOG_TAIL_BYTES: Final = 4096
+
+
+class DaemonStartFailed(Unavailable):
+    """A daemon was started and did not come up."""
+
+    code = "daemon_start_failed"
+
+
+def connect_existing(directory: Path) -> DaemonClient | None:
+    """The client of the daemon that serves *directory*, or ``None`` if none answers."""
+    client = DaemonClient(socket_path(directory, SOCKET_NAME))
+    try:
+        client.status()
+    except DaemonGone:
+        client.close()
+        return None
+    return client
+
+
+def connect(directory: Path) -> DaemonClient:
+    """The client of the daemon of *directory*; one is started where none answers.
+
+    Where none can be started the runtime runs inside this process, and ``client.notice`` says so.
+
+    :raises HoldfastError: not even that was possible
+    """
+    client = connect_existing(directory)
+    if client is not None:
+        return client
+    try:
+        return start_detached(directory, idle_exit=IDLE_EXIT)
+    except HoldfastError as error:
+        return _connect_in_process(directory, error)
+
+
+def start_detached(directory: Path, *, idle_exit: float | None = None) -> DaemonClient:
+    """Start a daemon in a session of its own and return once it has said READY and answered.
+
+    If one answers already, or another caller is starting one, that one is used.
+
+    :raises DaemonStartFailed: it died, or did not come up in time; with the end of its log
+    """
+    private_directory(directory)
+    with _one_starter(directory):
+        client = connect_existing(directory)
+        if client is not None:
+            return client
+        _spawn(directory, idle_exit)
+    client = connect_existing(directory)
+    if client is None:
+        raise DaemonStartFailed("The daemon came up and went away at once.", hint=_log_hint(directory))
+    return client
+
+
+def _spawn(directory: Path, idle_exit: float | None) -> None:
+    log = directory / "daemon.log"
+    log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    ready_reader, ready_writer = os.pipe()
+    command = [sys.executable, "-m", "holdfast", "up", "--foreground", "--ready-fd", str(ready_writer)]
+    if idle_exit is not None:
+        command += ["--idle-exit", str(idle_exit)]
+    log_start = os.fstat(log_fd).st_size
+    try:
+        daemon = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log_fd,
+            stderr=log_fd,
+            pass_fds=[ready_writer],
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, "HOLDFAST_STATE_DIR": str(directory)},
+        )
+    except OSError as error:
+        os.close(ready_reader)
+        raise DaemonStartFailed(f"The daemon could not be started: {error}.", hint="Run: holdfast doctor") from error
+    finally:
+        os.close(log_fd)
+        os.close(ready_writer)
+    with os.fdopen(ready_reader, "rb", buffering=0) as ready:
+        deadline = monotonic() + START_PATIENCE
+        readable, _, _ = select.select([ready], [], [], max(0.0, deadline - monotonic()))
+        if readable and ready.read(6) == b"READY\n":
+            # It is no child of ours to wait for: it belongs to whoever adopts it when we end.
+            daemon.returncode = 0
+            return
+    if not readable:
+        daemon.kill()
+    code = daemon.wait()
+    reason = f"ended with status {code}" if readable else f"did not come up within {START_PATIENCE:g} s"
+    tail = _log_tail(log, log_start)
+    raise DaemonStartFailed(f"The daemon {reason}.{tail}", hint=_log_hint(directory))
+
+
+@contextlib.contextmanager
+def _one_starter(directory: Path) -> Iterator[None]:
+    """Let one caller at a time start a daemon; the others wait until it is up, and use it."""
+    descriptor = os.open(directory / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _connect_in_process(directory: Path, reason: HoldfastError) -> DaemonClient:
+    from holdfast.daemon.main import serve_in_thread
+
+    try:
+        stop = serve_in_thread(directory)
+    except HoldfastError as error:
+        raise DaemonStartFailed(
+            f"{reason.message} Nor can this process do the work itself: {error.message}",
+            hint=error.hint or reason.hint,
+        ) from reason
+    return DaemonClient(
+        socket_path(directory, SOCKET_NAME),
+        in_process=True,
+        notice=f"No daemon could be started, so this command does the work itself. {reason.message}",
+        on_close=stop,
+    )
+
+
+def _log_tail(log: Path, start: int) -> str:
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(start, size - _LOG_TAIL_BYTES))
+        text = file.read().decode(errors="replace").strip()
+        if text:
+            return f" It said:\n{text}"
+    return ""
+
+
+def _log_hint(directory: Path) -> str:
+    return f"Read {directory / 'daemon.log'}, or run: holdfast doctor"

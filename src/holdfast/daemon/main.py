@@ -1,0 +1,169 @@
+"""The daemon's own process: serve the API on the Unix socket until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+import uvloop
+
+from holdfast.clock import monotonic
+from holdfast.daemon.api import Api
+from holdfast.daemon.lifecycle import SOCKET_NAME
+from holdfast.daemon.runtime import Runtime
+from holdfast.directories import socket_path
+
+logger: Final = logging.getLogger(__name__)
+
+#: Open streams are cut this long after a stop; their clients come back to the next daemon by cursor, seconds.
+_STREAM_GRACE: Final = 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: who runs the loop decides about signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def run_foreground(directory: Path, *, ready_fd: int | None = None, idle_exit: float | None = None) -> None:
+    """Be the daemon of *directory* until SIGTERM, SIGINT or ``POST /v1/shutdown``.
+
+    :param ready_fd: a pipe that gets ``READY`` and is closed as soon as the API answers
+    :param idle_exit: end after this many seconds without a request and without an unfinished task
+    :raises AlreadyRunning: another process works on the directory
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(directory, ready=_announce(ready_fd), idle_exit=idle_exit, in_process=False))
+
+
+def serve_in_thread(directory: Path) -> Callable[[], None]:
+    """Serve *directory* from a thread of this process; returns, once the API answers, what stops it.
+
+    :raises HoldfastError: what kept it from serving
+    """
+    started = threading.Event()
+    failure: list[BaseException] = []
+    stop: list[Callable[[], None]] = []
+
+    def run() -> None:
+        async def serve() -> None:
+            loop = asyncio.get_running_loop()
+            stopping = asyncio.Event()
+            stop.append(lambda: loop.call_soon_threadsafe(stopping.set))
+            await _serve(directory, ready=started.set, idle_exit=None, in_process=True, stopping=stopping)
+
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=run, name="holdfast runtime", daemon=True)
+    thread.start()
+    started.wait()
+    if failure:
+        raise failure[0]
+
+    def end() -> None:
+        if thread.is_alive():
+            stop[0]()
+            thread.join()
+
+    return end
+
+
+async def _serve(
+    directory: Path,
+    *,
+    ready: Callable[[], None],
+    idle_exit: float | None,
+    in_process: bool,
+    stopping: asyncio.Event | None = None,
+) -> None:
+    stopping = stopping or asyncio.Event()
+    if not in_process:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with Runtime(directory) as runtime:
+        listener = _listen(socket_path(directory, SOCKET_NAME))
+        try:
+            application = Api(runtime, stopping.set, in_process=in_process).application()
+            config = uvicorn.Config(
+                application,
+                loop="none",
+                lifespan="off",
+                ws="none",
+                http="h11",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_STREAM_GRACE,
+            )
+            server = _Server(config)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            ending = asyncio.create_task(_until_stopped(stopping, runtime, idle_exit))
+            # The socket accepts since listen(); what is asked before uvicorn's first turn waits in its queue.
+            ready()
+            logger.info("serving %s", directory)
+            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            server.should_exit = True
+            ending.cancel()
+            await serving
+        finally:
+            listener.close()
+            socket_path(directory, SOCKET_NAME).unlink(missing_ok=True)
+        _, active = await runtime.tasks.counts()
+        if active == 0:
+            await runtime.local_host.retire()
+        logger.info("stopped with %d unfinished tasks", active)
+
+
+async def _until_stopped(stopping: asyncio.Event, runtime: Runtime, idle_exit: float | None) -> None:
+    while not stopping.is_set():
+        timeout = None if idle_exit is None else max(0.05, runtime.last_asked + idle_exit - monotonic())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), timeout)
+        if idle_exit is None or stopping.is_set() or monotonic() < runtime.last_asked + idle_exit:
+            continue
+        _, active = await runtime.tasks.counts()
+        if active == 0:
+            logger.info("idle for %.0f s", idle_exit)
+            return
+        runtime.last_asked = monotonic()
+
+
+def _listen(path: Path) -> socket.socket:
+    """Bind the socket 0600; one that is left over is ours to replace, since the directory is locked."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen(128)
+    return listener
+
+
+def _announce(ready_fd: int | None) -> Callable[[], None]:
+    def announce() -> None:
+        if ready_fd is not None:
+            os.write(ready_fd, b"READY\n")
+            os.close(ready_fd)
+
+    return announce

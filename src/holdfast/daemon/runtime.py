@@ -1,0 +1,145 @@
+"""Everything that lives as long as a daemon: the store, the host, the tasks.
+
+The same runtime serves in a daemon of its own and, where none can be started, inside the command line's process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from holdfast.clock import monotonic, wall
+from holdfast.directories import private_directory
+from holdfast.errors import InvalidRequest
+from holdfast.host.client import HostClient
+from holdfast.host.launch import ensure_host
+from holdfast.host.port import Host, HostUnavailable
+from holdfast.store.store import Store
+from holdfast.tasks.service import TaskService
+
+logger: Final = logging.getLogger(__name__)
+
+
+class AlreadyRunning(InvalidRequest):
+    """Another process works on this state directory."""
+
+    code = "already_running"
+
+
+class LocalHost:
+    """The host of this state directory: connected when first needed, started again when it died."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._client: HostClient | None = None
+        self._lock = asyncio.Lock()
+
+    async def host(self) -> Host:
+        """A host that answers.
+
+        :raises HostUnavailable: it does not answer and cannot be started
+        """
+        async with self._lock:
+            if self._client is not None:
+                try:
+                    await self._client.ping()
+                    return self._client
+                except HostUnavailable as error:
+                    logger.warning("the host does not answer: %s", error)
+                    await self._client.aclose()
+                    self._client = None
+            self._client = await ensure_host(self._directory)
+            return self._client
+
+    @property
+    def url(self) -> str | None:
+        """Where the host is reached, once it is connected."""
+        return None if self._client is None else self._client.url
+
+    async def aclose(self) -> None:
+        """Leave the host; its processes go on."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def retire(self) -> None:
+        """Leave the host and, if nothing runs on it, have it end."""
+        async with self._lock:
+            if self._client is not None:
+                with contextlib.suppress(HostUnavailable):
+                    await self._client.shutdown_if_idle()
+        await self.aclose()
+
+
+class Runtime:
+    """One state directory at work.  Use as an asynchronous context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        """*directory* is the state directory; nothing is touched before the context is entered."""
+        self.directory = directory
+        self.started_at = wall()
+        #: When a client last asked for something; what an idle daemon ends by.
+        self.last_asked = monotonic()
+        self._lock: int | None = None
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Runtime:
+        private_directory(self.directory)
+        self._lock = _lock_directory(self.directory)
+        try:
+            self.store = await self._stack.enter_async_context(await Store.open(self.directory / "holdfast.db"))
+            self.local_host = LocalHost(self.directory / "host")
+            self._stack.push_async_callback(self.local_host.aclose)
+            self.tasks = TaskService(self.store, self.local_host, private_directory(self.directory / "tasks"))
+            self._stack.push_async_callback(self.tasks.aclose)
+            recovered = await self.tasks.recover()
+            if recovered:
+                logger.info("took up %d unfinished tasks", recovered)
+            self._warm_up = asyncio.create_task(self._connect_host(), name="connect host")
+            self._stack.push_async_callback(self._end_warm_up)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def _connect_host(self) -> None:
+        # Before the first task needs it, so that it need not wait.  A failure is told to whoever needs it then.
+        try:
+            await self.local_host.host()
+        except HostUnavailable as error:
+            logger.error("no host: %s", error)
+
+    async def _end_warm_up(self) -> None:
+        self._warm_up.cancel()
+        await asyncio.wait({self._warm_up})
+
+
+def _lock_directory(directory: Path) -> int:
+    """Take the state directory for this process; the kernel gives it back when the process dies, however it dies."""
+    descriptor = os.open(directory / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise AlreadyRunning(
+            f"A Holdfast daemon (process {holder or 'unknown'}) works on {directory} already.",
+            hint="Use it as it is, or end it with 'holdfast down'.",
+        ) from None
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

@@ -1,0 +1,102 @@
+"""What was settled when a task was accepted, and where its files lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from holdfast.agents.adapter import Launch, Work
+from holdfast.agents.events import Usage
+from holdfast.directories import private_directory
+from holdfast.tasks.request import TaskRequest
+
+#: A summary is one line that fits a terminal's width beside the other columns.
+_SUMMARY_LENGTH: Final = 96
+
+
+class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was checked and resolved before the task was stored; it never changes afterwards."""
+
+    request: TaskRequest
+    prompt_sha256: str
+    prompt_bytes: int
+    #: First line of the prompt, shortened, for people.
+    summary: str
+    #: The agent's command as found in the caller's environment.
+    command: list[str]
+    #: The thread to go on with, resolved from a task id where one was given.
+    resume_thread: str | None = None
+    #: What that thread had used before, as far as it is known here.
+    usage_before: Usage | None = None
+    #: Where the agent keeps its own records (``CODEX_HOME`` and the like), to read them afterwards.
+    record_env: dict[str, str] = {}
+    warnings: list[str] = []
+
+    def work(self) -> Work:
+        """What the agent is asked to do, in the terms of its adapter."""
+        request = self.request
+        return Work(
+            cwd=Path(request.cwd),
+            sandbox=request.sandbox,
+            model=request.model,
+            effort=request.effort,
+            resume=self.resume_thread,
+            add_dirs=[Path(path) for path in request.add_dirs],
+            pass_env=request.pass_env,
+        )
+
+
+class TaskFiles:
+    """The private directory of one task: what is too big, too secret or too short-lived for the store."""
+
+    def __init__(self, tasks_directory: Path, task_id: str) -> None:
+        self.directory = tasks_directory / task_id
+        #: The prompt, byte for byte; the agent's standard input.
+        self.prompt = self.directory / "prompt"
+        #: Command line and environment of the newest attempt; removed when the task is finished.
+        self.launch = self.directory / "launch.json"
+        #: The answer, byte for byte.
+        self.message = self.directory / "message"
+        #: The result document, as in the store.
+        self.result = self.directory / "result.json"
+
+    def create(self) -> None:
+        """Make the directory (0700)."""
+        private_directory(self.directory)
+
+    def save_launch(self, launch: Launch) -> None:
+        """Keep how to start the next attempt (its environment holds secrets)."""
+        replace_file(self.launch, [msgspec.json.encode(launch)])
+
+    def load_launch(self) -> Launch:
+        """Read back what :meth:`save_launch` kept."""
+        return msgspec.json.decode(self.launch.read_bytes(), type=Launch)
+
+
+def replace_file(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
+    """Write *chunks* to *path* (0600), whole or not at all; return size in bytes and SHA-256."""
+    digest = hashlib.sha256()
+    size = 0
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    return size, digest.hexdigest()
+
+
+def summarise(prompt: bytes) -> str:
+    """The first line of a prompt that says something, made safe for a terminal."""
+    text = prompt[:4096].decode(errors="replace").strip()
+    line = "".join(character if character.isprintable() else " " for character in text.partition("\n")[0])
+    return line if len(line) <= _SUMMARY_LENGTH else f"{line[: _SUMMARY_LENGTH - 1]}…"

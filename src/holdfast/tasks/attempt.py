@@ -1,0 +1,313 @@
+"""One attempt, from its process's start to the proof that nothing of it is left.
+
+It may be entered at any point: each step is stored before the next, and every step can be done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from holdfast.agents.adapter import Agent
+from holdfast.agents.failure import Failure, FailureClass, Remedy
+from holdfast.clock import boot_id, monotonic, wall
+from holdfast.drivers.one_shot import Cursor, Step, follow
+from holdfast.host.port import Host, HostUnavailable, ProcessSpec, StartRefused, Termination, UnknownProcess
+from holdfast.tasks.acceptance import TaskFiles
+from holdfast.tasks.facts import AttemptFacts, StopCause, fold
+from holdfast.tasks.ledger import AttemptRow, Ledger, Phase
+from holdfast.tasks.request import TaskRequest
+from holdfast.tasks.state import State
+
+logger: Final = logging.getLogger(__name__)
+
+#: Between SIGTERM and SIGKILL: long enough for an agent to write down where it was, seconds.
+STOP_GRACE: Final = 5.0
+#: For output that descendants still write after the agent's exit, before they are ended, seconds.
+LATE_OUTPUT: Final = 2.0
+#: For an agent that has reported its end to exit by itself, seconds.
+LINGER: Final = 10.0
+#: For the streams to close once the tree has been ended, seconds.
+CLOSE_GRACE: Final = 2.0
+#: How long a host that went away is waited for before its processes are given up, seconds.
+HOST_PATIENCE: Final = 60.0
+#: At most this long is a fold without events kept in memory only (it can be done again), seconds.
+_FOLD_INTERVAL: Final = 1.0
+
+
+class Hosts(Protocol):
+    """Where hosts come from."""
+
+    async def host(self) -> Host:
+        """A connected host of this machine; one that died is started again.
+
+        :raises HostUnavailable: it cannot be started
+        """
+        ...
+
+
+class AttemptRunner:
+    """Carries one attempt to its end."""
+
+    def __init__(
+        self,
+        attempt: AttemptRow,
+        *,
+        request: TaskRequest,
+        agent: Agent,
+        files: TaskFiles,
+        ledger: Ledger,
+        hosts: Hosts,
+        cancelled: asyncio.Event,
+        state: State,
+    ) -> None:
+        self._attempt = attempt
+        self._facts: AttemptFacts = attempt.facts
+        self._request = request
+        self._agent = agent
+        self._files = files
+        self._ledger = ledger
+        self._hosts = hosts
+        self._cancelled = cancelled
+        self._state = state
+        self._folded_at = 0.0
+        self._progress_at = monotonic()
+        self._exited_at: float | None = None
+        self._terminal_at: float | None = None
+        self._termination: asyncio.Task[Termination] | None = None
+
+    async def run(self) -> AttemptRow:
+        """Start the process if it does not run yet, follow it to its end, and leave nothing behind."""
+        if self._attempt.phase is Phase.ENDED:
+            return self._attempt
+        if self._attempt.phase is Phase.PREPARED and not await self._start():
+            return await self._ledger.end_attempt(self._attempt)
+        await self._patiently(self._follow)
+        await self._patiently(self._clear)
+        return await self._ledger.end_attempt(self._attempt)
+
+    async def _start(self) -> bool:
+        launch = self._files.load_launch()
+        spec = ProcessSpec(
+            process_id=self._attempt.process_id,
+            argv=launch.argv,
+            cwd=Path(self._request.cwd),
+            env=launch.env,
+            stdin_file=self._files.prompt,
+        )
+        at, monotonic_at = wall(), monotonic()
+        started = False
+
+        async def start(host: Host) -> None:
+            nonlocal started
+            # After a crash the process may be there already; only one that is not there need not be started.
+            if not self._cancelled.is_set() or await host.status(spec.process_id) is not None:
+                await host.start(spec)
+                started = True
+
+        try:
+            await self._patiently(start)
+        except StartRefused as refusal:
+            self._facts.start_failure = Failure(
+                failure_class=FailureClass.BACKEND_MISSING,
+                message=f"{self._agent.title} could not be started: {refusal.message}",
+                remedy=[Remedy(text=refusal.hint or "Check the installation.", argv=["holdfast", "doctor"])],
+            )
+        if started:
+            self._attempt = await self._ledger.mark_started(self._attempt, at=at, monotonic_at=monotonic_at)
+        return started
+
+    async def _patiently(self, action: Callable[[Host], Awaitable[None]]) -> None:
+        """Do *action* with a host; when the host dies under it, start the host again and repeat.
+
+        Gives up after :data:`HOST_PATIENCE` without a host, or when the process is unknown to it: the end is lost.
+        """
+        given_up_at = monotonic() + HOST_PATIENCE
+        pause = 0.1
+        while True:
+            began = monotonic()
+            try:
+                await action(await self._hosts.host())
+                return
+            except UnknownProcess as error:
+                logger.warning("%s: %s", self._attempt.process_id, error)
+                self._facts.lost = True
+                return
+            except HostUnavailable as error:
+                logger.warning("%s: host lost: %s", self._attempt.process_id, error)
+                if monotonic() - began > HOST_PATIENCE:
+                    given_up_at, pause = monotonic() + HOST_PATIENCE, 0.1
+                if monotonic() > given_up_at:
+                    if self._attempt.phase is Phase.PREPARED:
+                        self._facts.start_failure = Failure(
+                            failure_class=FailureClass.HOST_LOST,
+                            message=f"No process host could be reached: {error.message}",
+                            remedy=[Remedy(text=error.hint or "Run the checks.", argv=["holdfast", "doctor"])],
+                        )
+                    self._facts.lost = True
+                    return
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    async def _follow(self, host: Host) -> None:
+        cursor = await self._ledger.cursor(self._attempt.process_id)
+        self._progress_at = monotonic()
+        if self._facts.stop is not None:
+            self._terminate(host)
+        async with contextlib.aclosing(follow(host, self._attempt.process_id, self._agent, cursor)) as stream:
+            try:
+                await self._watch(host, stream)
+            except BaseException:
+                if self._termination is not None:
+                    self._termination.cancel()
+                    self._termination = None
+                raise
+        if self._termination is not None:
+            self._note_termination(await self._termination)
+        await self._fold(None)
+
+    async def _watch(self, host: Host, stream: AsyncGenerator[Step, None]) -> None:
+        cancelled = asyncio.ensure_future(self._cancelled.wait())
+        step: asyncio.Task[Step | None] | None = None
+        try:
+            while not self._facts.closed:
+                if step is None:
+                    step = asyncio.ensure_future(_next(stream))
+                waited: set[asyncio.Future[Any]] = {step}
+                if not self._cancelled.is_set():
+                    waited.add(cancelled)
+                if self._termination is not None and not self._termination.done():
+                    waited.add(self._termination)
+                await asyncio.wait(waited, timeout=self._until_next_bound(), return_when=asyncio.FIRST_COMPLETED)
+                if step.done():
+                    finished, step = step.result(), None
+                    if finished is None:
+                        return
+                    await self._take(finished)
+                elif self._given_up_closing():
+                    return
+                await self._enforce(host)
+        finally:
+            cancelled.cancel()
+            if step is not None:
+                step.cancel()
+                await asyncio.wait({step})
+
+    async def _take(self, step: Step) -> None:
+        facts = self._facts
+        now = monotonic()
+        self._progress_at = now
+        facts.stdout_bytes += step.stdout_bytes
+        facts.stderr_bytes += step.stderr_bytes
+        facts.lost_records += sum(gap.last - gap.first + 1 for gap in step.gaps)
+        message: str | None = None
+        for event in step.events:
+            message = fold(facts, event, step.time or wall()) or message
+        if facts.terminal and self._terminal_at is None:
+            self._terminal_at = now
+        if step.exited is not None:
+            facts.exited, facts.lost = True, step.exited.lost
+            facts.exit_code, facts.signal = step.exited.exit_code, step.exited.signal
+            self._exited_at = now
+        facts.closed = facts.closed or step.closed
+        spoke = bool(step.events) or (self._agent.plain_text and step.stdout_bytes > 0)
+        if spoke and facts.first_event_at is None:
+            facts.first_event_at = step.time or wall()
+        state = State.RUNNING if self._state is State.STARTING and spoke else None
+        says_nothing = state is None and not step.events and step.exited is None and not step.closed
+        if says_nothing and now - self._folded_at < _FOLD_INTERVAL:
+            return
+        await self._fold(step.cursor_after, message=message, state=state)
+
+    async def _fold(self, cursor: Cursor | None, *, message: str | None = None, state: State | None = None) -> None:
+        await self._ledger.fold(self._attempt, cursor, message=message, state=state)
+        self._state = state or self._state
+        self._folded_at = monotonic()
+
+    async def _enforce(self, host: Host) -> None:
+        if self._termination is not None or self._facts.closed:
+            return
+        now = monotonic()
+        if self._exited_at is not None:
+            if now >= self._exited_at + LATE_OUTPUT:
+                self._terminate(host)
+            return
+        cause = self._stop_cause(now)
+        if cause is None:
+            return
+        logger.info("%s: stopping: %s", self._attempt.process_id, cause)
+        self._facts.stop = cause
+        self._facts.stopped_at = wall()
+        # Stored first: whoever finds this attempt after a crash ends it too, for the same reason.
+        await self._fold(None, state=State.STOPPING)
+        self._terminate(host)
+
+    def _stop_cause(self, now: float) -> StopCause | None:
+        facts, limits = self._facts, self._request.limits
+        if facts.terminal:
+            lingers = self._terminal_at is not None and now >= self._terminal_at + LINGER
+            if lingers:
+                return StopCause.LINGER
+        if self._cancelled.is_set():
+            return StopCause.CANCEL
+        for cause, bound in self._time_bounds():
+            if now >= bound:
+                return cause
+        if limits.max_tool_uses is not None and facts.tool_total > limits.max_tool_uses and not facts.terminal:
+            return StopCause.TOOL_USES
+        return None
+
+    def _time_bounds(self) -> list[tuple[StopCause, float]]:
+        facts, limits = self._facts, self._request.limits
+        bounds: list[tuple[StopCause, float]] = []
+        started = self._attempt.started_monotonic
+        if started is None or self._attempt.boot_id != boot_id():
+            started = self._progress_at
+        if limits.total_s is not None:
+            bounds.append((StopCause.TOTAL, started + limits.total_s))
+        if limits.start_s is not None and facts.first_event_at is None:
+            bounds.append((StopCause.START, started + limits.start_s))
+        # A long build is not idleness: while a tool runs only the total limit counts.
+        if limits.idle_s is not None and not facts.open_tools:
+            bounds.append((StopCause.IDLE, self._progress_at + limits.idle_s))
+        return bounds
+
+    def _until_next_bound(self) -> float | None:
+        if self._termination is not None:
+            return CLOSE_GRACE if self._termination.done() else None
+        if self._exited_at is not None:
+            bound = self._exited_at + LATE_OUTPUT
+        else:
+            bounds = [at for _, at in self._time_bounds()]
+            if self._terminal_at is not None:
+                bounds.append(self._terminal_at + LINGER)
+            if not bounds:
+                return None
+            bound = min(bounds)
+        return max(0.0, bound - monotonic())
+
+    def _given_up_closing(self) -> bool:
+        # Reached when nothing came for CLOSE_GRACE after the tree was ended: what holds the streams cannot be ended.
+        return self._termination is not None and self._termination.done()
+
+    def _terminate(self, host: Host) -> None:
+        self._termination = asyncio.ensure_future(host.terminate(self._attempt.process_id, grace=STOP_GRACE))
+
+    async def _clear(self, host: Host) -> None:
+        """End whatever outlived the agent, and note it."""
+        if self._attempt.phase is Phase.PREPARED or self._facts.lost:
+            return
+        self._note_termination(await host.terminate(self._attempt.process_id, grace=1.0))
+
+    def _note_termination(self, termination: Termination) -> None:
+        if self._facts.stop is None:
+            self._facts.ended_leftovers += [f"{member.pid} ({member.command})" for member in termination.ended]
+        self._facts.survivors = [member.pid for member in termination.survivors]
+
+
+async def _next(stream: AsyncGenerator[Step, None]) -> Step | None:
+    return await anext(stream, None)

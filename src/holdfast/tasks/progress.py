@@ -1,0 +1,120 @@
+"""What an agent is doing, as lines for people: read from the log, so it can be read again, from any position."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from holdfast.agents.adapter import Agent
+from holdfast.agents.events import (
+    Event,
+    FilesClaimed,
+    Malformed,
+    Message,
+    Notice,
+    ThreadStarted,
+    ToolEnded,
+    ToolStarted,
+    TurnCompleted,
+    TurnFailed,
+)
+from holdfast.drivers.one_shot import Cursor, follow
+from holdfast.errors import InvalidRequest
+from holdfast.host.port import Host
+from holdfast.tasks.facts import AttemptFacts, fold
+from holdfast.tasks.ledger import AttemptRow, TaskRow
+from holdfast.tasks.view import Progress
+
+
+class Position(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in a task's progress: the attempt, and how far its log was read."""
+
+    attempt: int = 1
+    cursor: Cursor = Cursor()
+    tool_uses: int = 0
+
+    def encode(self) -> str:
+        """The form in which it travels."""
+        return f"{self.attempt}.{self.cursor.seq}.{self.cursor.skip}.{self.cursor.seen}.{self.tool_uses}"
+
+    @classmethod
+    def parse(cls, text: str | None) -> Position:
+        """Read what :meth:`encode` wrote; ``None`` is the beginning.
+
+        :raises InvalidRequest: it is something else
+        """
+        if not text:
+            return cls()
+        try:
+            attempt, seq, skip, seen, tool_uses = (int(part) for part in text.split("."))
+        except ValueError:
+            raise InvalidRequest(
+                f"{text!r} is not a position in a progress stream.", hint="Use the cursor of an earlier line."
+            ) from None
+        return cls(attempt=attempt, cursor=Cursor(seq=seq, skip=skip, seen=seen), tool_uses=tool_uses)
+
+
+async def read_attempt(
+    host: Host, agent: Agent, task: TaskRow, attempt: AttemptRow, position: Position, *, follow_on: bool
+) -> AsyncGenerator[tuple[Progress, Position], None]:
+    """The lines of one attempt from behind *position*, each with the position after it."""
+    facts = AttemptFacts(tool_total=position.tool_uses)
+    stream = follow(host, attempt.process_id, agent, position.cursor, follow=follow_on)
+    async with contextlib.aclosing(stream):
+        async for step in stream:
+            lines: list[tuple[str, str, int]] = []
+            for event in step.events:
+                title = _title(facts, event)
+                fold(facts, event, step.time)
+                line = _line(event, title)
+                if line is not None:
+                    lines.append((*line, facts.tool_total))
+            for number, (kind, text, tool_uses) in enumerate(lines, start=1):
+                # Lines of one step share its cursor: only after the last of them is the step behind us.
+                if number == len(lines):
+                    position = Position(attempt=attempt.number, cursor=step.cursor_after, tool_uses=tool_uses)
+                progress = Progress(
+                    kind=kind,
+                    text=text,
+                    elapsed_s=round(max(0.0, step.time - task.created_at), 3),
+                    tool_uses=tool_uses,
+                    state=task.state,
+                    cursor=position.encode(),
+                )
+                yield progress, position
+
+
+def _title(facts: AttemptFacts, event: Event) -> str:
+    if isinstance(event, ToolEnded):
+        known = facts.open_tools.get(event.item_id)
+        return event.title or (known.title if known is not None else "a tool")
+    return ""
+
+
+def _line(event: Event, title: str) -> tuple[str, str] | None:
+    """Kind and text of the line for *event*; ``None`` for what nobody needs to see."""
+    match event:
+        case ThreadStarted():
+            return "thread", f"thread {event.thread_id}" + (f" ({event.model})" if event.model else "")
+        case Message():
+            return "message", event.text
+        case ToolStarted():
+            return "tool", event.title
+        case ToolEnded():
+            if event.failed:
+                return "tool_failed", title
+            return ("tool", title) if event.tool is not None and event.title is not None else None
+        case FilesClaimed():
+            return "files", ", ".join(event.paths)
+        case Notice():
+            return "notice", event.text
+        case TurnCompleted():
+            return "state", "the agent reports success"
+        case TurnFailed():
+            return "notice", f"the agent reports failure: {event.failure.message}"
+        case Malformed():
+            return "notice", f"unreadable line: {event.excerpt}"
+        case _:
+            return None

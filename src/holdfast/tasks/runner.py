@@ -1,0 +1,170 @@
+"""One task, from wherever it stands to its result.  Recovery is the normal start path: there is no other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from pathlib import Path
+from typing import Final
+
+from holdfast.agents.adapter import Agent, Installation
+from holdfast.agents.catalogue import find_agent
+from holdfast.agents.failure import Failure, FailureClass, Remedy
+from holdfast.errors import HoldfastError
+from holdfast.tasks.acceptance import TaskFiles
+from holdfast.tasks.attempt import AttemptRunner, Hosts
+from holdfast.tasks.facts import AttemptFacts
+from holdfast.tasks.finalise import finalise
+from holdfast.tasks.ledger import AttemptRow, Ledger, Phase, TaskRow
+from holdfast.tasks.state import State
+from holdfast.tasks.versions import Versions
+from holdfast.tasks.workspace import take_baseline
+
+logger: Final = logging.getLogger(__name__)
+
+#: Between attempts when the upstream names no time, seconds; doubled each time.
+_RETRY_PAUSE: Final = 2.0
+#: Faults of Holdfast itself (a full disk, a locked database) in a row before a task is closed as failed.
+_FAULTS_BEFORE_GIVING_UP: Final = 5
+
+
+class TaskRunner:
+    """Carries one task to its result."""
+
+    def __init__(self, task_id: str, *, ledger: Ledger, hosts: Hosts, files: TaskFiles, versions: Versions) -> None:
+        self._task_id = task_id
+        self._ledger = ledger
+        self._hosts = hosts
+        self._files = files
+        self._versions = versions
+        self._cancelled = asyncio.Event()
+
+    def cancel(self) -> None:
+        """Wake the runner after a request to cancel has been stored."""
+        self._cancelled.set()
+
+    async def run(self) -> None:
+        """Work until the task is finished.
+
+        A fault of Holdfast itself does not end the task: the work is taken up again from what is stored, a few times,
+        and after that the task is finished as failed with the fault as its reason.
+        """
+        for fault in range(1, _FAULTS_BEFORE_GIVING_UP + 1):
+            try:
+                await self._advance()
+                return
+            except Exception as error:
+                logger.exception("task %s: fault %d", self._task_id, fault)
+                last = "".join(traceback.format_exception_only(error)).strip()
+                await asyncio.sleep(min(2.0**fault / 4, 5.0))
+        await self._give_up(last)
+
+    async def _advance(self) -> None:
+        task = await self._ledger.task(self._task_id)
+        if task.state is State.FINISHED:
+            return
+        if task.cancel_requested_at is not None:
+            self._cancelled.set()
+        agent = find_agent(task.acceptance.request.agent)
+        attempt = await self._attempts(task, agent)
+        await self._ledger.begin_result(task.id)
+        task = await self._ledger.task(task.id)
+        result = await finalise(
+            task,
+            await self._ledger.attempts(task.id),
+            agent=agent,
+            ledger=self._ledger,
+            hosts=self._hosts,
+            files=self._files,
+            versions=self._versions,
+        )
+        await self._ledger.finish(result)
+        logger.info("task %s: %s%s", task.id, result.status, "" if attempt else " before it started")
+
+    async def _attempts(self, task: TaskRow, agent: Agent) -> AttemptRow | None:
+        request = task.acceptance.request
+        attempts = await self._ledger.attempts(task.id)
+        attempt = attempts[-1] if attempts else None
+        if attempt is None:
+            if task.state is State.FINALISING or self._cancelled.is_set():
+                return None
+            if task.baseline is None:
+                await self._ledger.save_baseline(task.id, await take_baseline(Path(request.cwd)))
+            attempt = await self._begin(task, agent, 1, "resume" if task.acceptance.resume_thread else "first")
+        while True:
+            state = (await self._ledger.task(task.id)).state
+            runner = AttemptRunner(
+                attempt,
+                request=request,
+                agent=agent,
+                files=self._files,
+                ledger=self._ledger,
+                hosts=self._hosts,
+                cancelled=self._cancelled,
+                state=state,
+            )
+            attempt = await runner.run()
+            pause = self._retry_pause(attempt, request.retries)
+            if pause is None or state is State.FINALISING:
+                return attempt
+            logger.info("task %s: attempt %d failed, next in %.1f s", task.id, attempt.number, pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._cancelled.wait(), pause)
+            if self._cancelled.is_set():
+                return attempt
+            attempt = await self._begin(task, agent, attempt.number + 1, "retry")
+
+    async def _begin(self, task: TaskRow, agent: Agent, number: int, reason: str) -> AttemptRow:
+        launch = await asyncio.to_thread(self._files.load_launch)
+        if number > 1:
+            # A fresh command line (an agent may need a new thread id), in the environment of the first one.
+            work = task.acceptance.work()
+            launch = agent.launch(Installation(command=task.acceptance.command), work, launch.env)
+            await asyncio.to_thread(self._files.save_launch, launch)
+        facts = AttemptFacts(argv=launch.argv, thread_id=launch.thread_id, model=task.acceptance.request.model)
+        return await self._ledger.begin_attempt(task.id, number, reason, facts)
+
+    def _retry_pause(self, attempt: AttemptRow, retries: int) -> float | None:
+        """Seconds until the next attempt, or ``None`` when there must not be one.
+
+        Only an attempt that provably left no trace is repeated: anything else may have written files already.
+        """
+        facts = attempt.facts
+        failure = facts.failure
+        if attempt.number > retries or failure is None or not failure.retryable or not facts.did_nothing:
+            return None
+        if facts.stop is not None or facts.lost or self._cancelled.is_set():
+            return None
+        return failure.retry_after_s or _RETRY_PAUSE * 2 ** (attempt.number - 1)
+
+    async def _give_up(self, reason: str) -> None:
+        """Finish a task that Holdfast cannot carry on with, after ending what runs of it."""
+        task = await self._ledger.task(self._task_id)
+        attempts = await self._ledger.attempts(self._task_id)
+        failure = Failure(
+            failure_class=FailureClass.INTERNAL,
+            message=f"Holdfast could not go on with this task: {reason}",
+            remedy=[Remedy(text="Run the checks, and report the daemon's log.", argv=["holdfast", "doctor"])],
+        )
+        if attempts and attempts[-1].phase is not Phase.ENDED:
+            last = attempts[-1]
+            try:
+                ended = await (await self._hosts.host()).terminate(last.process_id, grace=1.0)
+                last.facts.survivors = [member.pid for member in ended.survivors]
+            except HoldfastError as error:
+                logger.error("task %s: its process could not be ended: %s", task.id, error)
+            await self._ledger.end_attempt(last)
+        await self._ledger.begin_result(task.id)
+        result = await finalise(
+            task,
+            await self._ledger.attempts(task.id),
+            agent=None,
+            ledger=self._ledger,
+            hosts=self._hosts,
+            files=self._files,
+            versions=self._versions,
+            fault=failure,
+        )
+        await self._ledger.finish(result)

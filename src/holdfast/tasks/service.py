@@ -1,0 +1,312 @@
+"""Everything that can be asked about tasks: accept, show, wait for, cancel, read.
+
+There is one way a task runs, and it runs here; whoever asked for it may come back, or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Final
+
+from holdfast.agents.adapter import Agent, Launch, UnsupportedOption
+from holdfast.agents.catalogue import find_agent
+from holdfast.errors import InvalidRequest, NotFound
+from holdfast.host.port import Gap, Record
+from holdfast.store.store import Store
+from holdfast.tasks.acceptance import Acceptance, TaskFiles, replace_file, summarise
+from holdfast.tasks.attempt import Hosts
+from holdfast.tasks.ledger import AttemptRow, Ledger, usage_of
+from holdfast.tasks.output_file import Reservation, reserve
+from holdfast.tasks.progress import Position, read_attempt
+from holdfast.tasks.request import TaskRequest, validate
+from holdfast.tasks.result import Result
+from holdfast.tasks.runner import TaskRunner
+from holdfast.tasks.state import State
+from holdfast.tasks.versions import Versions
+from holdfast.tasks.view import Progress, TaskView, derive_view, finished_line
+
+logger: Final = logging.getLogger(__name__)
+
+#: A prompt beyond this is a mistake (a file that was not meant), bytes.
+MAX_PROMPT_BYTES: Final = 64 << 20
+#: Variables that say where agents keep their own records; none of them is a secret.
+_RECORD_VARIABLES: Final = (
+    "HOME",
+    "CODEX_HOME",
+    "CLAUDE_CONFIG_DIR",
+    "HOLDFAST_REHEARSAL_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_STATE_HOME",
+)
+
+
+class NotFinished(InvalidRequest):
+    """The task has no result yet."""
+
+    code = "not_finished"
+
+
+class ThreadBusy(InvalidRequest):
+    """Another task is at work in the thread that was asked for."""
+
+    code = "thread_busy"
+
+
+class TaskService:
+    """The tasks of one state directory.  Used from one event loop, by one process at a time."""
+
+    def __init__(self, store: Store, hosts: Hosts, directory: Path) -> None:
+        self._store = store
+        self._ledger = Ledger(store)
+        self._hosts = hosts
+        self._directory = directory
+        self._versions = Versions()
+        self._runners: dict[str, tuple[TaskRunner, asyncio.Task[None]]] = {}
+
+    async def recover(self) -> int:
+        """Take up every task that has no result yet; returns how many there are."""
+        unfinished = await self._ledger.unfinished()
+        for task_id in unfinished:
+            self._launch(task_id)
+        return len(unfinished)
+
+    async def aclose(self) -> None:
+        """Stop working on tasks.  Their processes go on, and :meth:`recover` takes them up again."""
+        running = [work for _, work in self._runners.values()]
+        for work in running:
+            work.cancel()
+        if running:
+            await asyncio.wait(running)
+        await self._versions.aclose()
+
+    async def accept(self, request: TaskRequest, prompt: bytes, environment: dict[str, str]) -> tuple[TaskView, bool]:
+        """Check a request, store it, and begin; returns its view, and ``False`` if it was accepted before.
+
+        Everything that can be found wrong is found here, before anything is started or stored.
+
+        :raises InvalidRequest: or a subclass of it, naming what is wrong
+        :raises AgentMissing: the agent is not installed where *environment* says
+        """
+        validate(request)
+        digest = hashlib.sha256(prompt).hexdigest()
+        if await self._accepted_before(request, digest):
+            return await self.view(request.task_id), False
+        _check_prompt(prompt)
+        agent = await asyncio.to_thread(_check_machine, request)
+        installation = await asyncio.to_thread(agent.find, environment)
+        warnings: list[str] = []
+        thread, previous = await self._resume(request, agent, warnings)
+        acceptance = Acceptance(
+            request=request,
+            prompt_sha256=digest,
+            prompt_bytes=len(prompt),
+            summary=summarise(prompt),
+            command=installation.command,
+            resume_thread=thread,
+            usage_before=usage_of(previous),
+            record_env={name: environment[name] for name in _RECORD_VARIABLES if name in environment},
+            warnings=warnings,
+        )
+        launch = agent.launch(installation, acceptance.work(), environment)
+        files = TaskFiles(self._directory, request.task_id)
+        reservation = await asyncio.to_thread(_reserve, request) if request.output_file is not None else None
+        try:
+            await asyncio.to_thread(_write_files, files, prompt, launch)
+            created = await self._ledger.add(acceptance, reservation)
+        except BaseException:
+            if reservation is not None:
+                await asyncio.to_thread(reservation.abandon)
+            raise
+        if created:
+            self._versions.ask(agent, installation.command, launch.env)
+            self._launch(request.task_id)
+        return await self.view(request.task_id), created
+
+    async def resolve(self, prefix: str) -> str:
+        """The id of the one task whose id begins with *prefix*.
+
+        :raises NotFound: no task fits
+        :raises Ambiguous: several do
+        """
+        return await self._ledger.resolve(prefix)
+
+    async def view(self, task_id: str) -> TaskView:
+        """What a task looks like now.
+
+        :raises NotFound: there is no such task
+        """
+        row = await self._ledger.task(task_id)
+        attempts = await self._ledger.attempts(task_id)
+        return derive_view(row, attempts[-1] if attempts else None, len(attempts))
+
+    async def list(self, *, active_only: bool, limit: int) -> list[TaskView]:
+        """Tasks, newest first."""
+        rows = await self._ledger.list(active_only=active_only, limit=limit)
+        return [derive_view(row, attempt, number) for row, attempt, number in rows]
+
+    async def counts(self) -> tuple[int, int]:
+        """How many tasks there are, and how many of them are not finished."""
+        return await self._ledger.counts()
+
+    async def wait(self, task_id: str, timeout: float) -> TaskView:
+        """The view of a task as soon as it is finished, or as it is after *timeout* seconds."""
+        runner = self._runners.get(task_id)
+        if runner is not None:
+            await asyncio.wait({runner[1]}, timeout=timeout)
+        return await self.view(task_id)
+
+    async def cancel(self, task_id: str) -> TaskView:
+        """Have a task's process tree ended; a finished task is left as it is."""
+        if await self._ledger.request_cancel(task_id) and task_id in self._runners:
+            self._runners[task_id][0].cancel()
+        return await self.view(task_id)
+
+    async def result(self, task_id: str) -> Result:
+        """The result of a task.
+
+        :raises NotFinished: there is none yet
+        """
+        result = await self._ledger.result(task_id)
+        if result is None:
+            row = await self._ledger.task(task_id)
+            raise NotFinished(f"Task {row.id} is still {row.state}.", hint=f"Wait for it: holdfast wait {row.id}")
+        return result
+
+    async def message(self, task_id: str) -> tuple[Path | None, Result]:
+        """The file that holds a finished task's answer (``None`` if it gave none), and its result."""
+        result = await self.result(task_id)
+        return None if result.message.path is None else Path(result.message.path), result
+
+    async def progress(self, task_id: str, after: str | None, *, follow: bool) -> AsyncGenerator[Progress, None]:
+        """What the agent reported, as lines for people, from behind the position *after*.
+
+        With *follow* it goes on until the task is finished and then says so.
+        """
+        position = Position.parse(after)
+        row = await self._ledger.task(task_id)
+        agent = await asyncio.to_thread(find_agent, row.acceptance.request.agent)
+        while True:
+            feed = await self._store.feed.latest()
+            row = await self._ledger.task(task_id)
+            attempts = await self._ledger.attempts(task_id)
+            for attempt in attempts:
+                if attempt.number < position.attempt or attempt.started_at is None:
+                    continue
+                if attempt.number > position.attempt:
+                    position = Position(attempt=attempt.number)
+                lines = read_attempt(await self._hosts.host(), agent, row, attempt, position, follow_on=follow)
+                async for line, reached in lines:
+                    yield line
+                    position = reached
+                # What was read to its end is not read again, even if its process is still held open.
+                position = Position(attempt=attempt.number + 1)
+            if row.state is State.FINISHED:
+                if follow:
+                    yield finished_line(await self.view(task_id), position.encode())
+                return
+            if not follow:
+                return
+            await self._store.feed.wait_beyond(feed)
+
+    async def log(
+        self, task_id: str, *, attempt: int | None, after: int, follow: bool
+    ) -> AsyncGenerator[tuple[int, Record | Gap], None]:
+        """The records of a task's processes, each with the number of its attempt."""
+        for row in await self._ledger.attempts(task_id):
+            if (attempt is not None and row.number != attempt) or row.started_at is None:
+                continue
+            host = await self._hosts.host()
+            async for record in host.records(row.process_id, after_seq=after, follow=follow):
+                yield row.number, record
+
+    def _launch(self, task_id: str) -> None:
+        files = TaskFiles(self._directory, task_id)
+        runner = TaskRunner(task_id, ledger=self._ledger, hosts=self._hosts, files=files, versions=self._versions)
+        work = asyncio.create_task(runner.run(), name=f"task {task_id}")
+        self._runners[task_id] = (runner, work)
+        work.add_done_callback(lambda _: self._runners.pop(task_id, None))
+
+    async def _accepted_before(self, request: TaskRequest, prompt_sha256: str) -> bool:
+        try:
+            known = (await self._ledger.task(request.task_id)).acceptance
+        except NotFound:
+            return False
+        return (known.prompt_sha256, known.request) == (prompt_sha256, request)
+
+    async def _resume(
+        self, request: TaskRequest, agent: Agent, warnings: list[str]
+    ) -> tuple[str | None, AttemptRow | None]:
+        """The thread that *request* wants to go on with, and the last attempt that worked in it, if it is known."""
+        if request.resume is None:
+            return None, None
+        if not agent.can_resume:
+            raise UnsupportedOption(f"{agent.title} cannot go on with an earlier thread.", hint="Leave --resume out.")
+        thread = request.resume
+        try:
+            earlier = await self._ledger.task(await self._ledger.resolve(request.resume))
+        except NotFound:
+            # Not one of our tasks: a thread id of the agent itself, which only the agent can check.
+            return thread, await self._ledger.thread(thread)
+        attempts = await self._ledger.attempts(earlier.id)
+        known = attempts[-1].facts.thread_id if attempts else None
+        asked, before = request.agent, earlier.acceptance.request
+        if before.agent != asked:
+            raise InvalidRequest(
+                f"Task {earlier.id} is a task of {before.agent}, not of {asked}.",
+                hint=f"Run: holdfast run {before.agent} --resume {earlier.id} ...",
+            )
+        if known is None:
+            raise InvalidRequest(
+                f"Task {earlier.id} never got as far as having a thread.", hint="Start afresh: leave --resume out."
+            )
+        if earlier.state is not State.FINISHED:
+            raise ThreadBusy(
+                f"Task {earlier.id} is still at work in this thread.", hint=f"Wait for it: holdfast wait {earlier.id}"
+            )
+        if before.cwd != request.cwd:
+            warnings.append(f"the thread was begun in {before.cwd} and goes on in {request.cwd}")
+        return known, await self._ledger.thread(known)
+
+
+def _check_prompt(prompt: bytes) -> None:
+    if not prompt.strip():
+        raise InvalidRequest("The prompt is empty.", hint="Say what the agent shall do.")
+    if len(prompt) > MAX_PROMPT_BYTES:
+        raise InvalidRequest(
+            f"The prompt has {len(prompt)} bytes; {MAX_PROMPT_BYTES} is the limit.",
+            hint="Put the material into a file and name the file in the prompt.",
+        )
+    if b"\0" in prompt:
+        raise InvalidRequest("The prompt contains a NUL byte.", hint="Give text; agents refuse or cut NUL bytes.")
+
+
+def _check_machine(request: TaskRequest) -> Agent:
+    agent = find_agent(request.agent)
+    for name, text in (("directory", request.cwd), *(("additional directory", path) for path in request.add_dirs)):
+        path = Path(text)
+        if not path.exists():
+            raise InvalidRequest(f"The {name} {text} does not exist.", hint="Give an existing directory.")
+        if not path.is_dir():
+            raise InvalidRequest(f"The {name} {text} is not a directory.", hint="Give an existing directory.")
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise InvalidRequest(f"The {name} {text} cannot be entered.", hint="Check its permissions.")
+    return agent
+
+
+def _reserve(request: TaskRequest) -> Reservation:
+    assert request.output_file is not None
+    roots = [Path(request.cwd), Path(tempfile.gettempdir()), *(Path(root) for root in request.output_roots)]
+    return reserve(request.output_file, roots, overwrite=request.overwrite)
+
+
+def _write_files(files: TaskFiles, prompt: bytes, launch: Launch) -> None:
+    files.create()
+    replace_file(files.prompt, [prompt])
+    files.save_launch(launch)
