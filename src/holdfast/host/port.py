@@ -36,7 +36,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     time: float = 0.0
     #: The bytes as read (stdout, stderr, pty) or the event as JSON (signal); empty for exited and closed.
     data: bytes = b""
-    #: ``exited`` only: 0-255, or 128 + signal number when a signal ended the process.
+    #: ``exited`` only: 0-255, or 128 + signal number when a signal ended the process; ``None`` when the host died
+    #: before anybody saw the end (the process is then LOST; ``closed`` follows, so a reader always comes to an end).
     exit_code: int | None = None
     #: ``exited`` only: the number of the signal that ended the process.
     signal: int | None = None
@@ -84,6 +85,8 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_seq: int = 0
     exit_code: int | None = None
     signal: int | None = None
+    #: Why the host reads no output at the moment (a full disk), if it does not; the process waits, nothing is lost.
+    stalled: str | None = None
 
 
 class TreeMember(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +117,12 @@ class UnknownProcess(HoldfastError):
     """The host has no process of that id."""
 
     code = "unknown_process"
+
+
+class StdinClosed(HoldfastError):
+    """The process takes no input: it was started without, closed it, or has ended.  Nothing more was written."""
+
+    code = "stdin_closed"
 
 
 class StartRefused(InvalidRequest):
@@ -154,7 +163,12 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     async def write(self, process_id: str, data: bytes) -> None:
-        """Write to the process's stdin or terminal, exactly once even across a reconnect."""
+        """Write to the process's stdin or terminal, exactly once even across a reconnect.
+
+        Returns when the operating system has taken all of it, so it waits for a process that does not read.
+
+        :raises StdinClosed: the process takes no input (any more); how much of *data* it got is not known
+        """
 
     @abc.abstractmethod
     async def close_stdin(self, process_id: str) -> None:

@@ -1,0 +1,127 @@
+"""What the host tells of its machine, and the environment that a child gets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import re
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+
+from holdfast import __version__
+from holdfast.host.uri import path_to_uri
+
+#: Capabilities of the protocol (Codex CLI 0.169); a client never calls what is false here.
+CAPABILITIES: Final = (
+    "networkProxyLaunch",
+    "networkProxyReviewDomains",
+    "credentialMasking",
+    "credentialMaskingCustomProviders",
+    "capabilityDiscoverySandbox",
+    "fsWatchMissing",
+    "capabilityDiscoveryV2",
+    "environmentConfigRead",
+    "httpHeaderEnvVars",
+    "sandboxedFileStreaming",
+    "fileWriteStreaming",
+    "shellSnapshotV2",
+    "windowsMxc",
+    "linuxRootWritePreservesDevices",
+    "linuxApprovedRootWritePreservesRestrictions",
+)
+
+#: The environment variables of ``inherit: core``.
+_CORE: Final = frozenset(
+    ["PATH", "SHELL", "TMPDIR", "TEMP", "TMP", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "USER"]
+)
+_DEFAULT_EXCLUDES: Final = ("*KEY*", "*SECRET*", "*TOKEN*")
+#: Never handed to a child by a policy: secrets of the orchestrator itself.
+_ALWAYS_DROPPED: Final = frozenset(
+    {
+        "CODEX_EXEC_SERVER_EXIT_ON_STDIN_CLOSE",
+        "CODEX_EXEC_SERVER_NOISE_AUTH_TOKEN",
+        "NODE_REPL_AUTH_TOKEN",
+        "OPENAI_FEDERATION_RULE_ID",
+        "OPENAI_IDENTITY_TOKEN_FILE",
+        "OPENAI_WORKLOAD_IDENTITY_CONTEXT",
+    }
+)
+
+
+class EnvironmentPolicy(msgspec.Struct, frozen=True, rename="camel"):
+    """``envPolicy`` of ``process/start``: which of the host's variables a child inherits."""
+
+    inherit: str
+    ignore_default_excludes: bool
+    exclude: list[str]
+    set: dict[str, str]
+    include_only: list[str]
+
+
+@cache
+def _pattern(pattern: str) -> re.Pattern[str]:
+    text = "".join(".*" if sign == "*" else "." if sign == "?" else re.escape(sign) for sign in pattern)
+    return re.compile(text, re.IGNORECASE | re.DOTALL)
+
+
+def _matches(name: str, patterns: list[str] | tuple[str, ...]) -> bool:
+    return any(_pattern(pattern).fullmatch(name) for pattern in patterns)
+
+
+def child_environment(env: Mapping[str, str], policy: EnvironmentPolicy | None) -> dict[str, str]:
+    """The environment of a child: exactly *env*, or what *policy* lets through of the host's, overlaid with it.
+
+    Names that no environment can hold (empty, or with ``=``) are left out, as the reference implementation does.
+    """
+    result: dict[str, str] = {}
+    if policy is not None:
+        inherited = dict(os.environ) if policy.inherit != "none" else {}
+        if policy.inherit == "core":
+            inherited = {name: value for name, value in inherited.items() if name in _CORE}
+        if not policy.ignore_default_excludes:
+            inherited = {name: value for name, value in inherited.items() if not _matches(name, _DEFAULT_EXCLUDES)}
+        result = {name: value for name, value in inherited.items() if not _matches(name, policy.exclude)}
+        result.update(policy.set)
+        if policy.include_only:
+            result = {name: value for name, value in result.items() if _matches(name, policy.include_only)}
+        for name in _ALWAYS_DROPPED:
+            result.pop(name, None)
+    result.update(env)
+    return {name: value for name, value in result.items() if name and "=" not in name}
+
+
+def environment_info(capabilities: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The ``environmentInfo`` object; *capabilities* names those that are implemented."""
+    account = pwd.getpwuid(os.getuid())
+    shell = os.environ.get("SHELL") or account.pw_shell or "/bin/sh"
+    home = os.environ.get("HOME") or account.pw_dir
+    return {
+        "shell": {"name": os.path.basename(shell), "path": shell},
+        "executorVersion": __version__,
+        "providerId": _provider_id(),
+        "cwd": path_to_uri(os.getcwd()),
+        "userHomeDir": path_to_uri(home),
+        "platformOs": "linux",
+        "prependPathDirs": [],
+        "temporaryDirectories": [],
+        "tempDir": path_to_uri(tempfile.gettempdir()),
+        "capabilities": {name: name in capabilities for name in CAPABILITIES},
+    }
+
+
+def _provider_id() -> str:
+    """Stable for this machine and user, and says nothing about either."""
+    identity = f"{os.uname().nodename}:{os.getuid()}"
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            with open(path) as file:
+                identity = f"{file.read().strip()}:{os.getuid()}"
+            break
+        except OSError:
+            continue
+    return "sha256:" + hashlib.sha256(b"holdfast host " + identity.encode()).hexdigest()

@@ -1,0 +1,105 @@
+"""Finding the host of a state directory, or starting it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from holdfast.directories import private_directory, socket_path
+from holdfast.host.client import RECONNECT_FOR, HostClient
+from holdfast.host.command import SOCKET_NAME
+from holdfast.host.port import HostUnavailable
+
+#: Seconds that a new host has to say that it is ready.
+READY_WITHIN: Final = 20.0
+#: Bytes of the host's log that an error shows.
+_TAIL: Final = 2000
+LOG_NAME: Final = "host.log"
+
+
+def host_url(state_directory: Path) -> str:
+    """Where the host of *state_directory* listens."""
+    return f"unix://{socket_path(state_directory, SOCKET_NAME)}"
+
+
+async def ensure_host(
+    state_directory: Path, *, idle_exit: float | None = None, reconnect_for: float = RECONNECT_FOR
+) -> HostClient:
+    """Connect to the host of *state_directory*, starting a detached one if there is none.
+
+    Several callers at once get the same host.  What the host has to say goes to ``host.log`` in that directory.
+
+    :raises HostUnavailable: it did not start; the message carries the end of its log
+    """
+    private_directory(state_directory)
+    url = host_url(state_directory)
+    try:
+        return await HostClient.connect(url, reconnect_for=reconnect_for)
+    except HostUnavailable:
+        pass
+    lock = os.open(state_directory / "launch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        try:
+            return await HostClient.connect(url, reconnect_for=reconnect_for)
+        except HostUnavailable:
+            pass
+        await asyncio.to_thread(_start, state_directory, idle_exit)
+        return await HostClient.connect(url, reconnect_for=reconnect_for)
+    finally:
+        os.close(lock)
+
+
+def _start(state_directory: Path, idle_exit: float | None) -> None:
+    """Start a host in a session of its own and wait for its one line."""
+    log_path = state_directory / LOG_NAME
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    arguments = ["--listen", "unix://", "--state-dir", str(state_directory)]
+    if idle_exit is not None:
+        arguments += ["--idle-exit", str(idle_exit)]
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "holdfast.host", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+        )
+    finally:
+        os.close(log)
+    assert process.stdout is not None
+    ready = _read_line(process.stdout.fileno())
+    process.stdout.close()
+    if ready:
+        # It is on its own from here; whoever is our parent's reaper gets it when we end.
+        process.returncode = 0
+        return
+    process.kill()
+    process.wait()
+    with open(log_path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+        tail = file.read().decode("utf-8", "replace").strip()
+    raise HostUnavailable(
+        f"The host of {state_directory} did not start: {tail or 'it said nothing'}", hint=f"See {log_path}."
+    )
+
+
+def _read_line(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    received = b""
+    while b"\n" not in received:
+        if not poll.poll(READY_WITHIN * 1000):
+            return False
+        part = os.read(descriptor, 4096)
+        if not part:
+            return False
+        received += part
+    return True

@@ -1,0 +1,305 @@
+"""The durable log of one process: a raw file for each stream and an index of fixed-size records.
+
+The directory of a process holds ``index`` and, once there is something in them, ``stdout``, ``stderr``, ``pty`` and
+``signals`` (0600).  Record *n* lies at ``(n - 1) * 32`` of the index, so a cursor read costs the same anywhere in the
+log.  Bytes go to the stream's file first and are indexed second; nobody is told of them before both are done.  What a
+crash leaves between the two is indexed by :meth:`ProcessLog.recover`.
+
+Nothing is synced to the medium: the log outlives the death of any process, not the loss of power.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from collections import deque
+from enum import IntEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from holdfast.errors import HoldfastError
+
+#: seq, time (ns UTC), offset in the stream's file, length, exit code, signal, kind; see :class:`Entry`.
+_RECORD: Final = struct.Struct("<QqQIhBB")
+RECORD_SIZE: Final = _RECORD.size
+#: The largest chunk that one record describes, in bytes.
+CHUNK: Final = 64 * 1024
+#: How many of the newest records are also held in memory, for readers that are up to date.
+_TAIL: Final = 64
+#: Stands in the index for "how it ended is not known".
+UNKNOWN_EXIT: Final = -1
+
+#: Errors of a file system that may go away by themselves: the writer waits, it does not give up.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class EntryKind(IntEnum):
+    """What a record of the index describes; the values are part of the file format."""
+
+    STDOUT = 1
+    STDERR = 2
+    PTY = 3
+    SIGNAL = 4
+    EXITED = 5
+    CLOSED = 6
+
+
+#: The file that holds the bytes of a kind.
+STREAM_FILES: Final = {
+    EntryKind.STDOUT: "stdout",
+    EntryKind.STDERR: "stderr",
+    EntryKind.PTY: "pty",
+    EntryKind.SIGNAL: "signals",
+}
+
+
+class Entry(NamedTuple):
+    """One record of the index."""
+
+    seq: int
+    #: Nanoseconds since the epoch, UTC.
+    time_ns: int
+    #: Where the bytes begin in the stream's file, and how many they are.
+    offset: int
+    length: int
+    #: ``EXITED`` only: 0-255, or 128 + signal number; :data:`UNKNOWN_EXIT` if nobody saw the end.
+    exit_code: int
+    #: ``EXITED`` only: the signal that ended the process, or 0.
+    signal: int
+    kind: int
+
+
+class LogFull(HoldfastError):
+    """The file system has no room; nothing was lost, and the same call may succeed later."""
+
+    code = "log_full"
+
+
+class ProcessLog:
+    """The log in one directory: a single writer, any number of readers, no memory that grows with it."""
+
+    def __init__(self, directory: Path | str) -> None:
+        self._directory = os.fspath(directory)
+        self._index = -1
+        self._files: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
+        #: First bytes of a stream for whose file there was no room yet.
+        self._first: dict[int, bytes] = {}
+        self._tail: deque[Entry] = deque(maxlen=_TAIL)
+        #: Records whose bytes are safe but which did not fit into the index yet; invisible until they do.
+        self._unindexed: list[Entry] = []
+        #: The highest sequence number that readers may see.
+        self.last_seq = 0
+
+    @classmethod
+    def create(cls, directory: Path | str) -> ProcessLog:
+        """Begin a log in an existing, empty directory."""
+        log = cls(directory)
+        log._index = log._open("index", os.O_CREAT | os.O_EXCL)
+        return log
+
+    @classmethod
+    def recover(cls, directory: Path | str) -> ProcessLog:
+        """Open a log for writing after a crash: index what was written but not indexed."""
+        log = cls(directory)
+        log._index = log._open("index", os.O_CREAT)
+        size = os.fstat(log._index).st_size
+        log.last_seq = size // RECORD_SIZE
+        if size % RECORD_SIZE:
+            os.ftruncate(log._index, log.last_seq * RECORD_SIZE)
+        log._index_the_rest()
+        return log
+
+    @classmethod
+    def complete(cls, directory: Path | str) -> ProcessLog:
+        """Open a log that nobody will write to any more; it holds no descriptor."""
+        log = cls(directory)
+        log.last_seq = os.stat(f"{log._directory}/index").st_size // RECORD_SIZE
+        return log
+
+    def last(self, kind: EntryKind) -> Entry | None:
+        """The newest record of *kind*, looking backwards."""
+        end = self.last_seq
+        while end > 0:
+            begin = max(0, end - 512)
+            for entry in reversed(self.entries(begin, end - begin)):
+                if entry.kind == kind:
+                    return entry
+            end = begin
+        return None
+
+    def _open(self, name: str, flags: int) -> int:
+        return os.open(f"{self._directory}/{name}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+
+    def _index_the_rest(self) -> None:
+        ends = dict.fromkeys(STREAM_FILES, 0)
+        for after in range(0, self.last_seq, 4096):
+            for entry in self.entries(after, 4096):
+                if entry.kind in ends:
+                    ends[EntryKind(entry.kind)] = entry.offset + entry.length
+        for kind, name in STREAM_FILES.items():
+            try:
+                size = os.stat(f"{self._directory}/{name}").st_size
+            except FileNotFoundError:
+                continue
+            self._sizes[kind] = end = ends[kind]
+            while end < size:
+                length = min(CHUNK, size - end)
+                self._append(kind, end, length)
+                end = self._sizes[kind] = end + length
+
+    def _file(self, kind: int) -> int:
+        descriptor = self._files.get(kind)
+        if descriptor is None:
+            descriptor = self._files[kind] = self._open(STREAM_FILES[EntryKind(kind)], os.O_CREAT)
+            self._sizes.setdefault(kind, 0)
+        return descriptor
+
+    # Writing
+
+    def splice(self, kind: int, source: int) -> int:
+        """Move up to one chunk from the pipe *source* into the file of *kind* and index it.
+
+        Returns the number of bytes moved, 0 at end of file.
+
+        :raises BlockingIOError: the pipe is empty
+        :raises LogFull: no room; the bytes are still in the pipe (or are safe and will be indexed by :meth:`flush`)
+        """
+        if kind not in self._files:
+            # A stream that never says anything gets no file: look before one is made.
+            data = os.read(source, CHUNK) if kind not in self._first else self._first[kind]
+            if data:
+                self._first[kind] = data
+                self.append(kind, data)
+                del self._first[kind]
+            return len(data)
+        if self._unindexed:
+            self.flush()
+        try:
+            target = self._files[kind]
+            offset = self._sizes[kind]
+            moved = os.splice(source, target, CHUNK, offset_dst=offset, flags=os.SPLICE_F_NONBLOCK)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise LogFull(f"No room for output in {self._directory}.") from error
+            raise
+        if moved:
+            self._sizes[kind] = offset + moved
+            self._append(kind, offset, moved)
+        return moved
+
+    def append(self, kind: int, data: bytes) -> None:
+        """Write *data* (at most one chunk) to the file of *kind* and index it.
+
+        :raises LogFull: no room; the caller keeps the data and calls again
+        """
+        if self._unindexed:
+            self.flush()
+        try:
+            target = self._file(kind)
+            offset = self._sizes[kind]
+            written = 0
+            while written < len(data):
+                written += os.pwrite(target, data[written:] if written else data, offset + written)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise LogFull(f"No room for output in {self._directory}.") from error
+            raise
+        self._sizes[kind] = offset + len(data)
+        self._append(kind, offset, len(data))
+
+    def append_end(self, *, exit_code: int | None = None, signal: int = 0, exited: bool, closed: bool) -> None:
+        """Record that the process exited, that its streams are closed, or both at once.
+
+        :raises LogFull: no room in the index; :meth:`flush` brings the records in later
+        """
+        now = time.time_ns()
+        if exited:
+            code = UNKNOWN_EXIT if exit_code is None else exit_code
+            self._unindexed.append(Entry(0, now, 0, 0, code, signal, EntryKind.EXITED))
+        if closed:
+            self._unindexed.append(Entry(0, now, 0, 0, 0, 0, EntryKind.CLOSED))
+        self.flush()
+
+    def _append(self, kind: int, offset: int, length: int) -> None:
+        self._unindexed.append(Entry(0, time.time_ns(), offset, length, 0, 0, kind))
+        self.flush()
+
+    def flush(self) -> None:
+        """Bring records into the index that did not fit before.
+
+        :raises LogFull: there is still no room
+        """
+        unindexed = self._unindexed
+        if not unindexed:
+            return
+        seq = self.last_seq
+        if len(unindexed) == 1:
+            entries = (unindexed[0]._replace(seq=seq + 1),)
+            packed = _RECORD.pack(*entries[0])
+        else:
+            entries = tuple(entry._replace(seq=seq + number) for number, entry in enumerate(unindexed, 1))
+            packed = b"".join([_RECORD.pack(*entry) for entry in entries])
+        position = seq * RECORD_SIZE
+        try:
+            written = 0
+            while written < len(packed):
+                written += os.pwrite(self._index, packed[written:], position + written)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise LogFull(f"No room for the index in {self._directory}.") from error
+            raise
+        self._tail.extend(entries)
+        self.last_seq = seq + len(entries)
+        unindexed.clear()
+
+    # Reading
+
+    def entries(self, after: int, limit: int) -> list[Entry]:
+        """Up to *limit* records with sequence numbers above *after*, in order."""
+        last = self.last_seq
+        if after >= last:
+            return []
+        tail = self._tail
+        if tail and tail[0].seq <= after + 1:
+            skip = after + 1 - tail[0].seq
+            if not skip and len(tail) <= limit:
+                return list(tail)
+            return [tail[position] for position in range(skip, min(len(tail), skip + limit))]
+        count = min(limit, last - after)
+        index = self._index if self._index >= 0 else self._open("index", 0)
+        try:
+            packed = os.pread(index, count * RECORD_SIZE, after * RECORD_SIZE)
+        finally:
+            if self._index < 0:
+                os.close(index)
+        return [Entry._make(fields) for fields in _RECORD.iter_unpack(packed)]
+
+    def data(self, entry: Entry) -> bytes:
+        """The bytes that *entry* describes."""
+        descriptor = self._files.get(entry.kind)
+        if descriptor is not None:
+            return os.pread(descriptor, entry.length, entry.offset)
+        name = STREAM_FILES[EntryKind(entry.kind)]
+        descriptor = os.open(f"{self._directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return os.pread(descriptor, entry.length, entry.offset)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def size(self) -> int:
+        """Bytes of output in the log."""
+        return sum(self._sizes.values())
+
+    def close(self) -> None:
+        """Close the files; reading goes on working, writing does not."""
+        descriptors = [self._index, *self._files.values()]
+        self._index = -1
+        self._files = {}
+        self._tail.clear()
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)

@@ -1,0 +1,110 @@
+"""The parameters of every method, as the exec-server protocol of Codex CLI 0.169 names them.
+
+Members called ``holdfast`` (and the methods that only we have) are extensions; the result of ``initialize`` announces
+them by a member of the same name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from holdfast.host.environment import EnvironmentPolicy
+
+_Unsigned = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Parameters(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """Base: camelCase on the wire, unknown members ignored."""
+
+
+class Initialize(Parameters, frozen=True):
+    client_name: str
+    resume_session_id: str | None = None
+
+
+class StartExtension(Parameters, frozen=True):
+    """``process/start``: what only Holdfast offers."""
+
+    #: Live in the namespace of the host and outlive the client's session; a repeated start returns the first one.
+    persistent: bool = False
+    #: A regular file of the host that becomes standard input.
+    stdin_file: str | None = None
+
+
+class Start(Parameters, frozen=True):
+    process_id: str
+    argv: list[str]
+    cwd: str
+    env: dict[str, str]
+    tty: bool
+    arg0: str | None = None
+    env_policy: EnvironmentPolicy | None = None
+    pipe_stdin: bool = False
+    sandbox: Any = None
+    enforce_managed_network: bool = False
+    managed_network: Any = None
+    network_proxy: Any = None
+    credential_providers: Any = None
+    holdfast: StartExtension | None = None
+
+
+class Read(Parameters, frozen=True):
+    process_id: str
+    after_seq: _Unsigned | None = None
+    max_bytes: _Unsigned | None = None
+    wait_ms: _Unsigned | None = None
+
+
+class Write(Parameters, frozen=True):
+    process_id: str
+    chunk: str
+    write_id: str
+    #: Extension: answer only when the kernel has taken all of it.
+    until_written: bool = False
+
+
+class Signal(Parameters, frozen=True):
+    process_id: str
+    #: ``interrupt``, or as an extension the number of any signal.
+    signal: str | int
+    #: Extension: a repeated signal with the same id is not sent again.
+    signal_id: str | None = None
+
+
+class Terminate(Parameters, frozen=True):
+    process_id: str
+    #: Extension: end the whole tree, with SIGTERM and this much time before SIGKILL.
+    tree: bool = False
+    grace_ms: _Unsigned = 0
+
+
+class OneProcess(Parameters, frozen=True):
+    """Extension methods about one process: ``status``, ``members``, ``closeStdin``."""
+
+    process_id: str
+
+
+class Subscribe(Parameters, frozen=True):
+    """Extension: push the log from a cursor on, as ``process/records`` notifications."""
+
+    process_id: str
+    #: Chosen by the client, unique on its connection.
+    subscription_id: int
+    after_seq: _Unsigned = 0
+    #: Go on with records that come later; without it the subscription ends at the present end of the log.
+    follow: bool = True
+    #: Bytes that may be under way unacknowledged.
+    window: Annotated[int, msgspec.Meta(ge=1)] = 1024 * 1024
+
+
+class Unsubscribe(Parameters, frozen=True):
+    subscription_id: int
+
+
+class Acknowledge(Parameters, frozen=True):
+    """Extension, a notification: the client has consumed this much more of a subscription."""
+
+    subscription_id: int
+    bytes: _Unsigned

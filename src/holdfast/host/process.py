@@ -1,0 +1,422 @@
+"""One hosted process: its streams into its log, its stdin, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from holdfast.host.log import CHUNK, EntryKind, LogFull, ProcessLog
+from holdfast.host.poller import READABLE, WRITABLE, Poller
+from holdfast.host.spawn import Streams
+from holdfast.host.tree import Tree
+
+#: Bytes of input that are taken off the client's hands while the process does not read.
+STDIN_BUFFER: Final = 1024 * 1024
+#: How many write ids are remembered, to recognise a repeated write (the reference implementation's number).
+WRITE_IDS: Final = 4096
+#: Chunks moved at one go before other streams get their turn.
+_TURN: Final = 8
+#: Chunks moved at most when the process has exited and its last words are collected.
+_LAST_WORDS: Final = 256
+#: Seconds until a full file system is tried again.
+RETRY_AFTER: Final = 0.5
+
+
+class Description(msgspec.Struct, kw_only=True, rename="camel"):
+    """What is written beside the log before the start, so that a restarted host knows what it finds."""
+
+    process_id: str
+    #: The client session that owns the process; None for one that lives in the namespace of the host.
+    session_id: str | None
+    argv: list[str]
+    cwd: str
+    tty: bool
+    marker: str | None
+    created_ns: int
+    boot_id: str
+
+
+class Started(msgspec.Struct, kw_only=True):
+    """What is appended once the process runs."""
+
+    pid: int
+    #: Clock ticks since boot; tells the process from a later one with the same pid.
+    started: int
+
+
+class Observer(Protocol):
+    """Somebody who wants to know that a log has grown."""
+
+    def pump(self) -> None:
+        """New records can be read."""
+
+
+class HostedProcess:
+    """A child of the host, from its start to the end of its last stream."""
+
+    def __init__(
+        self,
+        description: Description,
+        directory: str,
+        log: ProcessLog,
+        *,
+        poller: Poller,
+        on_closed: Callable[[HostedProcess], None],
+    ) -> None:
+        self.description = description
+        self.process_id = description.process_id
+        self.directory = directory
+        self.log = log
+        self.pid: int | None = None
+        self.tree: Tree | None = None
+        #: Exit code and signal number once the end was seen; the code is None if only the fact is known.
+        self.exit: tuple[int | None, int] | None = None
+        self.closed = False
+        self.terminating = False
+        #: Why the output is not being read at the moment, if it is not.
+        self.stalled: str | None = None
+        self.observers: set[Observer] = set()
+        self._poller = poller
+        self._on_closed = on_closed
+        self._streams: Streams | None = None
+        self._pidfd = -1
+        self._held: dict[int, bytes] = {}
+        self._stalled_outputs: set[int] = set()
+        self._exit_recorded = False
+        self._close_recorded = False
+        self._stdin = -1
+        self._stdin_open = False
+        self._stdin_queue: deque[tuple[bytes, asyncio.Future[bool] | None]] = deque()
+        self._stdin_queued = 0
+        self._stdin_ending = False
+        self._write_ids: dict[str, None] = {}
+
+    # Start
+
+    def started(self, pid: int, ticks: int, streams: Streams) -> None:
+        """Take over a child that was just started."""
+        self.pid = pid
+        self.tree = Tree(pid, ticks, self.description.marker)
+        self._streams = streams
+        self._stdin = streams.stdin
+        self._stdin_open = streams.stdin >= 0
+        for descriptor, kind in streams.outputs.items():
+            self._watch_output(descriptor, kind)
+        self._pidfd = os.pidfd_open(pid)
+        self._poller.watch(self._pidfd, READABLE, self._end_seen)
+
+    def _watch_output(self, descriptor: int, kind: EntryKind) -> None:
+        if kind is EntryKind.PTY:
+            events = READABLE if not self._stdin_queue else READABLE | WRITABLE
+            self._poller.watch(descriptor, events, self._terminal_ready)
+        else:
+            self._poller.watch(descriptor, READABLE, lambda: self._output_ready(descriptor, kind))
+
+    # Output
+
+    def _output_ready(self, descriptor: int, kind: EntryKind) -> None:
+        self._move(descriptor, kind, _TURN)
+        self._check_closed()
+        self._notify()
+
+    def _terminal_ready(self) -> None:
+        assert self._streams is not None
+        descriptor = self._stdin
+        self._move(descriptor, EntryKind.PTY, _TURN)
+        if self._stdin_queue and descriptor in self._streams.outputs:
+            self._feed()
+        self._check_closed()
+        self._notify()
+
+    def _move(self, descriptor: int, kind: EntryKind, turns: int) -> None:
+        """Move what is there into the log; at end of file close the stream."""
+        read = self._read_terminal if kind is EntryKind.PTY else self.log.splice
+        try:
+            for _ in range(turns):
+                if not read(kind, descriptor):
+                    self._close_output(descriptor)
+                    return
+        except BlockingIOError:
+            return
+        except LogFull as error:
+            self._stall(descriptor, error)
+
+    def _read_terminal(self, kind: int, descriptor: int) -> int:
+        """Move up to a chunk from the terminal to the log; it gives at most a page at a time, so gather."""
+        data = self._held.pop(descriptor, b"")
+        if not data:
+            parts: list[bytes] = []
+            size = 0
+            try:
+                while size < CHUNK - 4096:
+                    part = os.read(descriptor, CHUNK - size)
+                    if not part:
+                        break
+                    parts.append(part)
+                    size += len(part)
+            except BlockingIOError:
+                if not parts:
+                    raise
+            except OSError as error:
+                # EIO is how Linux says that nobody holds the other side any more.
+                if error.errno != errno.EIO:
+                    raise
+            data = b"".join(parts)
+        if data:
+            try:
+                self.log.append(kind, data)
+            except LogFull:
+                self._held[descriptor] = data
+                raise
+        return len(data)
+
+    def _close_output(self, descriptor: int) -> None:
+        assert self._streams is not None
+        del self._streams.outputs[descriptor]
+        self._poller.unwatch(descriptor)
+        if descriptor == self._stdin:
+            self._abandon_stdin()
+            self._stdin = -1
+        os.close(descriptor)
+
+    def _stall(self, descriptor: int | None, reason: LogFull) -> None:
+        """Stop reading until there is room again; the child waits in its write."""
+        if descriptor is not None:
+            self._poller.unwatch(descriptor)
+            self._stalled_outputs.add(descriptor)
+        if self.stalled is None:
+            asyncio.get_running_loop().call_later(RETRY_AFTER, self._retry)
+        self.stalled = reason.message
+
+    def _retry(self) -> None:
+        self.stalled = None
+        if self.closed:
+            return
+        try:
+            self.log.flush()
+        except LogFull as error:
+            self._stall(None, error)
+            return
+        assert self._streams is not None
+        stalled, self._stalled_outputs = self._stalled_outputs, set()
+        for descriptor in stalled:
+            kind = self._streams.outputs[descriptor]
+            self._watch_output(descriptor, kind)
+            self._move(descriptor, kind, 1)
+        self._end_seen()
+        self._check_closed()
+        self._notify()
+
+    def _notify(self) -> None:
+        for observer in tuple(self.observers):
+            observer.pump()
+
+    # End
+
+    def _end_seen(self) -> None:
+        """The pidfd is ready: take the exit status, record it, and only then reap."""
+        if self._pidfd < 0 or self._streams is None:
+            return
+        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if info is None:
+            return
+        for descriptor, kind in tuple(self._streams.outputs.items()):
+            if descriptor not in self._stalled_outputs:
+                self._move(descriptor, kind, _LAST_WORDS)
+        if self.exit is None:
+            by_signal = info.si_code != os.CLD_EXITED
+            self.exit = (info.si_status + 128, info.si_status) if by_signal else (info.si_status, 0)
+        closed = not self._streams.outputs
+        try:
+            if not self._exit_recorded:
+                self._exit_recorded = True
+                self._close_recorded = closed
+                code, number = self.exit
+                self.log.append_end(exit_code=code, signal=number, exited=True, closed=closed)
+            self.log.flush()
+        except LogFull as error:
+            self._stall(None, error)
+            return
+        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        self._poller.unwatch(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._check_closed()
+        self._notify()
+
+    def _check_closed(self) -> None:
+        """When the end is recorded and the last stream is at its end, nothing more will come."""
+        if self.closed or self._streams is None or self._streams.outputs or self._pidfd >= 0:
+            return
+        try:
+            if not self._close_recorded:
+                self._close_recorded = True
+                self.log.append_end(exited=False, closed=True)
+            self.log.flush()
+        except LogFull as error:
+            self._stall(None, error)
+            return
+        self.closed = True
+        self._abandon_stdin()
+        self._notify()
+        self.log.close()
+        self._on_closed(self)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process itself (not what it left behind) is alive."""
+        return self._pidfd >= 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ended without anybody seeing how."""
+        return self.exit is not None and self.exit[0] is None
+
+    def restore_end(self, exit_code: int | None, number: int) -> None:
+        """Say how a process of an earlier run of the host ended; its log is complete."""
+        self.exit = (exit_code, number)
+        self.closed = True
+        self.log.close()
+
+    # Input
+
+    @property
+    def accepts_input(self) -> bool:
+        """Whether a write can still reach the process."""
+        return self._stdin_open and not self._stdin_ending and self.exit is None
+
+    def has_write(self, write_id: str) -> bool:
+        """Whether a write with this id was taken already."""
+        return write_id in self._write_ids
+
+    def remember_write(self, write_id: str) -> None:
+        """Recognise *write_id* from now on; an empty one is not remembered."""
+        if not write_id:
+            return
+        self._write_ids[write_id] = None
+        if len(self._write_ids) > WRITE_IDS:
+            del self._write_ids[next(iter(self._write_ids))]
+
+    def write(self, data: bytes, *, until_written: bool = False) -> asyncio.Future[bool] | None:
+        """Queue *data* for stdin, in order.
+
+        Returns None if it was taken, else a future that tells when it is: False if it never will be, because the
+        process closed its stdin or ended.  With *until_written* "taken" means that the kernel has all of it.
+        """
+        if not data:
+            return None
+        if not self._stdin_queue:
+            data = self._write_now(data)
+            if not data:
+                return None
+            if not self._stdin_open:
+                return _settled(False)
+        waiter: asyncio.Future[bool] | None = None
+        if until_written or self._stdin_queued + len(data) > STDIN_BUFFER:
+            waiter = asyncio.get_running_loop().create_future()
+        self._stdin_queue.append((data, waiter))
+        self._stdin_queued += len(data)
+        if len(self._stdin_queue) == 1:
+            self._watch_stdin(True)
+        return waiter
+
+    def _write_now(self, data: bytes) -> bytes:
+        """Write what fits now; returns the rest.  A broken pipe closes stdin."""
+        try:
+            return data[os.write(self._stdin, data) :]
+        except BlockingIOError:
+            return data
+        except (BrokenPipeError, OSError):
+            self._abandon_stdin()
+            return data
+
+    def _watch_stdin(self, on: bool) -> None:
+        assert self._streams is not None
+        if self._streams.tty:
+            if self._stdin in self._streams.outputs and self._stdin not in self._stalled_outputs:
+                self._poller.unwatch(self._stdin)
+                self._watch_output(self._stdin, EntryKind.PTY)
+        elif on:
+            self._poller.watch(self._stdin, WRITABLE, self._feed)
+        else:
+            self._poller.unwatch(self._stdin)
+
+    def _feed(self) -> None:
+        queue = self._stdin_queue
+        while queue and self._stdin_open:
+            data, waiter = queue[0]
+            rest = self._write_now(data)
+            if not self._stdin_open:
+                return
+            self._stdin_queued -= len(data) - len(rest)
+            if rest:
+                queue[0] = (rest, waiter)
+                return
+            queue.popleft()
+            if waiter is not None and not waiter.done():
+                waiter.set_result(True)
+        if self._stdin_open:
+            self._watch_stdin(False)
+            if self._stdin_ending:
+                self._abandon_stdin()
+
+    def close_stdin(self) -> None:
+        """Let the process see end of file after what is queued: close the pipe, or type ^D at the terminal."""
+        if not self.accepts_input or self._streams is None:
+            return
+        if self._streams.tty:
+            self.write(b"\x04")
+            return
+        self._stdin_ending = True
+        if not self._stdin_queue:
+            self._abandon_stdin()
+
+    def _abandon_stdin(self) -> None:
+        if not self._stdin_open:
+            return
+        self._stdin_open = False
+        descriptor = self._stdin
+        if self._streams is not None and not self._streams.tty:
+            self._poller.unwatch(descriptor)
+            os.close(descriptor)
+            self._stdin = -1
+        self._stdin_queued = 0
+        queue, self._stdin_queue = self._stdin_queue, deque()
+        for _, waiter in queue:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(False)
+
+    # Signals
+
+    def signal_group(self, number: int) -> bool:
+        """Send a signal to the process group; False if the process has ended.
+
+        While the process is not reaped its pid, and so the number of its group, cannot be anybody else's.
+        """
+        if self._pidfd < 0 or self.pid is None:
+            return False
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill_group(self) -> bool:
+        """SIGKILL to the process group at once; True if the process was running."""
+        if self.exit is not None:
+            return False
+        self.terminating = True
+        return self.signal_group(signal.SIGKILL)
+
+
+def _settled(value: bool) -> asyncio.Future[bool]:
+    future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future

@@ -1,0 +1,177 @@
+"""Pushing records to a client: each client and process has a cursor of its own into the log.
+
+Whoever is slow only falls behind: a cursor stops when the connection's buffer is above its high-water mark (or the
+subscription's window is used up) and goes on from the file later.  Nothing is queued for anybody.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from pybase64 import b64encode
+
+from holdfast.host.log import CHUNK, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind
+from holdfast.host.process import HostedProcess
+from holdfast.jsonrpc.connection import Connection
+from holdfast.jsonrpc.messages import encode_json
+
+#: Bytes of output sent for one process before the others of the same connection get their turn.
+TURN: Final = 256 * 1024
+#: Records looked up at once.
+_BATCH: Final = 64
+
+_STREAM: Final = {
+    EntryKind.STDOUT: b',"stream":"stdout","chunk":"',
+    EntryKind.STDERR: b',"stream":"stderr","chunk":"',
+    EntryKind.PTY: b',"stream":"pty","chunk":"',
+}
+_KIND: Final = {
+    EntryKind.STDOUT: b'"stdout"',
+    EntryKind.STDERR: b'"stderr"',
+    EntryKind.PTY: b'"pty"',
+    EntryKind.SIGNAL: b'"signal"',
+    EntryKind.EXITED: b'"exited"',
+    EntryKind.CLOSED: b'"closed"',
+}
+
+
+class Receiver(Protocol):
+    """The client connection that a cursor pushes to."""
+
+    connection: Connection
+
+    def wait_for_room(self, cursor: Cursor) -> None:
+        """Pump *cursor* again when the connection is writable."""
+
+
+class Cursor:
+    """A place in a log, moving towards its end."""
+
+    def __init__(self, receiver: Receiver, process: HostedProcess, after: int) -> None:
+        self.receiver = receiver
+        self.process = process
+        self.position = after
+        process.observers.add(self)
+
+    def pump(self) -> None:
+        """Send what can be sent now."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Send nothing any more."""
+        self.process.observers.discard(self)
+
+
+class Notifications(Cursor):
+    """``process/output``, ``process/exited`` and ``process/closed``, as the protocol has them."""
+
+    def __init__(self, receiver: Receiver, process: HostedProcess, after: int) -> None:
+        super().__init__(receiver, process, after)
+        self._middle = b'","params":{"processId":' + encode_json(process.process_id) + b',"seq":'
+
+    def pump(self) -> None:
+        connection = self.receiver.connection
+        log = self.process.log
+        budget = TURN
+        while self.position < log.last_seq:
+            for entry in log.entries(self.position, _BATCH):
+                if budget <= 0 or not connection.writable:
+                    self.receiver.wait_for_room(self)
+                    return
+                self.position = entry.seq
+                budget -= entry.length
+                message = self._encode(entry)
+                if message is not None:
+                    connection.send(message)
+        if self.process.closed:
+            self.stop()
+
+    def _encode(self, entry: Entry) -> bytes | None:
+        kind = entry.kind
+        if kind == EntryKind.EXITED:
+            return b'{"method":"process/exited%s%d,"exitCode":%d,"sandboxDenied":false}}' % (
+                self._middle,
+                entry.seq,
+                entry.exit_code,
+            )
+        if kind == EntryKind.CLOSED:
+            return b'{"method":"process/closed%s%d}}' % (self._middle, entry.seq)
+        stream = _STREAM.get(EntryKind(kind))
+        if stream is None:
+            return None
+        return b"".join(
+            (
+                b'{"method":"process/output',
+                self._middle,
+                b"%d" % entry.seq,
+                stream,
+                b64encode(self.process.log.data(entry)),
+                b'"}}',
+            )
+        )
+
+
+class Subscription(Cursor):
+    """``process/records``: every kind of record with its time, many to a message, within the client's window."""
+
+    def __init__(
+        self, receiver: Receiver, process: HostedProcess, after: int, *, identity: int, window: int, follow: bool
+    ) -> None:
+        super().__init__(receiver, process, after)
+        self._head = b'{"method":"process/records","params":{"subscriptionId":%d,"records":[' % identity
+        self._credit = window
+        self._until = None if follow else process.log.last_seq
+        self.done = False
+
+    def acknowledge(self, size: int) -> None:
+        """The client has consumed *size* bytes more."""
+        self._credit += size
+        self.pump()
+
+    def pump(self) -> None:
+        connection = self.receiver.connection
+        log = self.process.log
+        while not self.done:
+            end = log.last_seq if self._until is None else self._until
+            if self.position >= end:
+                if self._until is not None or self.process.closed:
+                    self._finish()
+                return
+            if self._credit <= 0:
+                return
+            if not connection.writable:
+                self.receiver.wait_for_room(self)
+                return
+            records: list[bytes] = []
+            size = 0
+            for entry in log.entries(self.position, min(_BATCH, end - self.position)):
+                if size and size + entry.length > TURN:
+                    break
+                self.position = entry.seq
+                size += entry.length
+                records.append(self._encode(entry))
+            self._credit -= size
+            last = self.position >= end and (self._until is not None or self.process.closed)
+            connection.send(self._head + b",".join(records) + (b'],"done":true}}' if last else b"]}}"))
+            if last:
+                self.done = True
+                self.stop()
+
+    def _finish(self) -> None:
+        self.done = True
+        self.receiver.connection.send(self._head + b'],"done":true}}')
+        self.stop()
+
+    def _encode(self, entry: Entry) -> bytes:
+        kind = EntryKind(entry.kind)
+        head = b'{"seq":%d,"kind":%s,"time":%.6f' % (entry.seq, _KIND[kind], entry.time_ns / 1e9)
+        if kind in STREAM_FILES:
+            return b'%s,"chunk":"%s"}' % (head, b64encode(self.process.log.data(entry)))
+        if kind is EntryKind.EXITED:
+            code = b"null" if entry.exit_code == UNKNOWN_EXIT else b"%d" % entry.exit_code
+            number = b"%d" % entry.signal if entry.signal else b"null"
+            return b'%s,"exitCode":%s,"signal":%s}' % (head, code, number)
+        return head + b"}"
+
+
+assert TURN >= CHUNK

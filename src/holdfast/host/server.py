@@ -1,0 +1,345 @@
+"""The host itself: its state directory, its sessions, and every process it keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import time
+import uuid
+from collections import deque
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.clock import boot_id, monotonic
+from holdfast.directories import private_directory
+from holdfast.errors import InvalidRequest
+from holdfast.host import spawn
+from holdfast.host.log import ProcessLog
+from holdfast.host.poller import Poller
+from holdfast.host.process import Description, HostedProcess, Started
+from holdfast.host.recovery import recover
+from holdfast.host.session import Session
+from holdfast.host.tree import MARKER, Tree, end_tree, start_time
+
+#: Seconds for which a closed process of a session stays readable (the reference implementation's).
+RETAIN_CLOSED: Final = 80.0
+#: Seconds for which a session waits for its client to come back.
+RETAIN_SESSION: Final = 80.0
+#: Seconds between looks at what is to be cleaned up.
+_SWEEP: Final = 2.0
+#: Seconds that persistent processes get to end by themselves when the host is told to stop.
+STOP_GRACE: Final = 2.0
+#: Seconds that a host which is told to stop waits for the last streams to close.
+_LAST_CLOSE: Final = 1.0
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+_log = logging.getLogger(__name__)
+
+
+class StateDirectoryInUse(InvalidRequest):
+    """Another host has this state directory."""
+
+    code = "state_directory_in_use"
+
+
+class DuplicateProcess(InvalidRequest):
+    """A process of that id exists already."""
+
+    code = "duplicate_process"
+
+
+def lock_directory(directory: Path) -> int:
+    """Make this process the only host of *directory*; returns the descriptor that holds the lock.
+
+    :raises StateDirectoryInUse: another one has it
+    """
+    private_directory(directory)
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise StateDirectoryInUse(
+            f"Another host is running with the state directory {directory}.",
+            hint="Connect to that one, or choose another --state-dir.",
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+    return lock
+
+
+class ProcessHost:
+    """Owns processes.  Everything happens on the event loop's thread, one thing at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = lock_directory(directory)
+        self.directory = directory
+        self._processes_directory = os.fspath(private_directory(directory / "processes"))
+        self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._poller = Poller(self._loop)
+        #: Random for each run of the host; part of the names of the directories that it makes.
+        self.instance_id = secrets.token_hex(8)
+        self._count = 0
+        self._boot_id = boot_id()
+        self.sessions: dict[str, Session] = {}
+        #: Processes that live in the namespace of the host, by id.
+        self.persistent: dict[str, HostedProcess] = {}
+        #: Every process that is not closed.
+        self.live: set[HostedProcess] = set()
+        self.connections = 0
+        self._idle_since = monotonic()
+        self._expiring: deque[tuple[float, HostedProcess]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._all_closed = asyncio.Event()
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+
+    # Life of the host
+
+    def recover(self) -> None:
+        """Bring back what earlier runs left: their logs readable, what they lost declared lost and ended."""
+        for found in recover(self._processes_directory, self._poller, self._process_closed):
+            process = found.process
+            session_id = process.description.session_id
+            if session_id is None:
+                self.persistent[process.process_id] = process
+            else:
+                session = self.sessions.get(session_id)
+                if session is None:
+                    session = self.sessions[session_id] = Session(session_id)
+                    session.detached_at = monotonic()
+                session.processes[process.process_id] = process
+                self._expiring.append((monotonic() + RETAIN_CLOSED, process))
+            if found.survivors is not None:
+                self._spawn_task(self._end_lost(process, found.survivors))
+
+    async def _end_lost(self, process: HostedProcess, tree: Tree) -> None:
+        ending = await end_tree(tree, grace=STOP_GRACE)
+        for member in ending.ended:
+            _log.warning(
+                "ended pid %d (%s), left over by lost process %r", member.pid, member.command, process.process_id
+            )
+        for member in ending.survivors:
+            _log.error(
+                "pid %d (%s), left over by lost process %r, cannot be ended",
+                member.pid,
+                member.command,
+                process.process_id,
+            )
+
+    async def stop(self) -> None:
+        """End every process and release the directory."""
+        self._stopping = True
+        self._all_closed.clear()
+        self._sweeper.cancel()
+        await asyncio.gather(*(self._end(process) for process in tuple(self.live)))
+        if self.live:
+            try:
+                await asyncio.wait_for(self._all_closed.wait(), _LAST_CLOSE)
+            except TimeoutError:
+                # A stranger holds a stream open, or the disk is full: recovery will say so.
+                pass
+        for task in tuple(self._tasks):
+            task.cancel()
+        self._poller.close()
+        os.close(self._home)
+        os.close(self._lock)
+
+    async def _end(self, process: HostedProcess) -> None:
+        if process.tree is None:
+            return
+        if process.description.session_id is not None:
+            process.kill_group()
+            await end_tree(process.tree, grace=0.0)
+        else:
+            await end_tree(process.tree, grace=STOP_GRACE)
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since the last moment with a connection or a live process; 0 while there is one."""
+        return 0.0 if self.connections or self.live else monotonic() - self._idle_since
+
+    def connection_opened(self) -> None:
+        """Count a connection."""
+        self.connections += 1
+
+    def connection_closed(self) -> None:
+        """Count it off."""
+        self.connections -= 1
+        self._idle_since = monotonic()
+
+    def _spawn_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Sessions
+
+    def open_session(self) -> Session:
+        """Begin a session for a new client."""
+        session = Session(str(uuid.uuid4()))
+        self.sessions[session.session_id] = session
+        return session
+
+    def session_detached(self, session: Session) -> None:
+        """The client is gone; the session waits for it for a while."""
+        session.detached_at = monotonic()
+
+    def _expire_session(self, session: Session) -> None:
+        del self.sessions[session.session_id]
+        for process in session.processes.values():
+            if process.closed:
+                self._remove(process)
+            else:
+                self._spawn_task(self._end(process))
+
+    # Processes
+
+    def start(
+        self,
+        session: Session | None,
+        process_id: str,
+        *,
+        argv: list[str],
+        program: str,
+        cwd: str,
+        env: Mapping[str, str],
+        tty: bool,
+        pipe_stdin: bool,
+        stdin_file: str | None = None,
+    ) -> HostedProcess:
+        """Start a process in *session*, or in the namespace of the host if that is None.
+
+        :raises DuplicateProcess: the id is taken
+        :raises OSError: the reason why it did not start; nothing runs and nothing is left
+        :raises ValueError: a NUL byte where there cannot be one
+        """
+        namespace = self.persistent if session is None else session.processes
+        if process_id in namespace:
+            raise DuplicateProcess(f"process {process_id} already exists")
+        marker: str | None = None
+        if session is None:
+            marker = secrets.token_hex(16)
+            env = {**env, MARKER: marker}
+        description = Description(
+            process_id=process_id,
+            session_id=None if session is None else session.session_id,
+            argv=argv,
+            cwd=cwd,
+            tty=tty,
+            marker=marker,
+            created_ns=time.time_ns(),
+            boot_id=self._boot_id,
+        )
+        self._count += 1
+        directory = f"{self._processes_directory}/{self.instance_id}-{self._count}"
+        os.mkdir(directory, 0o700)
+        log: ProcessLog | None = None
+        record = -1
+        preparation: spawn.Preparation | None = None
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            record = os.open(f"{directory}/process", flags, 0o600)
+            os.write(record, msgspec.json.encode(description) + b"\n")
+            log = ProcessLog.create(directory)
+            preparation = spawn.prepare(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
+            pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
+        except BaseException:
+            if preparation is not None:
+                preparation.close()
+            if log is not None:
+                log.close()
+            if record >= 0:
+                os.close(record)
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        preparation.release()
+        ticks = start_time(pid)
+        process = HostedProcess(description, directory, log, poller=self._poller, on_closed=self._process_closed)
+        try:
+            os.write(record, msgspec.json.encode(Started(pid=pid, started=ticks)) + b"\n")
+        except OSError:
+            # A full disk right after the start.  Recovery would find the process by its marker or not at all, which
+            # only matters if the host is killed as well; the process runs and is not punished for it.
+            pass
+        finally:
+            os.close(record)
+        process.started(pid, ticks, preparation.streams)
+        namespace[process_id] = process
+        self.live.add(process)
+        return process
+
+    def _process_closed(self, process: HostedProcess) -> None:
+        self.live.discard(process)
+        self._idle_since = monotonic()
+        if not self.live:
+            self._all_closed.set()
+        session_id = process.description.session_id
+        if session_id is None:
+            return
+        if session_id in self.sessions:
+            self._expiring.append((monotonic() + RETAIN_CLOSED, process))
+        else:
+            self._remove(process)
+
+    def _remove(self, process: HostedProcess) -> None:
+        """Forget a closed process; its directory is deleted by the next sweep's thread."""
+        self._expiring.append((0.0, process))
+
+    # Cleaning up
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        for session in tuple(self.sessions.values()):
+            if session.connection is None and now - session.detached_at > RETAIN_SESSION:
+                self._expire_session(session)
+        doomed: list[str] = []
+        keep: list[tuple[float, HostedProcess]] = []
+        while self._expiring and len(doomed) < 1000:
+            deadline, process = self._expiring.popleft()
+            if deadline > now:
+                keep.append((deadline, process))
+                break
+            session = self.sessions.get(process.description.session_id or "")
+            if session is not None and session.processes.get(process.process_id) is process:
+                del session.processes[process.process_id]
+            doomed.append(process.directory)
+        self._expiring.extendleft(keep)
+        if doomed:
+            self._spawn_task(asyncio.to_thread(_remove_directories, doomed))
+        self._reap_orphans()
+        if not self._stopping:
+            self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+
+    def _reap_orphans(self) -> None:
+        """Reap what became our child because its own parent died."""
+        hosted = {process.pid for process in self.live}
+        while True:
+            try:
+                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if info is None or info.si_pid in hosted:
+                return
+            os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
+
+
+def _remove_directories(directories: list[str]) -> None:
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def describe_os_error(error: OSError) -> str:
+    """An operating-system error in the words of the reference implementation."""
+    return f"{os.strerror(error.errno or 0)} (os error {error.errno or 0})"

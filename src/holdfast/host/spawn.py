@@ -1,0 +1,194 @@
+"""Starting one child: three streams or a terminal, its own session, and nothing else inherited.
+
+``posix_spawn`` is used because it never copies the host's address space and reports why an exec failed.  It has no
+"change directory" and searches the wrong PATH, so both are done here: the host changes its own directory around the
+call (only the event-loop thread ever uses relative paths), and the program is looked up in the child's PATH.
+
+A terminal becomes the controlling one because the child, already a session leader, is the one who opens it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import stat
+import struct
+import termios
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from holdfast.host.log import EntryKind
+
+#: Rows and columns of a new terminal (the reference implementation's).
+TERMINAL_SIZE: Final = (24, 80)
+#: Capacity asked for each output pipe, in bytes: a child may run this far ahead before it waits for the host.
+PIPE_CAPACITY: Final = 256 * 1024
+#: Where a program is looked for when the child has no PATH.
+_DEFAULT_PATH: Final = "/usr/local/bin:/bin:/usr/bin"
+
+_F_SETPIPE_SZ: Final = 1031
+#: Dispositions that this interpreter changed and a child must not inherit.
+_RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+
+
+@dataclass(slots=True)
+class Streams:
+    """The host's ends of a child's streams, all non-blocking."""
+
+    #: Where input is written (a pipe or the terminal), or -1.
+    stdin: int
+    #: Descriptor and kind of each stream that is read.
+    outputs: dict[int, EntryKind]
+    tty: bool
+
+    def close(self) -> None:
+        """Close all of them."""
+        for descriptor in {self.stdin, *self.outputs}:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+@dataclass(slots=True)
+class Preparation:
+    """The streams of a child that is about to be started, with the ends that it will get."""
+
+    streams: Streams
+    #: ``posix_spawn`` file actions.
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]]
+    #: Descriptors that are closed once the child has its own copies.
+    child_ends: list[int]
+
+    def close(self) -> None:
+        """Give up before the start."""
+        self.streams.close()
+        self.release()
+
+    def release(self) -> None:
+        """Close the child's ends."""
+        for descriptor in self.child_ends:
+            os.close(descriptor)
+        self.child_ends = []
+
+
+def prepare(*, tty: bool, pipe_stdin: bool, stdin_file: str | None = None) -> Preparation:
+    """Open the streams of a child.
+
+    :raises OSError: *stdin_file* cannot be opened, is a symlink or is not a regular file; or no descriptors are left
+    """
+    if tty:
+        return _prepare_terminal()
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    preparation = Preparation(Streams(-1, {}, False), actions, [])
+    try:
+        if stdin_file is not None:
+            source = _open_regular(stdin_file)
+            preparation.child_ends.append(source)
+            actions.append((os.POSIX_SPAWN_DUP2, source, 0))
+        elif pipe_stdin:
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            preparation.child_ends.append(read_end)
+            preparation.streams.stdin = write_end
+            os.set_blocking(write_end, False)
+            actions.append((os.POSIX_SPAWN_DUP2, read_end, 0))
+        else:
+            actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
+        for number, kind in ((1, EntryKind.STDOUT), (2, EntryKind.STDERR)):
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            preparation.child_ends.append(write_end)
+            preparation.streams.outputs[read_end] = kind
+            os.set_blocking(read_end, False)
+            _enlarge(read_end)
+            actions.append((os.POSIX_SPAWN_DUP2, write_end, number))
+    except BaseException:
+        preparation.close()
+        raise
+    return preparation
+
+
+def _enlarge(pipe: int) -> None:
+    try:
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, PIPE_CAPACITY)
+    except OSError:
+        # The user's quota of pipe memory is spent; the default capacity works as well, only slower.
+        pass
+
+
+def _open_regular(path: str) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _prepare_terminal() -> Preparation:
+    master, slave = os.openpty()
+    try:
+        rows, columns = TERMINAL_SIZE
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        os.set_blocking(master, False)
+        name = os.ttyname(slave)
+    except BaseException:
+        os.close(master)
+        os.close(slave)
+        raise
+    return Preparation(
+        Streams(master, {master: EntryKind.PTY}, True),
+        [
+            (os.POSIX_SPAWN_OPEN, 0, name, os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, 0, 1),
+            (os.POSIX_SPAWN_DUP2, 0, 2),
+        ],
+        [slave],
+    )
+
+
+def spawn(
+    preparation: Preparation,
+    argv: list[str],
+    *,
+    program: str,
+    cwd: str,
+    env: Mapping[str, str],
+    home: int,
+) -> int:
+    """Start *program* with *argv* in *cwd* with exactly *env*; returns its pid.
+
+    *home* is a descriptor of the directory that the host itself lives in.  The child leads a session and a process
+    group of its own.
+
+    :raises OSError: with the reason of the operating system; nothing runs
+    :raises ValueError: a NUL byte in an argument or in the environment
+    """
+    os.chdir(cwd)
+    try:
+        refusal: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        for candidate in _candidates(program, env):
+            try:
+                return os.posix_spawn(
+                    candidate,
+                    argv,
+                    env,
+                    file_actions=preparation.actions,
+                    setsid=True,
+                    setsigmask=(),
+                    setsigdef=_RESET_SIGNALS,
+                )
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except PermissionError as error:
+                # As execvp does it: a later entry of PATH may still work, but this is the reason to report.
+                refusal = error
+        raise refusal
+    finally:
+        os.fchdir(home)
+
+
+def _candidates(program: str, env: Mapping[str, str]) -> list[str]:
+    if "/" in program:
+        return [program]
+    return [os.path.join(entry, program) for entry in env.get("PATH", _DEFAULT_PATH).split(":")]

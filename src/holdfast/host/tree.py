@@ -1,0 +1,233 @@
+"""Everything that a hosted process left running: found, and ended without ever hitting a stranger.
+
+A process belongs to the tree of a hosted one if it descends from it, if it is in its session or process group, if it
+descends from something seen earlier to belong, or if it carries the environment marker that the host gave.  Pids are
+used again by the kernel, so a process is always (pid, start time), and signals go through a pidfd that was opened
+before the start time was checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from holdfast.clock import monotonic
+
+#: The variable that marks the children of a hosted process; see :class:`Tree`.
+MARKER: Final = "HOLDFAST_PROCESS"
+#: Seconds to wait after SIGKILL before a process counts as unkillable (stuck in the kernel).
+_KILL_PATIENCE: Final = 5.0
+#: Seconds between looks for new members while an ending goes on.
+_RESCAN: Final = 0.1
+
+
+class OsProcess(NamedTuple):
+    """One process of the operating system, as ``/proc`` shows it."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    #: Clock ticks since boot; with the pid this identifies a process for as long as the machine is up.
+    started: int
+    command: str
+    #: False for a zombie: it has ended and only waits to be reaped.
+    alive: bool
+
+
+def read_process(pid: int) -> OsProcess | None:
+    """What ``/proc`` knows of *pid*; None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(4096)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command is in parentheses and may itself contain parentheses and spaces.
+    before, _, after = text.rpartition(b")")
+    fields = after.split()
+    if len(fields) < 20:
+        return None
+    return OsProcess(
+        pid=pid,
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        started=int(fields[19]),
+        command=before.partition(b"(")[2].decode("utf-8", "replace"),
+        alive=fields[0] not in (b"Z", b"X"),
+    )
+
+
+def start_time(pid: int) -> int:
+    """Start time of *pid* in clock ticks since boot, or 0 if it is gone."""
+    process = read_process(pid)
+    return process.started if process else 0
+
+
+def all_processes() -> dict[int, OsProcess]:
+    """Every process of the machine, by pid."""
+    found: dict[int, OsProcess] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            process = read_process(int(name))
+            if process is not None:
+                found[process.pid] = process
+    return found
+
+
+def _carries(pid: int, marker: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return marker in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+@dataclass
+class Tree:
+    """The tree of one hosted process."""
+
+    #: The hosted process itself.
+    pid: int
+    started: int
+    #: Value of :data:`MARKER` in the environment of the hosted process, if it was given one.
+    marker: str | None = None
+    #: Processes that were seen to belong, with their start times: orphans are recognised by it.
+    seen: dict[int, int] = field(default_factory=dict[int, int])
+
+    def members(self) -> list[OsProcess]:
+        """What is alive of the tree now, the hosted process first.  Reads all of ``/proc``: not for a hot path."""
+        processes = all_processes()
+        roots = {self.pid: self.started, **self.seen}
+        belongs = {pid for pid, started in roots.items() if (own := processes.get(pid)) and own.started == started}
+        # A session number that now is somebody else's pid was used again: it proves nothing any more.
+        leader = processes.get(self.pid)
+        session_is_ours = leader is None or leader.started == self.started
+        strangers: list[OsProcess] = []
+        for process in processes.values():
+            if process.pid in belongs or process.started < self.started:
+                continue
+            if session_is_ours and self.pid in (process.session, process.group):
+                belongs.add(process.pid)
+            else:
+                strangers.append(process)
+        if self.marker is not None:
+            wanted = f"{MARKER}={self.marker}".encode()
+            belongs.update(process.pid for process in strangers if _carries(process.pid, wanted))
+        children: dict[int, list[int]] = {}
+        for process in strangers:
+            children.setdefault(process.parent, []).append(process.pid)
+        pending = list(belongs)
+        while pending:
+            for child in children.get(pending.pop(), ()):
+                if child not in belongs:
+                    belongs.add(child)
+                    pending.append(child)
+        belongs.discard(os.getpid())
+        for pid in belongs:
+            self.seen[pid] = processes[pid].started
+        alive = [processes[pid] for pid in belongs if processes[pid].alive]
+        return sorted(alive, key=lambda process: (process.pid != self.pid, process.pid))
+
+
+def send(process: OsProcess, number: int) -> bool:
+    """Send signal *number* to exactly this process; False if it is gone."""
+    handle = _open(process)
+    if handle is None:
+        return False
+    try:
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _open(process: OsProcess) -> int | None:
+    """A pidfd of exactly this process; None if it is gone."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    now = read_process(process.pid)
+    if now is None or now.started != process.started:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _wait_for_end(handles: Iterable[int], timeout: float) -> None:
+    """Wait until every process behind *handles* has ended, at most *timeout* seconds."""
+    deadline = monotonic() + timeout
+    waiting = set(handles)
+    poll = select.poll()
+    for handle in waiting:
+        poll.register(handle, select.POLLIN)
+    while waiting:
+        left = deadline - monotonic()
+        ready = poll.poll(max(0, int(left * 1000) + 1))
+        if not ready:
+            return
+        for handle, _ in ready:
+            poll.unregister(handle)
+            waiting.discard(handle)
+
+
+@dataclass
+class Ending:
+    """What an ending found and what it could not end."""
+
+    ended: list[OsProcess]
+    survivors: list[OsProcess]
+
+
+async def end_tree(tree: Tree, *, grace: float) -> Ending:
+    """SIGTERM to the whole tree, then after *grace* seconds SIGKILL, until nothing of it is alive.
+
+    New members are looked for all the while.  What ignores SIGKILL for five seconds is reported as a survivor.
+    """
+    return await asyncio.to_thread(_end_tree, tree, grace)
+
+
+def _end_tree(tree: Tree, grace: float) -> Ending:
+    found: dict[tuple[int, int], OsProcess] = {}
+    began = monotonic()
+    kill_at = began + grace
+    give_up_at = kill_at + _KILL_PATIENCE
+    asked: set[tuple[int, int]] = set()
+    while True:
+        members = tree.members()
+        now = monotonic()
+        if not members or now >= give_up_at:
+            survivors = {(process.pid, process.started) for process in members}
+            ended = [process for identity, process in found.items() if identity not in survivors]
+            return Ending(ended, members)
+        killing = now >= kill_at
+        handles: list[int] = []
+        try:
+            for process in members:
+                identity = (process.pid, process.started)
+                found.setdefault(identity, process)
+                handle = _open(process)
+                if handle is None:
+                    continue
+                handles.append(handle)
+                if killing or identity not in asked:
+                    asked.add(identity)
+                    try:
+                        signal.pidfd_send_signal(handle, signal.SIGKILL if killing else signal.SIGTERM)
+                        if not killing:
+                            # A stopped process would not see the request.
+                            signal.pidfd_send_signal(handle, signal.SIGCONT)
+                    except ProcessLookupError:
+                        pass
+            _wait_for_end(handles, _RESCAN if killing else min(_RESCAN, max(0.0, kill_at - now)))
+        finally:
+            for handle in handles:
+                os.close(handle)

@@ -1,0 +1,202 @@
+"""Newline-delimited JSON: over a Unix socket, or over standard input and output.
+
+One message is one line, LF or CRLF; blank lines are ignored; a last line without its newline at end of file is no
+message.  The Unix transport speaks lines rather than WebSocket: there is no browser to defend against behind a 0600
+socket, and lines need no masking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, cast
+
+from holdfast.jsonrpc.connection import BACKLOG_LIMIT, HIGH_WATER, LOW_WATER, Connection, MessageHandler
+from holdfast.jsonrpc.messages import MESSAGE_LIMIT
+
+#: Makes the handler of a new connection, or returns None to refuse it.
+Accept = Callable[[Connection], MessageHandler | None]
+
+
+class LineConnection(asyncio.Protocol, Connection):
+    """Both ends of a stream of lines."""
+
+    def __init__(self, accept: Accept, *, peer: str, origin: str, expected_uid: int | None = None) -> None:
+        self.peer = peer
+        self.origin = origin
+        self._accept = accept
+        self._expected_uid = expected_uid
+        self._handler: MessageHandler | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast(asyncio.Transport, transport)
+        if self._expected_uid is not None and _peer_uid(stream.get_extra_info("socket")) != self._expected_uid:
+            stream.abort()
+            return
+        self.attach_writer(stream)
+        self._handler = self._accept(self)
+        if self._handler is None:
+            stream.abort()
+
+    def attach_writer(self, transport: asyncio.WriteTransport) -> None:
+        """Send through *transport* from now on."""
+        self._transport = transport
+        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+
+    def data_received(self, data: bytes) -> None:
+        handler = self._handler
+        if handler is None:
+            return
+        if b"\n" not in data:
+            self._hold(data)
+            return
+        lines = data.split(b"\n")
+        if self._parts:
+            self._parts.append(lines[0])
+            lines[0] = b"".join(self._parts)
+            self._parts = []
+        rest = lines.pop()
+        self._size = 0
+        if rest:
+            self._hold(rest)
+        for line in lines:
+            if len(line) > MESSAGE_LIMIT:
+                self.close()
+                return
+            if line and not line.isspace():
+                handler.message_received(line)
+
+    def _hold(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > MESSAGE_LIMIT:
+            self._parts = []
+            self.close()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.connection_lost()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self._handler is not None:
+            self._handler.writing_resumed()
+
+    def send(self, message: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(message + b"\n")
+        if not self.writable and transport.get_write_buffer_size() > BACKLOG_LIMIT:
+            transport.abort()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _peer_uid(endpoint: socket.socket) -> int:
+    credentials = endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[1]
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Bind a listening socket at *path*, mode 0600 from its first instant.
+
+    The caller holds whatever lock makes it safe to remove a socket that an earlier run left there.
+    """
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    before = os.umask(0o077)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    listener.listen(128)
+    return listener
+
+
+async def serve_unix(listener: socket.socket, accept: Accept) -> asyncio.Server:
+    """Serve lines on a bound Unix socket; peers that run as another user are dropped."""
+    loop = asyncio.get_running_loop()
+    return await loop.create_unix_server(
+        lambda: LineConnection(accept, peer="unix", origin="exec-server unix socket", expected_uid=os.geteuid()),
+        sock=listener,
+    )
+
+
+async def connect_unix(path: Path, accept: Accept) -> Connection:
+    """Connect to a Unix socket.
+
+    :raises OSError: nobody listens there
+    """
+    loop = asyncio.get_running_loop()
+    _, protocol = await loop.create_unix_connection(
+        lambda: LineConnection(accept, peer=str(path), origin="exec-server unix socket"), str(path)
+    )
+    return protocol
+
+
+async def serve_stdio(reader: IO[bytes], writer: IO[bytes], accept: Accept) -> Connection:
+    """Serve the one connection that standard input and output make."""
+    loop = asyncio.get_running_loop()
+    connection = LineConnection(accept, peer="stdio", origin="exec-server stdio")
+    transport, _ = await loop.connect_write_pipe(lambda: _Forwarding(connection), writer)
+    await loop.connect_read_pipe(lambda: _StdioReader(connection, accept, transport), reader)
+    return connection
+
+
+class _Forwarding(asyncio.BaseProtocol):
+    """Passes the flow control of the write pipe to the connection."""
+
+    def __init__(self, connection: LineConnection) -> None:
+        self._connection = connection
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+
+
+class _StdioReader(asyncio.Protocol):
+    """Passes what arrives on the read pipe to the connection, and makes its handler when the pipe is ready."""
+
+    def __init__(self, connection: LineConnection, accept: Accept, writer: asyncio.WriteTransport) -> None:
+        self._connection = connection
+        self._accept = accept
+        self._writer = writer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connection.attach_writer(self._writer)
+        self._connection._handler = self._accept(self._connection)  # pyright: ignore[reportPrivateUsage]
+
+    def data_received(self, data: bytes) -> None:
+        self._connection.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)

@@ -1,0 +1,188 @@
+"""WebSocket on TCP, as the reference exec-server serves it, with its faults mended.
+
+Only path ``/`` upgrades (a query is allowed), ``/readyz`` answers 200, and any request with an ``Origin`` header is a
+browser's and gets 403.  ``TCP_NODELAY`` is on, messages above 1 MiB go out in fragments (Codex as a client refuses
+frames above 16 MiB), and close frames carry a code and a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+from picows import (
+    WSCloseCode,
+    WSError,
+    WSFrame,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    WSUpgradeRequest,
+    WSUpgradeResponse,
+    WSUpgradeResponseWithListener,
+    ws_connect,  # pyright: ignore[reportUnknownVariableType]
+    ws_create_server,  # pyright: ignore[reportUnknownVariableType]
+)
+
+from holdfast.jsonrpc.connection import BACKLOG_LIMIT, HIGH_WATER, LOW_WATER, Connection, MessageHandler
+from holdfast.jsonrpc.messages import MESSAGE_LIMIT
+
+#: Messages above this size leave in fragments of this size, in bytes.
+FRAGMENT: Final = 1024 * 1024
+#: Seconds of silence after which a peer is asked for a sign of life, and seconds it has to give one.
+PING_AFTER: Final = 30.0
+PONG_WITHIN: Final = 30.0
+
+Accept = Callable[[Connection], MessageHandler | None]
+#: Decides on the headers of an upgrade: None admits, a text refuses with 401.
+Authorize = Callable[[Mapping[str, str]], str | None]
+
+
+class WebSocketConnection(WSListener, Connection):
+    """Either end of one WebSocket."""
+
+    def __init__(self, accept: Accept) -> None:
+        self._accept = accept
+        self._handler: MessageHandler | None = None
+        self._transport: WSTransport | None = None
+        self._fragments: list[bytes] = []
+        self._size = 0
+        self.writable = True
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        underlying = transport.underlying_transport
+        address = underlying.get_extra_info("peername")
+        self.peer = f"{address[0]}:{address[1]}"
+        self.origin = f"exec-server websocket {self.peer}"
+        underlying.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        self._transport = transport
+        self._handler = self._accept(self)
+        if self._handler is None:
+            self.close(1013, "not accepting connections")
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        kind = frame.msg_type
+        if kind in (WSMsgType.TEXT, WSMsgType.BINARY):
+            if frame.fin:
+                if self._handler is not None:
+                    self._handler.message_received(frame.get_payload_as_bytes())
+                return
+            self._fragments = [frame.get_payload_as_bytes()]
+            self._size = len(self._fragments[0])
+        elif kind is WSMsgType.CONTINUATION:
+            part = frame.get_payload_as_bytes()
+            self._fragments.append(part)
+            self._size += len(part)
+            if self._size > MESSAGE_LIMIT:
+                self._fragments = []
+                self.close(1009, "message too big")
+            elif frame.fin:
+                message = b"".join(self._fragments)
+                self._fragments = []
+                if self._handler is not None:
+                    self._handler.message_received(message)
+        elif kind is WSMsgType.CLOSE:
+            transport.send_close(frame.get_close_code())
+            transport.disconnect()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self._transport = None
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.connection_lost()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self._handler is not None:
+            self._handler.writing_resumed()
+
+    def send(self, message: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_disconnected:
+            return
+        if len(message) <= FRAGMENT:
+            transport.send(WSMsgType.TEXT, message)
+        else:
+            view = memoryview(message)
+            kind = WSMsgType.TEXT
+            for start in range(0, len(view), FRAGMENT):
+                transport.send(kind, view[start : start + FRAGMENT], start + FRAGMENT >= len(view))
+                kind = WSMsgType.CONTINUATION
+        if not self.writable and transport.underlying_transport.get_write_buffer_size() > BACKLOG_LIMIT:
+            transport.disconnect(False)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        if self._transport is not None and not self._transport.is_disconnected:
+            self._transport.send_close(_close_code(code), reason.encode())
+            self._transport.disconnect()
+
+
+def _close_code(code: int) -> WSCloseCode:
+    try:
+        return WSCloseCode(code)
+    except ValueError:
+        return WSCloseCode.POLICY_VIOLATION
+
+
+def _answer(status: HTTPStatus, text: str = "") -> WSUpgradeResponseWithListener:
+    body = text.encode()
+    if status is HTTPStatus.OK:
+        return WSUpgradeResponseWithListener(WSUpgradeResponse.create_ok_response(body), None)
+    return WSUpgradeResponseWithListener(WSUpgradeResponse.create_error_response(status, body), None)
+
+
+async def serve_websocket(
+    listener: socket.socket, accept: Accept, authorize: Authorize | None = None
+) -> asyncio.Server:
+    """Serve WebSocket connections on a bound TCP socket."""
+
+    def route(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
+        headers = request.headers
+        if "Origin" in headers:
+            return _answer(HTTPStatus.FORBIDDEN)
+        path = request.path.split(b"?", 1)[0]
+        if path == b"/readyz":
+            return _answer(HTTPStatus.OK)
+        if path != b"/":
+            return _answer(HTTPStatus.NOT_FOUND)
+        if authorize is not None:
+            refusal = authorize(headers)
+            if refusal is not None:
+                return _answer(HTTPStatus.UNAUTHORIZED, refusal)
+        return WebSocketConnection(accept)
+
+    return await ws_create_server(
+        route,
+        sock=listener,
+        max_frame_size=MESSAGE_LIMIT + 1024,
+        enable_auto_ping=True,
+        auto_ping_idle_timeout=PING_AFTER,
+        auto_ping_reply_timeout=PONG_WITHIN,
+    )
+
+
+async def connect_websocket(
+    url: str, accept: Accept, *, token: str | None = None, timeout: float | None = 10.0
+) -> Connection:
+    """Connect to a WebSocket server, with a bearer *token* if one is given.
+
+    :raises OSError: nobody listens there, or the server refused the upgrade
+    """
+    connection = WebSocketConnection(accept)
+    try:
+        await ws_connect(
+            lambda: connection,
+            url,
+            max_frame_size=MESSAGE_LIMIT * 2,
+            websocket_handshake_timeout=timeout,
+            extra_headers={"Authorization": f"Bearer {token}"} if token is not None else None,
+        )
+    except WSError as error:
+        raise ConnectionRefusedError(f"{url} refused the connection: {error}") from error
+    return connection
