@@ -1,0 +1,139 @@
+"""Claude Code, run once per turn as ``claude -p --output-format stream-json`` with the prompt on standard input.
+
+What the three sandboxes mean here, measured on 2.1.329:
+
+* *read-only*: ``--restricted`` with the tools Bash, Glob, Grep and Read in the mode ``dontAsk``.  No tool that edits
+  exists; a shell command runs only if Claude Code itself recognises it as one that only reads (``git log`` does, the
+  same with ``--output=FILE`` does not); settings files of user and repository, which could widen that, are not read;
+  no MCP server is started.  Credentials that live in a settings file (``apiKeyHelper``, ``env``) are therefore not
+  seen: they belong into the environment or the managed settings.
+* *workspace-write*: the mode ``acceptEdits`` with Bash allowed.  Edits outside the working directory are denied; what
+  a shell command may touch is limited by Claude Code's own sandbox only if the user's settings enable it.
+* *danger-full-access*: the mode ``bypassPermissions``, which Claude Code refuses to root.
+
+Nobody is ever asked (``--permission-prompts none``): what would need a person is denied, and reported as denied.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from holdfast.agents import claude_events, foreign, options, program
+from holdfast.agents.adapter import Agent, AgentMissing, Installation, Launch, Login, Probe, Sandbox, Work
+from holdfast.agents.environment import agent_environment
+from holdfast.agents.events import Event, TurnFailed
+from holdfast.agents.failure import FailureClass
+
+_INSTALL = "npm install -g @anthropic-ai/claude-code"
+
+_PERMISSIONS: dict[Sandbox, list[str]] = {
+    # --tools and --allowedTools take any number of values, so an option has to follow them.
+    Sandbox.READ_ONLY: [
+        "--restricted", "--strict-mcp-config", "--tools", "Bash,Glob,Grep,Read", "--permission-mode", "dontAsk",
+    ],
+    Sandbox.WORKSPACE_WRITE: ["--allowedTools", "Bash", "--permission-mode", "acceptEdits"],
+    Sandbox.DANGER_FULL_ACCESS: ["--permission-mode", "bypassPermissions"],
+}  # fmt: skip
+
+#: Clouds that can serve the model instead of Anthropic: the variable that chooses each, and the secrets it needs.
+_CLOUDS: dict[str, tuple[str, ...]] = {
+    "CLAUDE_CODE_USE_BEDROCK": ("AWS_*",),
+    "CLAUDE_CODE_USE_ANTHROPIC_AWS": ("AWS_*",),
+    "CLAUDE_CODE_USE_MANTLE": ("AWS_*",),
+    "CLAUDE_CODE_USE_VERTEX": ("GOOGLE_*", "GCLOUD_*", "CLOUDSDK_*"),
+    "CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD": ("GOOGLE_*", "GCLOUD_*", "CLOUDSDK_*"),
+    "CLAUDE_CODE_USE_FOUNDRY": ("AZURE_*",),
+}
+
+
+class ClaudeAgent(Agent):
+    """The ``claude`` command of the npm package ``@anthropic-ai/claude-code`` or of the native installer."""
+
+    name = "claude"
+    title = "Claude Code"
+
+    def __init__(self, *, command: Sequence[str] = ("claude",), pass_env: Sequence[str] = ()) -> None:
+        self._command = list(command)
+        self._pass_env = tuple(pass_env)
+
+    def find(self, environment: Mapping[str, str]) -> Installation:
+        found = program.locate(self._command[0], environment)
+        if found is None:
+            raise AgentMissing(
+                f"The claude command was not found (looked for {self._command[0]!r} on PATH).",
+                hint=f"Install it: {_INSTALL}",
+            )
+        return Installation(command=[str(found), *self._command[1:]])
+
+    def probe(self, installation: Installation, environment: Mapping[str, str]) -> Probe:
+        env = self._environment(environment, Path.cwd())
+        version = program.ask([*installation.command, "--version"], env)
+        if version.exit_code != 0:
+            return Probe(
+                version=None,
+                login=Login.UNKNOWN,
+                detail=f"{installation.command[0]} --version failed: {version.stderr.strip()[-200:]}",
+                hint=f"Install it again: {_INSTALL}",
+            )
+        name = version.stdout.strip().removesuffix(" (Claude Code)")
+        status = program.ask([*installation.command, "auth", "status"], env)
+        try:
+            said: object = msgspec.json.decode(status.stdout)
+        except msgspec.DecodeError:
+            said = None
+        if not foreign.is_object(said) or foreign.flag(said, "loggedIn") is None:
+            return Probe(version=name, login=Login.UNKNOWN, detail="This version cannot say whether it is logged in.")
+        if foreign.flag(said, "loggedIn"):
+            method = foreign.text(said, "authMethod") or "unknown method"
+            provider = foreign.text(said, "apiProvider") or "unknown provider"
+            return Probe(version=name, login=Login.YES, detail=f"Logged in: {method}, {provider}.")
+        return Probe(version=name, login=Login.NO, detail="Not logged in.", hint="Log in: claude auth login")
+
+    def launch(self, installation: Installation, work: Work, environment: Mapping[str, str]) -> Launch:
+        options.check(work, self.title)
+        thread_id = options.require_uuid(work.resume, self.title) if work.resume is not None else str(uuid.uuid4())
+        argv = [*installation.command, "-p", "--output-format", "stream-json", "--verbose"]
+        if work.add_dirs:
+            argv += ["--add-dir", *(str(directory) for directory in work.add_dirs)]
+        argv += [*_PERMISSIONS[work.sandbox], "--permission-prompts", "none"]
+        argv += ["--resume" if work.resume is not None else "--session-id", thread_id]
+        if work.model is not None:
+            argv += ["--model", work.model]
+        if work.effort is not None:
+            argv += ["--effort", work.effort]
+        return Launch(argv=argv, env=self._environment(environment, work.cwd), thread_id=thread_id)
+
+    def interpret(self, line: bytes) -> list[Event]:
+        return claude_events.interpret(line)
+
+    def diagnose(self, *, stderr_tail: str, exit_code: int | None) -> list[Event]:
+        for line in stderr_tail.splitlines():
+            if line.startswith("error: "):
+                # The option parser's; everything that Claude Code itself has to say begins differently.
+                return [TurnFailed(failure=claude_events.failure(line, failure_class=_usage_error(line)))]
+            known = claude_events.by_message(line)
+            if known is not None:
+                return [TurnFailed(failure=claude_events.failure(line, failure_class=known))]
+        if exit_code in (None, 0):
+            return []
+        lines = [line.strip() for line in stderr_tail.splitlines() if line.startswith(("Error", "API Error"))]
+        return [TurnFailed(failure=claude_events.failure(lines[0]))] if lines else []
+
+    def _environment(self, environment: Mapping[str, str], cwd: Path) -> dict[str, str]:
+        own = ["ANTHROPIC_*", "CLAUDE_*"]
+        for switch, names in _CLOUDS.items():
+            own += names if environment.get(switch) else ()
+        chosen = agent_environment(environment, cwd=cwd, own=own, passed=self._pass_env)
+        # Without it a refusal to start is told on standard error alone, in prose.
+        chosen["CLAUDE_CODE_STARTUP_FAILURE_RESULTS"] = "1"
+        # A run must not replace the program of the runs beside it.
+        chosen.setdefault("DISABLE_AUTOUPDATER", "1")
+        return chosen
+
+
+def _usage_error(line: str) -> FailureClass:
+    return FailureClass.BACKEND_INCOMPATIBLE if line.startswith("error: unknown option") else FailureClass.BAD_REQUEST

@@ -1,0 +1,54 @@
+"""Finding an agent's program, and asking it short questions that need no model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+#: How long a question such as ``--version`` may take, in seconds.  A cold start of a 370 MB binary takes about one.
+QUESTION_TIMEOUT = 10.0
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program said; ``exit_code`` is ``None`` when it did not run or did not finish in time."""
+
+    exit_code: int | None
+    stdout: str
+    stderr: str
+
+
+def locate(command: str, environment: Mapping[str, str]) -> Path | None:
+    """The executable that *command* means to somebody with this *environment*, as an absolute path.
+
+    A command with a slash is a path (``~`` is understood); any other is looked up in ``PATH``.
+    """
+    if "/" in command:
+        path = Path(command).expanduser().absolute()
+        return path if path.is_file() and os.access(path, os.X_OK) else None
+    found = shutil.which(command, path=environment.get("PATH", os.defpath))
+    return Path(found).absolute() if found else None
+
+
+def ask(argv: Sequence[str], environment: Mapping[str, str]) -> Answer:
+    """Run a short command to its end with nothing on standard input; never raises, kills it at the time limit."""
+    try:
+        done = subprocess.run(
+            list(argv),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=QUESTION_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Answer(exit_code=None, stdout="", stderr=str(error))
+    return Answer(
+        exit_code=done.returncode,
+        stdout=done.stdout.decode("utf-8", errors="replace"),
+        stderr=done.stderr.decode("utf-8", errors="replace"),
+    )
