@@ -30,6 +30,8 @@ from holdfast.tasks.view import Progress, TaskView
 ANSWER_TIMEOUT: Final = 30.0
 #: Seconds of silence on a followed stream after which the reader looks whether the daemon still answers.
 STREAM_SILENCE: Final = 60.0
+#: Seconds in which every active task has been ended, results and all.
+CANCEL_TIMEOUT: Final = 300.0
 #: Seconds that one ``wait`` call asks for at most (the daemon's own bound).
 WAIT_BOUND: Final = 60.0
 
@@ -77,8 +79,8 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     gap: tuple[int, int] | None = None
     seq: int = 0
     kind: str = ""
-    #: RFC 3339, UTC.
-    time: str | float | None = None
+    #: UTC seconds since the epoch.
+    time: float = 0.0
     data_base64: str = ""
     exit_code: int | None = None
     signal: int | None = None
@@ -94,9 +96,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     seq: int
     table: str
-    key: str
+    #: The primary key of the row.
+    key: list[str | int]
     operation: str
-    at: str | float
+    #: UTC seconds since the epoch.
+    at: float
 
 
 class Stopping(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +128,7 @@ class _ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     message: str
     hint: str | None = None
+    exit_code: int | None = None
 
 
 class _ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,10 +213,12 @@ class DaemonClient:
         )
         return self._decode(self._call("POST", "/v1/tasks", body), TaskView)
 
-    def tasks(self, *, active: bool = False, limit: int | None = None) -> list[TaskView]:
+    def tasks(
+        self, *, active: bool = False, limit: int | None = None, timeout: float = ANSWER_TIMEOUT
+    ) -> list[TaskView]:
         """Tasks, newest first."""
         query = {"active": "1" if active else None, "limit": limit}
-        return self._decode(self._call("GET", "/v1/tasks", query=query), _TaskList).tasks
+        return self._decode(self._call("GET", "/v1/tasks", query=query, timeout=timeout), _TaskList).tasks
 
     def task(self, task_id: str) -> TaskView:
         """One task; *task_id* may be any unique prefix of an id, here and everywhere else.
@@ -246,13 +253,14 @@ class DaemonClient:
         """Read what :meth:`result_document` gave."""
         return cls._decode(document, Result)
 
-    def cancel(self, task_id: str) -> TaskView:
+    def cancel(self, task_id: str, *, timeout: float = ANSWER_TIMEOUT) -> TaskView:
         """Ask for the end of a task; a finished one stays as it is."""
-        return self._decode(self._call("POST", _task_path(task_id, "cancel")), TaskView)
+        return self._decode(self._call("POST", _task_path(task_id, "cancel"), timeout=timeout), TaskView)
 
     def shutdown(self, *, cancel: bool = False) -> Stopping:
-        """Stop the daemon; with *cancel* the active tasks end too."""
-        return self._decode(self._call("POST", "/v1/shutdown", _Shutdown(cancel=cancel)), Stopping)
+        """Stop the daemon; with *cancel* the active tasks are ended first, and the answer comes when they have."""
+        timeout = CANCEL_TIMEOUT if cancel else ANSWER_TIMEOUT
+        return self._decode(self._call("POST", "/v1/shutdown", _Shutdown(cancel=cancel), timeout=timeout), Stopping)
 
     # --- streams --------------------------------------------------------------------------------------------------
 
@@ -263,34 +271,42 @@ class DaemonClient:
             while chunk := response.read(_CHUNK):
                 yield chunk
 
-    def progress(self, task_id: str, *, after: str | None = None, follow: bool = True) -> Iterator[Progress]:
+    def progress(
+        self, task_id: str, *, after: str | None = None, follow: bool = True, silence: float = STREAM_SILENCE
+    ) -> Iterator[Progress]:
         """What the task did behind the cursor *after*; with *follow* until it is finished.
 
-        :raises StreamSilent: nothing came for a long time
+        :raises StreamSilent: nothing came for *silence* seconds
         """
         query = {"after": after, "follow": "1" if follow else None}
-        return self._lines(_task_path(task_id, "progress"), query, Progress, follow)
+        return self._lines(_task_path(task_id, "progress"), query, Progress, silence if follow else ANSWER_TIMEOUT)
 
     def log(
-        self, task_id: str, *, after: int = 0, attempt: int | None = None, follow: bool = False
+        self,
+        task_id: str,
+        *,
+        after: int = 0,
+        attempt: int | None = None,
+        follow: bool = False,
     ) -> Iterator[LogEntry]:
         """The records of the log of the task's process behind sequence number *after*."""
         query = {"after": after or None, "attempt": attempt, "follow": "1" if follow else None}
-        return self._lines(_task_path(task_id, "log"), query, LogEntry, follow)
+        return self._lines(_task_path(task_id, "log"), query, LogEntry, _silence(follow))
 
     def changes(self, *, after: int = 0, follow: bool = False) -> Iterator[Change]:
         """The change feed behind *after*."""
-        return self._lines("/v1/changes", {"after": after, "follow": "1" if follow else None}, Change, follow)
+        return self._lines("/v1/changes", {"after": after, "follow": "1" if follow else None}, Change, _silence(follow))
 
     # --- the wire -------------------------------------------------------------------------------------------------
 
-    def _lines(self, path: str, query: Mapping[str, object], kind: type[_T], follow: bool) -> Iterator[_T]:
-        timeout = STREAM_SILENCE if follow else ANSWER_TIMEOUT
+    def _lines(self, path: str, query: Mapping[str, object], kind: type[_T], timeout: float) -> Iterator[_T]:
         with self._response("GET", _target(path, query), timeout=timeout) as response:
             rest = b""
             while chunk := response.read1(_CHUNK):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
+                    if line.startswith(_ERROR_LINE):
+                        raise _rebuild(response.status, line)
                     if line:
                         yield self._decode(line, kind)
             if rest:
@@ -346,6 +362,8 @@ class DaemonClient:
             ) from error
 
 
+#: A stream that fails on the way says so in its last line.
+_ERROR_LINE: Final = b'{"error":'
 _HINT_DOCTOR: Final = "Try again; if that does not help, run: holdfast doctor"
 
 
@@ -357,6 +375,10 @@ def _task_path(task_id: str, verb: str | None = None) -> str:
 def _target(path: str, query: Mapping[str, object]) -> str:
     given = {name: value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path
+
+
+def _silence(follow: bool) -> float:
+    return STREAM_SILENCE if follow else ANSWER_TIMEOUT
 
 
 def _reason(error: Exception) -> str:
@@ -371,8 +393,9 @@ def _rebuild(status: int, body: bytes) -> HoldfastError:
         return InternalError(f"The daemon answered {status}: {body[:200]!r}", hint=_HINT_DOCTOR)
     kind = _KNOWN_ERRORS.get(error.code)
     if kind is None:
-        base = Unavailable if status == 503 else InternalError if status >= 500 else InvalidRequest
-        kind = type(base.__name__, (base,), {"code": error.code, "__doc__": f"The daemon answered {error.code!r}."})
+        base = Unavailable if status == 503 else InvalidRequest if 400 <= status < 500 else InternalError
+        exit_code = base.exit_code if error.exit_code is None else error.exit_code
+        kind = type(base.__name__, (base,), {"code": error.code, "exit_code": exit_code, "__doc__": base.__doc__})
     return kind(error.message, hint=error.hint)
 
 

@@ -1,0 +1,53 @@
+"""What the shell can complete behind a command: agents, and ids of tasks if a daemon answers.  Starts nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from holdfast.errors import HoldfastError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+#: A person waits for the completion.
+_PATIENCE: Final = 1.0
+
+
+def agents(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of agents."""
+    from click.shell_completion import CompletionItem
+
+    from holdfast.agents.registry import known_agents
+
+    return [
+        CompletionItem(agent.name, help=agent.title) for agent in known_agents() if agent.name.startswith(incomplete)
+    ]
+
+
+def tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of recent tasks, newest first."""
+    return _tasks(incomplete, active=False)
+
+
+def active_tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of tasks that are not finished."""
+    return _tasks(incomplete, active=True)
+
+
+def _tasks(incomplete: str, *, active: bool) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    from holdfast.daemon.lifecycle import connect_existing
+    from holdfast.directories import state_directory
+
+    try:
+        client = connect_existing(state_directory())
+        views = [] if client is None else client.tasks(active=active, limit=50, timeout=_PATIENCE)
+    except HoldfastError:
+        # Completion is a courtesy: the command itself will say what is wrong.
+        return []
+    return [
+        CompletionItem(view.id, help=view.label or view.summary) for view in views if view.id.startswith(incomplete)
+    ]

@@ -1,0 +1,102 @@
+"""The entry point: finds the command, runs it, and turns whatever went wrong into a sentence and an exit status.
+
+Commands are imported when they are used.  ``holdfast --help`` imports none of them, and waiting for a task does not
+import what only the daemon needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import click
+
+import holdfast
+from holdfast.cli import error_report, terminal
+from holdfast.errors import HoldfastError
+
+#: Command, what it does in a few words.  The module has the command's name, and so has the click command in it.
+COMMANDS: Final[dict[str, str]] = {
+    "run": "Give an agent a piece of work, wait, and print its answer.",
+    "start": "Give an agent a piece of work and print the task's id at once.",
+    "wait": "Wait for tasks to finish, and print how they ended.",
+    "result": "Print the answer or the result document of a finished task.",
+    "list": "List tasks, newest first.",
+    "status": "Show one task, or the daemon itself.",
+    "logs": "Show what a task did and what its process wrote.",
+    "cancel": "End tasks, whole process trees included.",
+    "agents": "List the agents that can be run, and what is installed.",
+    "doctor": "Check everything that Holdfast needs, and say how to repair it.",
+    "up": "Start the daemon (commands that need it do so by themselves).",
+    "down": "Stop the daemon; running tasks go on without it.",
+    "completion": "Print the completion script of a shell.",
+    "version": "Print the version.",
+    "exec-server": "Run a host: keep processes and their logs for clients.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules of this package, imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"holdfast.cli.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
+@click.version_option(holdfast.__version__, message="holdfast %(version)s")
+def cli() -> None:
+    """Run coding agents so that they can be trusted: no lost output, no false status, no vanished result.
+
+    \b
+      holdfast run codex "Review the last commit"
+      holdfast run claude --write "Fix the failing test"
+      git diff | holdfast run codex --prompt-file -
+    """
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status."""
+    as_json = error_report.wants_json(arguments)
+    try:
+        context = cli.make_context("holdfast", list(arguments))
+        with context:
+            status = cli.invoke(context)
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.exceptions.NoArgsIsHelpError as help_:
+        terminal.tell(help_.format_message())
+        return 2
+    except click.ClickException as error:
+        return error_report.report(error_report.from_click(error, arguments, list(COMMANDS)), as_json=as_json)
+    except HoldfastError as error:
+        return error_report.report(error, as_json=as_json)
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and leave."""
+    if "_HOLDFAST_COMPLETE" in os.environ:
+        cli.main(prog_name="holdfast")
+    try:
+        status = execute(sys.argv[1:])
+    except terminal.PipeClosed:
+        status = terminal.PIPE_CLOSED_EXIT
+    except KeyboardInterrupt:
+        terminal.tell("")
+        status = terminal.INTERRUPTED_EXIT
+    sys.exit(status)

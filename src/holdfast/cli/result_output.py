@@ -1,0 +1,189 @@
+"""How a finished task is shown: the answer alone, a receipt, or the result document; and why it is not a success."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from holdfast.agents.failure import Remedy
+from holdfast.cli import duration, terminal
+from holdfast.cli.daemon_access import Daemon
+from holdfast.cli.error_report import UsageError
+from holdfast.daemon.client import DaemonClient
+from holdfast.errors import InternalError
+from holdfast.tasks.result import Result, Status
+
+
+class Format(StrEnum):
+    """What goes to standard output."""
+
+    #: The answer, byte for byte.
+    TEXT = "text"
+    #: Where the answer lies: ``OUTPUT_PATH=``, ``OUTPUT_BYTES=`` and, unless it is 0, ``EXIT_CODE=``.
+    RECEIPT = "receipt"
+    #: A receipt with ``STATUS=``, ``TASK=``, ``THREAD=`` and ``SHA256=``.
+    RECEIPT_EXTENDED = "receipt-extended"
+    #: The result document on one line.
+    JSON = "json"
+    #: Progress as it comes, one object a line; the last line is the result document.
+    JSONL = "jsonl"
+
+
+#: Outcomes whose answer is shown although it is not the whole: the exit status and standard error say so.
+_SHOWS_ANSWER: Final = frozenset({Status.COMPLETED, Status.PARTIAL, Status.NO_SIGNAL})
+
+_SENTENCES: Final[dict[Status, str]] = {
+    Status.PARTIAL: "The agent was stopped at a budget; what it said is not the whole.",
+    Status.NO_SIGNAL: "The agent reported success but said nothing; that is no success.",
+    Status.FAILED: "The agent failed.",
+    Status.TIMEOUT: "A time limit was reached and the agent was ended.",
+    Status.CANCELLED: "The task was cancelled.",
+    Status.ABORTED: "The machine or the host went away before the end was seen; nothing is left running.",
+    Status.UNAVAILABLE: "The agent could not be started.",
+    Status.REJECTED: "The request was refused; nothing was started.",
+    Status.OUTCOME_UNKNOWN: "How the task ended cannot be told, and something of it may still be running.",
+}
+
+
+def choose(name: str | None, *, as_json: bool, output_file: str | None = None) -> Format:
+    """The format that the options ask for; an answer that goes to a file is answered by a receipt."""
+    if as_json and name not in (None, Format.JSON):
+        raise UsageError(f"--json and --format {name} contradict each other.", hint="Leave one of them out.")
+    if as_json:
+        return Format.JSON
+    if name is not None:
+        return Format(name)
+    return Format.TEXT if output_file is None else Format.RECEIPT
+
+
+def show(daemon: Daemon, task_id: str, wanted: Format, *, quiet: bool = False) -> int:
+    """Print how the finished task ended, and return the exit status that says the same.
+
+    :raises NotFinished: it has no result yet
+    """
+    document = daemon.call(lambda client: client.result_document(task_id))
+    result = DaemonClient.decode_result(document)
+    if wanted in (Format.JSON, Format.JSONL):
+        terminal.write([document if b"\n" not in document else msgspec.json.encode(result), b"\n"])
+    elif wanted in (Format.RECEIPT, Format.RECEIPT_EXTENDED):
+        terminal.write_line("\n".join(receipt(result, extended=wanted is Format.RECEIPT_EXTENDED)))
+    elif result.status in _SHOWS_ANSWER and result.message.bytes:
+        last = terminal.write(_checked(daemon.client.message(result.task_id), result))
+        if last != ord("\n") and terminal.is_terminal(sys.stdout):
+            terminal.write([b"\n"])
+    if wanted not in (Format.JSON, Format.JSONL):
+        explain(result, quiet=quiet)
+    return result.exit.wrapper_code
+
+
+def receipt(result: Result, *, extended: bool) -> list[str]:
+    """The lines of a receipt.  ``OUTPUT_BYTES`` is always a number."""
+    if result.output.path is not None:
+        path, size, digest = result.output.path, result.output.bytes, result.output.sha256
+    else:
+        path, size, digest = result.message.path, result.message.bytes, result.message.sha256
+    lines = [f"OUTPUT_PATH={terminal.printable(path or '')}", f"OUTPUT_BYTES={size or 0}"]
+    if result.exit.wrapper_code != 0:
+        lines.append(f"EXIT_CODE={result.exit.wrapper_code}")
+    if extended:
+        lines += [
+            f"STATUS={result.status}",
+            f"TASK={result.task_id}",
+            f"THREAD={terminal.printable(result.thread.id or '')}",
+            f"SHA256={digest or ''}",
+        ]
+    return lines
+
+
+def explain(result: Result, *, quiet: bool) -> None:
+    """Say on standard error what a caller must know besides the answer."""
+    if result.status is not Status.COMPLETED or not result.ok:
+        terminal.tell("\n".join(_failure(result)))
+        return
+    if quiet:
+        return
+    style = terminal.Style(sys.stderr)
+    for warning in result.warnings:
+        terminal.tell(f"{style('yellow', 'warning:')} {terminal.printable(warning)}")
+    if terminal.is_terminal(sys.stderr):
+        terminal.tell(style("dim", _epilogue(result)))
+
+
+def _failure(result: Result) -> Iterator[str]:
+    style = terminal.Style(sys.stderr)
+    error = result.error
+    sentence = error.message if error is not None else _SENTENCES.get(result.status, "The task is not a success.")
+    details: list[str] = [result.status]
+    if error is not None:
+        details.append(error.error_class)
+        if error.upstream_code and error.upstream_code != error.error_class:
+            details.append(error.upstream_code)
+        if error.http_status is not None:
+            details.append(f"HTTP {error.http_status}")
+    first, *more = sentence.strip().splitlines() or [""]
+    yield f"{style('red', 'error:')} {terminal.printable(first)} ({terminal.printable(', '.join(details))})"
+    yield from (f"       {terminal.printable(line)}" for line in more)
+    if error is not None:
+        for remedy in error.remedy:
+            yield from _remedy(remedy, style)
+        if error.retry_after_s is not None:
+            yield f"{style('bold', 'hint:')} It can be tried again after {duration.words(error.retry_after_s)}."
+        elif error.retryable:
+            yield f"{style('bold', 'hint:')} The same request may succeed when it is tried again."
+        for title, tail in (("stderr", error.stderr_tail), ("stdout", error.stdout_tail)):
+            if tail:
+                yield style("dim", f"last lines of the agent's {title}:")
+                yield from (style("dim", f"  | {terminal.printable(line)}") for line in tail)
+    for warning in result.warnings:
+        yield f"{style('yellow', 'warning:')} {terminal.printable(warning)}"
+    if result.exit.leftover_pids:
+        pids = " ".join(map(str, result.exit.leftover_pids))
+        yield f"{style('yellow', 'warning:')} These processes of the task could not be ended: {pids}"
+    if result.status not in _SHOWS_ANSWER and result.message.bytes:
+        command = f"holdfast result {result.task_id} --field message"
+        yield f"said:   {result.message.bytes} bytes until then; read them with: {command}"
+    yield f"task:   {result.task_id}; everything about it: holdfast result {result.task_id} --json"
+    if result.thread.id is not None:
+        agent = shlex.quote(result.backend.name)
+        yield f'resume: holdfast run {agent} --resume {result.task_id} "..."'
+
+
+def _remedy(remedy: Remedy, style: terminal.Style) -> Iterator[str]:
+    yield f"{style('bold', 'hint:')} {terminal.printable(remedy.text)}"
+    if remedy.argv:
+        yield f"      $ {terminal.printable(shlex.join(remedy.argv))}"
+
+
+def _epilogue(result: Result) -> str:
+    facts = [f"{result.backend.name} completed in {duration.words(result.timing.wall_ms / 1000)}"]
+    if result.tool_uses.total:
+        facts.append(f"{result.tool_uses.total} tool use{'s' * (result.tool_uses.total != 1)}")
+    changed = len(result.files.changed)
+    if changed:
+        facts.append(f"{changed} file{'s' * (changed != 1)} changed")
+    if result.usage.output_tokens is not None and result.usage.input_tokens is not None:
+        facts.append(f"{result.usage.input_tokens:,} tokens in, {result.usage.output_tokens:,} out")
+    facts.append(f"task {result.task_id}")
+    return terminal.printable(" · ".join(facts))
+
+
+def _checked(chunks: Iterable[bytes], result: Result) -> Iterator[bytes]:
+    """Pass on *chunks*, and make sure at the end that they were the answer, all of it."""
+    digest = hashlib.sha256()
+    size = 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+        yield chunk
+    expected = result.message.sha256
+    if size != result.message.bytes or (expected is not None and digest.hexdigest() != expected):
+        raise InternalError(
+            f"The {size} bytes that arrived are not the {result.message.bytes} bytes of the answer.",
+            hint=f"Read it again with 'holdfast result {result.task_id}', or from {result.message.path}.",
+        )

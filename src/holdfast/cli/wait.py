@@ -1,0 +1,113 @@
+"""``holdfast wait``: stay with tasks until they are finished."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+
+import click
+
+from holdfast.cli import completion_values, duration, progress_display, result_output, terminal
+from holdfast.cli.daemon_access import Daemon
+from holdfast.cli.error_report import UsageError
+from holdfast.cli.follow import Follower, StillRunning, deadline_after, until_finished
+from holdfast.cli.output_options import output_options
+from holdfast.cli.result_output import Format
+from holdfast.errors import HoldfastError
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=completion_values.tasks)
+@click.option("--any", "any_", is_flag=True, help="Return when the first of several tasks is finished.")
+@click.option("--all", "all_", is_flag=True, help="Return when all are finished (the default).")
+@click.option(
+    "--timeout",
+    metavar="DURATION",
+    callback=duration.option,
+    help="Stop waiting after this long, with exit status 75; the tasks go on.",
+)
+@output_options
+def wait(
+    *,
+    ids: tuple[str, ...],
+    any_: bool,
+    all_: bool,
+    timeout: float | None,
+    output_format: str | None,
+    as_json: bool,
+    quiet: bool,
+    progress: str,
+) -> int:
+    """Wait for tasks to finish and print how they ended.
+
+    One task is shown as 'holdfast run' shows it, and the exit status is its own.  Of several tasks each is one line
+    (with --json one result document), in the order in which they finish; the exit status is 0 if all of them completed,
+    else that of the first one, as you named them, that did not.
+
+    The exit status is 75 when --timeout comes first.  Ctrl-C only stops the waiting.
+    """
+    if any_ and all_:
+        raise UsageError("--any and --all contradict each other.", hint="Leave one of them out.")
+    wanted = result_output.choose(output_format, as_json=as_json)
+    deadline = deadline_after(timeout)
+    with Daemon() as daemon:
+        # Every id is looked up first, so that a wrong one is refused at once and not after an hour.
+        views = {view.id: view for view in [daemon.call(lambda client, i=i: client.task(i)) for i in ids]}
+        if len(views) > 1:
+            return _wait_for_several(daemon, list(views), deadline, first_only=any_, wanted=wanted)
+        (view,) = views.values()
+        display = (
+            progress_display.JsonLines()
+            if wanted is Format.JSONL
+            else progress_display.choose(progress, view.agent, quiet=quiet)
+        )
+        try:
+            for line in Follower(daemon, view.id, deadline=deadline).lines():
+                display.show(line)
+        finally:
+            display.close()
+        return result_output.show(daemon, view.id, wanted, quiet=quiet)
+
+
+def _wait_for_several(
+    daemon: Daemon, ids: Sequence[str], deadline: float | None, *, first_only: bool, wanted: Format
+) -> int:
+    """Wait with one thread for each task; print each as it finishes."""
+    finished: queue.SimpleQueue[tuple[str, HoldfastError | None]] = queue.SimpleQueue()
+
+    def attend(task_id: str) -> None:
+        try:
+            until_finished(daemon, task_id, deadline=deadline)
+        except HoldfastError as error:
+            finished.put((task_id, error))
+        else:
+            finished.put((task_id, None))
+
+    for task_id in ids:
+        threading.Thread(target=attend, args=(task_id,), name=f"wait {task_id}", daemon=True).start()
+    statuses: dict[str, int] = {}
+    running: list[str] = []
+    for _ in ids:
+        task_id, error = finished.get()
+        if isinstance(error, StillRunning):
+            running.append(task_id)
+            continue
+        if error is not None:
+            raise error
+        statuses[task_id] = _show_one(daemon, task_id, wanted)
+        if first_only:
+            return statuses[task_id]
+    if running:
+        still = ", ".join(sorted(running))
+        raise StillRunning(f"Still running: {still}.", hint=f"Go on waiting with: holdfast wait {' '.join(running)}")
+    return next((statuses[task_id] for task_id in ids if statuses[task_id] != 0), 0)
+
+
+def _show_one(daemon: Daemon, task_id: str, wanted: Format) -> int:
+    if wanted is not Format.TEXT:
+        return result_output.show(daemon, task_id, wanted, quiet=True)
+    result = daemon.call(lambda client: client.result(task_id))
+    label = f"  {terminal.printable(result.label)}" if result.label else ""
+    terminal.write_line(f"{task_id}  {result.status}  {duration.words(result.timing.wall_ms / 1000)}{label}")
+    return result.exit.wrapper_code
