@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .harness import RunningServer, find_codex, start_codex, start_host
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    directory = tmp_path / "state"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+@pytest.fixture
+def host(state: Path) -> Iterator[RunningServer]:
+    """Our host on a Unix socket."""
+    server = start_host(state)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["holdfast", pytest.param("codex", marks=pytest.mark.real_agent)])
+def either(request: pytest.FixtureRequest, tmp_path: Path, state: Path) -> Iterator[RunningServer]:
+    """Our host and the reference implementation, on WebSocket: the same conversation has to work with both."""
+    if request.param == "holdfast":
+        server = start_host(state, "ws://127.0.0.1:0")
+    else:
+        codex = find_codex()
+        if codex is None:
+            reason = "no codex found (HOLDFAST_TEST_CODEX, .tools/agents, PATH): nothing to compare with"
+            if os.environ.get("HOLDFAST_REQUIRE_AGENTS"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        server = start_codex(codex, tmp_path / "codex-home")
+    yield server
+    server.stop()

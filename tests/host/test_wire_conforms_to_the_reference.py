@@ -1,0 +1,388 @@
+"""The same conversations with our host and with the real ``codex exec-server``; what they answer must agree."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .harness import PATH, RunningServer, WireClient, until_dead, within, write_params
+
+
+@pytest.fixture
+async def client(either: RunningServer) -> Any:
+    connected = await WireClient.connect(either.url)
+    yield connected
+    await connected.close()
+
+
+async def test_initialize_describes_the_environment(either: RunningServer) -> None:
+    client = await WireClient.connect(either.url, initialize=False)
+    result = await client.result("initialize", {"clientName": ""})
+    info = result["environmentInfo"]
+    assert set(info) >= {"shell", "executorVersion", "providerId", "cwd", "userHomeDir", "platformOs", "capabilities"}
+    assert info["platformOs"] == "linux"
+    assert info["cwd"].startswith("file:///")
+    assert set(info["shell"]) == {"name", "path"}
+    client.notify("initialized")
+    assert await client.result("environment/info") == info
+    assert await client.result("environment/info", {}) == info
+    assert await client.result("environment/status") == {"status": "ready"}
+
+
+async def test_requests_before_the_handshake_are_refused(either: RunningServer) -> None:
+    client = await WireClient.connect(either.url, initialize=False)
+    read = {"processId": "x"}
+    assert await client.error("process/read", read) == (-32600, "client must call initialize before using exec methods")
+    assert await client.error("environment/info") == (
+        -32600,
+        "client must call initialize before using environment info methods",
+    )
+    assert await client.error("process/read", {}) == (-32602, "missing field `processId`")
+    assert await client.error("nope/nope", {}) == (-32601, "exec-server stub does not implement `nope/nope` yet")
+    await client.result("initialize", {"clientName": "x"})
+    assert await client.error("process/read", read) == (
+        -32600,
+        "client must send initialized before using exec methods",
+    )
+    client.notify("initialized")
+    assert await client.error("process/read", read) == (-32600, "unknown process id x")
+    assert (await client.error("initialize", {"clientName": "x"}))[0] == -32600
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "not json", "[]", "1", "null", "{}", '{"id":51}', '{"id":52,"method":5}', '{"id":null,"method":"x"}',
+     '{"id":1.5,"method":"x"}', '{"id":9223372036854775808,"method":"x"}', '{"id":1,"method":"x","trace":5}'],
+)  # fmt: skip
+async def test_malformed_messages_are_answered_and_the_connection_stays(client: WireClient, text: str) -> None:
+    client.send(text)
+    reply = await client.reply(-1)
+    assert reply["error"]["code"] == -32600
+    assert reply["error"]["message"].startswith(
+        "failed to parse websocket JSON-RPC message from exec-server websocket 127.0.0.1:"
+    )
+    assert await client.result("environment/status") == {"status": "ready"}
+
+
+async def test_ids_may_be_strings_and_any_signed_64_bit_number(client: WireClient) -> None:
+    for text, identity in (("-7", -7), ("9223372036854775807", 2**63 - 1), ('"s"', "s")):
+        client.send(f'{{"jsonrpc":"2.0","id":{text},"method":"environment/status","extra":true}}')
+        assert (await client.reply(identity))["result"] == {"status": "ready"}
+
+
+@pytest.mark.parametrize("message", ['{"method":"nope"}', '{"id":77,"result":{}}'])
+async def test_what_nobody_asked_for_ends_the_connection(client: WireClient, message: str) -> None:
+    client.send(message)
+    await client.until_lost()
+
+
+async def test_a_pipe_process_from_start_to_closed(client: WireClient) -> None:
+    script = "echo hi; sleep 0.1; echo err >&2; sleep 0.1; exit 3"
+    assert await client.start("p", "/bin/sh", "-c", script) == {"processId": "p", "sandboxType": "none"}
+    await client.until_closed("p")
+    told = [(n["method"], {k: v for k, v in n["params"].items() if k != "processId"}) for n in client.of("p")]
+    assert told == [
+        ("process/output", {"seq": 1, "stream": "stdout", "chunk": "aGkK"}),
+        ("process/output", {"seq": 2, "stream": "stderr", "chunk": "ZXJyCg=="}),
+        ("process/exited", {"seq": 3, "exitCode": 3, "sandboxDenied": False}),
+        ("process/closed", {"seq": 4}),
+    ]
+    whole = {
+        "chunks": [
+            {"seq": 1, "stream": "stdout", "chunk": "aGkK"},
+            {"seq": 2, "stream": "stderr", "chunk": "ZXJyCg=="},
+        ],
+        "nextSeq": 5,
+        "exited": True,
+        "exitCode": 3,
+        "closed": True,
+        "failure": None,
+        "sandboxDenied": False,
+    }
+    assert await client.result("process/read", {"processId": "p"}) == whole
+    assert await client.result("process/read", {"processId": "p", "afterSeq": None, "maxBytes": None}) == whole
+    later = await client.result("process/read", {"processId": "p", "afterSeq": 1})
+    assert [chunk["seq"] for chunk in later["chunks"]] == [2]
+    for after in (2, 4, 1000):
+        end = await client.result("process/read", {"processId": "p", "afterSeq": after, "waitMs": 2**64 - 1})
+        assert end == {**whole, "chunks": []}
+
+
+async def test_reads_are_cut_by_size_but_never_to_nothing(client: WireClient) -> None:
+    script = "for i in 1 2 3; do printf 'line%s.\\n' $i; sleep 0.15; done"
+    await client.start("r", "/bin/sh", "-c", script)
+    await client.until_closed("r")
+    assert client.methods("r")[:3] == ["output"] * 3
+    for size, count, next_seq in (
+        (0, 1, 2),
+        (1, 1, 2),
+        (7, 1, 2),
+        (13, 1, 2),
+        (14, 2, 3),
+        (20, 2, 3),
+        (21, 3, 4),
+        (22, 3, 6),
+    ):
+        read = await client.result("process/read", {"processId": "r", "maxBytes": size})
+        assert len(read["chunks"]) == count, size
+        assert read["nextSeq"] == next_seq, size
+
+
+async def test_a_long_poll_ends_with_output_exit_close_or_time(client: WireClient) -> None:
+    await client.start("l", "/bin/sh", "-c", "read x; echo $x; read y; exit 7", pipeStdin=True)
+    empty = await client.result("process/read", {"processId": "l", "waitMs": 20})
+    assert (empty["chunks"], empty["nextSeq"], empty["exited"]) == ([], 1, False)
+    await client.result("process/write", write_params("l", b"one\n", "1"))
+    read = await client.result("process/read", {"processId": "l", "waitMs": 10000})
+    assert read["chunks"] == [{"seq": 1, "stream": "stdout", "chunk": "b25lCg=="}]
+    await client.result("process/write", write_params("l", b"two\n", "2"))
+    read = await client.result("process/read", {"processId": "l", "afterSeq": 1, "waitMs": 10000})
+    assert (read["exited"], read["exitCode"]) == (True, 7)
+    read = await client.result("process/read", {"processId": "l", "afterSeq": 2, "waitMs": 10000})
+    assert (read["closed"], read["nextSeq"]) == (True, 4)
+
+
+async def test_writes_are_in_order_and_once_for_each_id(client: WireClient) -> None:
+    await client.start("w", "/bin/cat", pipeStdin=True)
+    for data, identity in ((b"one\n", "1"), (b"again\n", "1"), (b"", "2"), (b"two\n", "3")):
+        assert await client.result("process/write", write_params("w", data, identity)) == {"status": "accepted"}
+    await client.until_output("w", b"two\n")
+    assert client.output("w") == b"one\ntwo\n"
+    bad = {"processId": "w", "chunk": "eA=="}
+    assert await client.error("process/write", bad) == (-32602, "missing field `writeId`")
+    assert await client.error("process/write", {**bad, "writeId": ""}) == (-32602, "writeId must not be empty")
+    for chunk in ("!!!", "aGk", "aGk=\n", "_-8="):
+        code, _ = await client.error("process/write", {**bad, "chunk": chunk, "writeId": "x"})
+        assert code == -32602, chunk
+    assert await client.result("process/terminate", {"processId": "w"}) == {"running": True}
+    await client.until_closed("w")
+    assert client.of("w")[-2]["params"]["exitCode"] == 137
+
+
+async def test_stdin_is_empty_unless_asked_for(client: WireClient) -> None:
+    await client.start("n", "/bin/sh", "-c", "cat; readlink /proc/self/fd/0; sleep 0.2")
+    answer = await client.result("process/write", write_params("n", b"x", "1"))
+    assert answer == {"status": "stdinClosed"}
+    await client.until_closed("n")
+    assert client.output("n") == b"/dev/null\n"
+
+
+async def test_unknown_processes(client: WireClient) -> None:
+    assert await client.error("process/read", {"processId": "nope", "waitMs": 10}) == (
+        -32600,
+        "unknown process id nope",
+    )
+    assert await client.result("process/write", write_params("nope", b"x", "1")) == {"status": "unknownProcess"}
+    assert await client.result("process/signal", {"processId": "nope", "signal": "interrupt"}) == {}
+    assert await client.result("process/terminate", {"processId": "nope"}) == {"running": False}
+
+
+async def test_a_process_id_is_taken_until_it_is_forgotten(client: WireClient) -> None:
+    start = {"processId": "d", "argv": ["/bin/sleep", "0.1"], "cwd": "file:///tmp", "env": {}, "tty": False}
+    await client.result("process/start", start)
+    assert await client.error("process/start", start) == (-32600, "process d already exists")
+    await client.until_closed("d")
+    assert await client.error("process/start", start) == (-32600, "process d already exists")
+    for odd in ("", "ü/☃ " * 50):
+        assert (await client.start(odd, "/bin/echo", "x"))["processId"] == odd
+        await client.until_closed(odd)
+
+
+async def test_refused_starts(client: WireClient, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("no shebang")
+    start: dict[str, Any] = {"argv": ["/bin/true"], "cwd": "file:///tmp", "env": {"PATH": PATH}, "tty": False}
+    enoent = (-32603, "No such file or directory (os error 2)")
+    cases: list[tuple[dict[str, Any], tuple[int, str]]] = [
+        ({"argv": []}, (-32602, "argv must not be empty")),
+        ({"argv": [""]}, (-32603, "missing program for pipe spawn")),
+        ({"argv": [""], "tty": True}, (-32603, "missing program for PTY spawn")),
+        ({"argv": ["/no/such/binary"]}, enoent),
+        ({"argv": ["no-such-binary-xyz"]}, enoent),
+        ({"cwd": "file:///nonexistent/dir"}, enoent),
+        ({"argv": ["/tmp"]}, (-32603, "Permission denied (os error 13)")),
+        ({"argv": [str(plain)]}, (-32603, "Permission denied (os error 13)")),
+        ({"cwd": f"file://{plain}"}, (-32603, "Not a directory (os error 20)")),
+        ({"cwd": "/tmp"}, (-32602, "invalid URI: relative URL without a base")),
+        ({"cwd": "http://x/tmp"}, (-32602, "unsupported path URI scheme `http`")),
+        ({"cwd": "file:///tmp?x=1"}, (-32602, "query parameters are not allowed in path URIs")),
+        ({"cwd": "file:///tmp#f"}, (-32602, "fragments are not allowed in path URIs")),
+        ({"argv": ["/bin/echo", "x" * 200_000]}, (-32603, "Argument list too long (os error 7)")),
+        ({"argv": ["/bin/echo", "a\0b"]}, (-32603, "nul byte found in provided data")),
+    ]
+    for number, (changes, expected) in enumerate(cases):
+        assert await client.error("process/start", {"processId": f"s{number}", **start, **changes}) == expected, changes
+    for missing in ("argv", "cwd", "env", "tty"):
+        params = {"processId": "m", **{name: value for name, value in start.items() if name != missing}}
+        assert await client.error("process/start", params) == (-32602, f"missing field `{missing}`")
+    plain.chmod(0o755)
+    params = {"processId": "e", **start, "argv": [str(plain)]}
+    assert await client.error("process/start", params) == (-32603, "Exec format error (os error 8)")
+
+
+async def test_working_directories_are_file_uris(client: WireClient, tmp_path: Path) -> None:
+    spaced = tmp_path / "a b"
+    spaced.mkdir()
+    for number, uri in enumerate((f"FILE://{tmp_path}/a%20b", f"file://localhost{tmp_path}/a%20b/../a%20b")):
+        await client.start(f"c{number}", "/bin/pwd", cwd=uri)
+        await client.until_closed(f"c{number}")
+        assert client.output(f"c{number}").decode().strip() == str(spaced)
+
+
+async def test_the_environment_is_exactly_what_was_given(client: WireClient) -> None:
+    await client.start("e", "/usr/bin/env", env={"A": "1", "B": "x y"})
+    await client.until_closed("e")
+    assert sorted(client.output("e").decode().split("\n")) == ["", "A=1", "B=x y"]
+
+
+async def test_a_policy_says_what_is_inherited(client: WireClient) -> None:
+    policy = {
+        "inherit": "core",
+        "ignoreDefaultExcludes": True,
+        "exclude": ["l*"],
+        "set": {"NEW": "n"},
+        "includeOnly": [],
+    }
+    await client.start("e", "/usr/bin/env", env={"HOME": "/over"}, envPolicy=policy)
+    await client.until_closed("e")
+    got = dict(line.split("=", 1) for line in client.output("e").decode().splitlines())
+    assert got["HOME"] == "/over"
+    assert got["NEW"] == "n"
+    assert not [name for name in got if name.startswith("L")]
+    assert "PATH" in got
+
+
+async def test_programs_are_found_in_the_path_of_the_child(client: WireClient, tmp_path: Path) -> None:
+    program = tmp_path / "hello"
+    program.write_text("#!/bin/sh\necho hello from $0\n")
+    program.chmod(0o755)
+    await client.start("a", "hello", env={"PATH": f"/nonexistent:{tmp_path}"})
+    await client.start("b", "./hello", cwd=f"file://{tmp_path}")
+    await client.start("c", "echo", "no PATH", env={})
+    await client.start("d", "/bin/sh", "-c", "echo $0", arg0="renamed")
+    for process_id, wanted in (("a", b"hello"), ("b", b"hello"), ("c", b"no PATH\n"), ("d", b"renamed\n")):
+        await client.until_closed(process_id)
+        assert client.output(process_id).startswith(wanted)
+
+
+async def test_a_terminal_is_the_controlling_one(client: WireClient) -> None:
+    script = 'tty; stty size; echo "TERM=$TERM"; echo e >&2; exec 3</dev/tty && echo controlling; exit 255'
+    await client.start("t", "/bin/sh", "-c", script, tty=True)
+    await client.until_closed("t")
+    lines = client.output("t", "pty").decode().split("\r\n")
+    assert lines[0].startswith("/dev/pts/")
+    assert lines[1:] == ["24 80", "TERM=", "e", "controlling", ""]
+    assert client.of("t")[-2]["params"]["exitCode"] == 255
+
+
+async def test_a_terminal_echoes_interrupts_and_ends(client: WireClient) -> None:
+    await client.start("t", "/bin/cat", tty=True, pipeStdin=True)
+    await client.result("process/write", write_params("t", b"abc\n", "1"))
+    await client.until_output("t", b"abc\r\nabc\r\n")
+    await client.result("process/write", write_params("t", b"\x04", "2"))
+    await client.until_closed("t")
+    assert client.of("t")[-2]["params"]["exitCode"] == 0
+    await client.start("i", "/bin/cat", tty=True)
+    await client.result("process/write", write_params("i", b"\x03", "1"))
+    await client.until_closed("i")
+    assert client.of("i")[-2]["params"]["exitCode"] != 0
+
+
+async def test_an_interrupt_reaches_the_group(client: WireClient) -> None:
+    await client.start("s", "/bin/sh", "-c", "trap 'echo got; exit 5' INT; echo up; while :; do sleep 0.05; done")
+    await client.until_output("s", b"up")
+    assert await client.result("process/signal", {"processId": "s", "signal": "interrupt"}) == {}
+    await client.until_closed("s")
+    assert client.output("s") == b"up\ngot\n"
+    assert client.of("s")[-2]["params"]["exitCode"] == 5
+
+
+@pytest.mark.parametrize(("script", "code"), [("kill -9 $$", 137), ("kill -TERM $$", 143), ("exit 255", 255)])
+async def test_exit_codes(client: WireClient, script: str, code: int) -> None:
+    await client.start("k", "/bin/sh", "-c", script)
+    await client.until_closed("k")
+    assert client.of("k")[-2]["params"]["exitCode"] == code
+
+
+async def test_terminate_kills_the_group_at_once(client: WireClient) -> None:
+    script = "trap '' TERM INT; sleep 1000 & echo $!; wait; wait; sleep 1000"
+    await client.start("x", "/bin/bash", "-c", script)
+    await client.until_output("x", b"\n")
+    child = int(client.output("x"))
+    assert await client.result("process/terminate", {"processId": "x"}) == {"running": True}
+    await client.until_closed("x")
+    await until_dead(child)
+    assert client.of("x")[-2]["params"]["exitCode"] == 137
+    assert await client.result("process/terminate", {"processId": "x"}) == {"running": False}
+
+
+async def test_exit_is_not_close(client: WireClient) -> None:
+    script = "(sleep 0.3; echo late1; sleep 0.3; echo late2) & echo early; exit 5"
+    await client.start("g", "/bin/sh", "-c", script)
+    await client.until(lambda: "exited" in client.methods("g"))
+    read = await client.result("process/read", {"processId": "g"})
+    assert (read["exited"], read["exitCode"], read["closed"]) == (True, 5, False)
+    assert await client.result("process/terminate", {"processId": "g"}) == {"running": False}
+    await client.until_closed("g")
+    assert client.output("g") == b"early\nlate1\nlate2\n"
+    assert client.methods("g")[-1] == "closed"
+    assert client.methods("g").index("exited") < len(client.methods("g")) - 2
+
+
+async def test_a_session_is_resumed_after_a_drop(either: RunningServer) -> None:
+    first = await WireClient.connect(either.url)
+    await first.start("p", "/bin/sh", "-c", "echo one; read x; echo two; read y; exit 4", pipeStdin=True)
+    await first.until_output("p", b"one")
+    await first.result("process/write", write_params("p", b"go\n", "1"))
+    await first.until_output("p", b"two")
+    await first.close()
+    second = WireClient()
+    stranger = await WireClient.connect(either.url)
+    assert (await stranger.error("process/read", {"processId": "p"}))[0] == -32600
+    # The server may notice the loss of the first connection a moment later than its client.
+    for _ in range(100):
+        second = await WireClient.connect(either.url, initialize=False)
+        reply = await second.call("initialize", {"clientName": "again", "resumeSessionId": first.session})
+        if "result" in reply:
+            break
+        assert reply["error"]["code"] == -32010
+        await second.close()
+    assert reply["result"]["sessionId"] == first.session
+    second.notify("initialized")
+    read = await second.result("process/read", {"processId": "p", "afterSeq": 1})
+    assert [base64.b64decode(chunk["chunk"]) for chunk in read["chunks"]] == [b"two\n"]
+    await second.result("process/write", write_params("p", b"repeated\n", "1"))
+    await second.result("process/write", write_params("p", b"end\n", "2"))
+    await second.until_closed("p")
+    assert second.methods("p") == ["exited", "closed"]
+    assert second.of("p")[0]["params"]["exitCode"] == 4
+    assert await stranger.error("initialize", {"clientName": "x"}) != ()
+    fresh = await WireClient.connect(either.url, initialize=False)
+    code, message = await fresh.error("initialize", {"clientName": "x", "resumeSessionId": "no-such"})
+    assert (code, message) == (-32600, "unknown session id no-such")
+    for client in (second, stranger, fresh):
+        await client.close()
+
+
+async def test_bytes_pass_unchanged(client: WireClient) -> None:
+    data = bytes(range(256)) * 1000 + b"\xff\xfe\x00" + os.urandom(10_000)
+    await client.start("b", "/bin/cat", pipeStdin=True)
+    for number in range(0, len(data), 50_000):
+        await client.result("process/write", write_params("b", data[number : number + 50_000], str(number)))
+    await client.until(lambda: len(client.output("b")) >= len(data))
+    assert client.output("b") == data
+    await client.result("process/terminate", {"processId": "b"})
+    await within(client.until_closed("b"))
+
+
+async def test_a_sigterm_ends_server_and_children(either: RunningServer) -> None:
+    client = await WireClient.connect(either.url)
+    await client.start("x", "/bin/sh", "-c", "trap '' TERM; echo $$; sleep 1000; sleep 1000")
+    await client.until_output("x", b"\n")
+    child = int(client.output("x"))
+    assert either.stop() == 0
+    await until_dead(child)
