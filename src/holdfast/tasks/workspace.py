@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from holdfast.clock import monotonic
-from holdfast.tasks.workspace_comparison import Repository
+from holdfast.tasks.workspace_comparison import Difference, Repository
 from holdfast.tasks.workspace_fingerprint import (
     ChangeKind,
     DeadlineExceeded,
@@ -31,6 +31,7 @@ from holdfast.tasks.workspace_fingerprint import (
 from holdfast.tasks.workspace_git import Git, GitFailed, GitTooSlow
 from holdfast.tasks.workspace_repositories import (
     DIRTY_LIMIT,
+    Observation,
     TooManyFiles,
     compare_repositories,
     note_repositories,
@@ -153,16 +154,23 @@ async def take_baseline(directory: Path, *, timeout_s: float = DEADLINE_SECONDS)
     return Baseline(directory=path, taken_ns=taken_ns, method=Method.NONE, reason=reason)
 
 
-async def observe_changes(baseline: Baseline, *, timeout_s: float = DEADLINE_SECONDS) -> Changes:
-    """Compare the directory with its *baseline*.  Does not fail: what cannot be told is said in ``reason``."""
+async def observe_changes(
+    baseline: Baseline, *, leave_out: Iterable[Path] = (), timeout_s: float = DEADLINE_SECONDS
+) -> Changes:
+    """Compare the directory with its *baseline*.  Does not fail: what cannot be told is said in ``reason``.
+
+    :param leave_out: absolute paths of files that Holdfast itself put there
+    """
     deadline = monotonic() + timeout_s
     try:
         if baseline.method is Method.NONE:
             raise _CannotObserve(baseline.reason or "There is no baseline.")
         _require_directory(baseline.directory)
         if baseline.method is Method.GIT:
-            return await _observe_git(baseline, deadline)
-        return await asyncio.to_thread(_observe_scan, baseline, deadline)
+            observation = await _observe_git(baseline, deadline)
+        else:
+            observation = await asyncio.to_thread(_observe_scan, baseline, deadline)
+        return _report(baseline, observation, {_real_file(path) for path in leave_out})
     except DeadlineExceeded:
         reason = f"Looking at the directory takes longer than {timeout_s:g} s."
     except GitFailed as error:
@@ -208,14 +216,32 @@ def reconcile_claims(changes: Changes, claimed_paths: Iterable[str], directory: 
     )
 
 
-async def _observe_git(baseline: Baseline, deadline: float) -> Changes:
+async def _observe_git(baseline: Baseline, deadline: float) -> Observation:
     root = await Git(baseline.directory, deadline).root()
     if root != baseline.root:
         raise _CannotObserve(f"The directory now belongs to another git repository ({_display(root)}).")
-    observed = await compare_repositories(root, baseline.repositories, deadline)
+    return await compare_repositories(root, baseline.repositories, deadline)
+
+
+def _observe_scan(baseline: Baseline, deadline: float) -> Observation:
+    before = baseline.scan
+    assert before is not None
+    after = scan(Fingerprinter(baseline.directory, deadline), skip=before.skipped)
+    skipped = {*before.skipped, *after.skipped}
+    return Observation(
+        head=None,
+        differences=[Difference(path=path, kind=kind) for path, kind in compare_scans(before, after).items()],
+        notes=[f"{len(skipped)} directories were not looked into (too many files, or unreadable)."] if skipped else [],
+    )
+
+
+def _report(baseline: Baseline, observation: Observation, ours: set[bytes]) -> Changes:
+    root = baseline.root or baseline.directory
 
     def relative(path: bytes) -> str:
-        return _display(os.path.relpath(os.path.join(root, path), baseline.directory))
+        # A slash at the end tells a directory.
+        slash = "/" if path.endswith(b"/") else ""
+        return _display(os.path.relpath(os.path.join(root, path), baseline.directory)) + slash
 
     changed = [
         FileChange(
@@ -224,39 +250,28 @@ async def _observe_git(baseline: Baseline, deadline: float) -> Changes:
             was_dirty_before=difference.was_dirty,
             renamed_from=None if difference.renamed_from is None else relative(difference.renamed_from),
         )
-        for difference in observed.differences
+        for difference in observation.differences
+        if os.path.join(root, difference.path) not in ours
     ]
     return Changes(
-        method=Method.GIT,
+        method=baseline.method,
+        reason=baseline.reason,
         since_ns=baseline.taken_ns,
         dirty_before=baseline.dirty,
         head_before=baseline.head,
-        head_after=observed.head,
+        head_after=observation.head,
         changed=changed[:LISTED_CHANGES],
         omitted=max(0, len(changed) - LISTED_CHANGES),
-        notes=observed.notes,
-    )
-
-
-def _observe_scan(baseline: Baseline, deadline: float) -> Changes:
-    before = baseline.scan
-    assert before is not None
-    after = scan(Fingerprinter(baseline.directory, deadline), skip=before.skipped)
-    kinds = compare_scans(before, after)
-    changed = [FileChange(path=_display(path), change=kind) for path, kind in kinds.items()]
-    skipped = {*before.skipped, *after.skipped}
-    return Changes(
-        method=Method.SCAN,
-        reason=baseline.reason,
-        since_ns=baseline.taken_ns,
-        changed=changed[:LISTED_CHANGES],
-        omitted=max(0, len(changed) - LISTED_CHANGES),
-        notes=[f"{len(skipped)} directories were not looked into (too many files, or unreadable)."] if skipped else [],
+        notes=observation.notes,
     )
 
 
 def _real(directory: Path) -> bytes:
     return os.path.realpath(os.fsencode(directory))
+
+
+def _real_file(path: Path) -> bytes:
+    return os.path.join(_real(path.parent), os.fsencode(path.name))
 
 
 def _require_directory(path: bytes) -> None:
