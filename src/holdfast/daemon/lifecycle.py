@@ -8,7 +8,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -118,7 +118,7 @@ def _spawn(directory: Path, idle_exit: float | None) -> None:
 
 
 @contextlib.contextmanager
-def _one_starter(directory: Path) -> Iterator[None]:
+def _one_starter(directory: Path) -> Generator[None]:
     """Let one caller at a time start a daemon; the others wait until it is up, and use it."""
     descriptor = os.open(directory / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -61,7 +61,11 @@ def serve_in_thread(directory: Path) -> Callable[[], None]:
         async def serve() -> None:
             loop = asyncio.get_running_loop()
             stopping = asyncio.Event()
-            stop.append(lambda: loop.call_soon_threadsafe(stopping.set))
+
+            def end() -> None:
+                loop.call_soon_threadsafe(stopping.set)
+
+            stop.append(end)
             await _serve(directory, ready=started.set, idle_exit=None, in_process=True, stopping=stopping)
 
         try:
@@ -126,8 +130,6 @@ async def _serve(
             listener.close()
             socket_path(directory, SOCKET_NAME).unlink(missing_ok=True)
         _, active = await runtime.tasks.counts()
-        if active == 0:
-            await runtime.local_host.retire()
         logger.info("stopped with %d unfinished tasks", active)
 
 

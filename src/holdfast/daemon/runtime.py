@@ -26,6 +26,10 @@ from holdfast.tasks.service import TaskService
 logger: Final = logging.getLogger(__name__)
 
 
+#: A host without a daemon and without a live process ends by itself after this long, seconds.
+HOST_IDLE_EXIT: Final = 3.0
+
+
 class AlreadyRunning(InvalidRequest):
     """Another process works on this state directory."""
 
@@ -48,13 +52,14 @@ class LocalHost:
         async with self._lock:
             if self._client is not None:
                 try:
-                    await self._client.ping()
+                    # Any question will do: what counts is that it is answered.
+                    await self._client.status("")
                     return self._client
                 except HostUnavailable as error:
                     logger.warning("the host does not answer: %s", error)
                     await self._client.aclose()
                     self._client = None
-            self._client = await ensure_host(self._directory)
+            self._client = await ensure_host(self._directory, idle_exit=HOST_IDLE_EXIT)
             return self._client
 
     @property
@@ -67,14 +72,6 @@ class LocalHost:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
-
-    async def retire(self) -> None:
-        """Leave the host and, if nothing runs on it, have it end."""
-        async with self._lock:
-            if self._client is not None:
-                with contextlib.suppress(HostUnavailable):
-                    await self._client.shutdown_if_idle()
-        await self.aclose()
 
 
 class Runtime:

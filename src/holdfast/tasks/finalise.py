@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal as signals
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -72,22 +72,25 @@ async def finalise(
     last = attempts[-1] if attempts else None
     facts = last.facts if last is not None else AttemptFacts()
     unknowns: dict[str, str] = {}
-    tails = await _tails(last, hosts) if last is not None and facts.start_failure is None else ([], [])
+    tails = _Tails()
+    if last is not None and facts.start_failure is None:
+        tails = await _tails(last, hosts)
     plain_text = agent is not None and agent.plain_text
     if agent is not None and last is not None:
-        await asyncio.to_thread(_learn_afterwards, facts, agent, task.acceptance, tails[0])
+        await asyncio.to_thread(_learn_afterwards, facts, agent, task.acceptance, tails.stderr)
     message = await _message(last, plain_text, ledger, hosts, files)
     outcome = _outcome(task, facts, message, plain_text, fault)
+    warnings = [*task.acceptance.warnings, *outcome.warnings]
+    # Before anything of ours appears in the directory.
+    changes = await _files(task, facts, ledger, warnings, unknowns)
     outcome, output = await _publish(task, outcome, files)
     message.complete = outcome.status is Status.COMPLETED or (
         outcome.failure is not None and outcome.failure.failure_class is FailureClass.OUTPUT_PATH
     )
-    changes = await _files(task, facts, ledger)
     usage = _usage(task.acceptance, facts, outcome.status, unknowns)
     version = None if agent is None else await versions.of(agent, task.acceptance.command)
     if version is None:
         unknowns["backend.version"] = "the agent did not tell its version in time"
-    warnings = [*task.acceptance.warnings, *outcome.warnings]
     if facts.ended_leftovers:
         warnings.append(f"processes outlived the agent and were ended: {', '.join(facts.ended_leftovers)}")
     request = task.acceptance.request
@@ -161,7 +164,7 @@ async def finalise(
     return result
 
 
-def _learn_afterwards(facts: AttemptFacts, agent: Agent, acceptance: Acceptance, stderr_tail: list[str]) -> None:
+def _learn_afterwards(facts: AttemptFacts, agent: Agent, acceptance: Acceptance, stderr_tail: tuple[str, ...]) -> None:
     """Ask what the agent left behind why it failed; its own typed record outweighs what was guessed from text."""
     if facts.start_failure is not None or (facts.completions and not facts.failures and facts.exit_code == 0):
         return
@@ -179,19 +182,26 @@ def _learn_afterwards(facts: AttemptFacts, agent: Agent, acceptance: Acceptance,
             facts.usage, facts.usage_of_thread, facts.usage_source = event.usage, event.of_thread, event.source
 
 
-async def _tails(last: AttemptRow, hosts: Hosts) -> tuple[list[str], list[str]]:
+class _Tails(NamedTuple):
+    """The last lines that the process wrote."""
+
+    stderr: tuple[str, ...] = ()
+    stdout: tuple[str, ...] = ()
+
+
+async def _tails(last: AttemptRow, hosts: Hosts) -> _Tails:
     try:
         host = await hosts.host()
         stderr = await tail(host, last.process_id, Kind.STDERR, _TAIL_BYTES)
         stdout = await tail(host, last.process_id, Kind.STDOUT, _TAIL_BYTES)
     except HoldfastError as error:
-        return [f"(the log could not be read: {error})"], []
-    return _lines(stderr), _lines(stdout)
+        return _Tails((f"(the log could not be read: {error})",))
+    return _Tails(_lines(stderr), _lines(stdout))
 
 
-def _lines(data: bytes) -> list[str]:
+def _lines(data: bytes) -> tuple[str, ...]:
     lines = [line for line in data.decode(errors="replace").splitlines() if line.strip()]
-    return [line[:_TAIL_LINE_LENGTH] for line in lines[-_TAIL_LINES:]]
+    return tuple(line[:_TAIL_LINE_LENGTH] for line in lines[-_TAIL_LINES:])
 
 
 async def _message(
@@ -263,26 +273,35 @@ def _publish_file(task: TaskRow, message: Path) -> Published:
         return publish(task.reservation, iter(lambda: file.read(1 << 20), b""))
 
 
-async def _files(task: TaskRow, facts: AttemptFacts, ledger: Ledger) -> Files:
+async def _files(
+    task: TaskRow, facts: AttemptFacts, ledger: Ledger, warnings: list[str], unknowns: dict[str, str]
+) -> Files:
     request = task.acceptance.request
     concurrent = await ledger.concurrent_in(request.cwd, task.created_at, task.id)
     if task.baseline is None:
+        unknowns["files"] = "nothing was started"
         return Files(concurrent_tasks_in_workdir=concurrent)
     changes = await observe_changes(task.baseline)
-    claims = reconcile_claims(changes, facts.claimed_files, Path(request.cwd))
+    claims = await asyncio.to_thread(reconcile_claims, changes, facts.claimed_files, Path(request.cwd))
+    if changes.reason is not None:
+        unknowns["files"] = changes.reason
+    warnings += changes.notes
+    if changes.omitted:
+        warnings.append(f"{changes.omitted} more files changed than are listed")
     return Files(
-        method=changes.method,
+        method=changes.method.value,
         dirty_before=changes.dirty_before,
         changed=[
             ChangedFile(
                 path=change.path,
-                change=change.change,
+                change=change.change.value,
+                renamed_from=change.renamed_from,
                 was_dirty_before=change.was_dirty_before,
                 claimed=change.path in claims.claimed,
             )
             for change in changes.changed
         ],
-        claimed_not_observed=claims.claimed_not_observed,
+        claimed_not_observed=claims.not_observed,
         outside_workdir=claims.outside_workdir,
         head_before=changes.head_before,
         head_after=changes.head_after,
@@ -340,8 +359,7 @@ def _attempt_part(attempt: AttemptRow, is_last: bool, status: Status) -> Attempt
     )
 
 
-def _error(failure: Failure, facts: AttemptFacts, tails: tuple[list[str], list[str]]) -> ErrorPart:
-    stderr, stdout = tails
+def _error(failure: Failure, facts: AttemptFacts, tails: _Tails) -> ErrorPart:
     return ErrorPart(
         error_class=failure.failure_class,
         message=failure.message,
@@ -350,9 +368,9 @@ def _error(failure: Failure, facts: AttemptFacts, tails: tuple[list[str], list[s
         retryable=failure.retryable,
         retry_after_s=failure.retry_after_s,
         remedy=failure.remedy,
-        stderr_tail=stderr,
+        stderr_tail=list(tails.stderr),
         # After an orderly end the output is the agent's event stream, and the message above says it better.
-        stdout_tail=[] if facts.terminal else stdout,
+        stdout_tail=[] if facts.terminal else list(tails.stdout),
     )
 
 

@@ -112,7 +112,9 @@ class ChangedFile(msgspec.Struct, kw_only=True):
 
     #: Relative to the working directory.
     path: str
+    #: ``added``, ``modified``, ``deleted``, ``renamed`` or ``mode``.
     change: str
+    renamed_from: str | None = None
     was_dirty_before: bool = False
     #: Whether the agent said that it changed this file.
     claimed: bool = False

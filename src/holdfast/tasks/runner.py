@@ -51,6 +51,7 @@ class TaskRunner:
         A fault of Holdfast itself does not end the task: the work is taken up again from what is stored, a few times,
         and after that the task is finished as failed with the fault as its reason.
         """
+        last = ""
         for fault in range(1, _FAULTS_BEFORE_GIVING_UP + 1):
             try:
                 await self._advance()
