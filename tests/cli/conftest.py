@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,9 +76,10 @@ def spawn(state: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start a command line as a process of its own; one that is still there at the end is killed."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        process = subprocess.Popen([sys.executable, "-m", "holdfast", *arguments], env=os.environ, **pipes)  # type: ignore[call-overload]
+    def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [sys.executable, "-m", "holdfast", *arguments]
+        process = subprocess.Popen[bytes](command, env=os.environ, **{**pipes, **options})
         started.append(process)
         return process
 

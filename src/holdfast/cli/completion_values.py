@@ -19,7 +19,7 @@ def agents(context: click.Context, parameter: click.Parameter, incomplete: str) 
     """Names of agents."""
     from click.shell_completion import CompletionItem
 
-    from holdfast.agents.registry import known_agents
+    from holdfast.agents.catalogue import known_agents
 
     return [
         CompletionItem(agent.name, help=agent.title) for agent in known_agents() if agent.name.startswith(incomplete)
