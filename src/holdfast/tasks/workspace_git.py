@@ -24,7 +24,6 @@ _SETTINGS: Final = (
     "core.untrackedCache=false",
     "core.pager=cat",
     "diff.external=",
-    "diff.ignoreSubmodules=dirty",
     "submodule.recurse=false",
     "status.renames=true",
     # A partial clone would otherwise fetch what it lacks.
@@ -103,7 +102,7 @@ class Git:
 
     async def is_ignored(self) -> bool:
         """Whether the directory itself is ignored by its repository."""
-        return await self._returncode("check-ignore", "-q", "--", ".") == 0
+        return await self._output("check-ignore", "--", ".") != b""
 
     async def status(self) -> Status:
         """Everything in the repository that differs from HEAD, untracked files included, ignored ones not."""
@@ -145,7 +144,8 @@ class Git:
 
     async def tracked(self, directory: bytes) -> list[bytes]:
         """The paths below *directory* that the index has."""
-        return [path for path in (await self._run("ls-files", "-z", "--", os.fsdecode(directory))).split(b"\0") if path]
+        pathspec = ":(literal)" + os.fsdecode(directory)
+        return [path for path in (await self._run("ls-files", "-z", "--", pathspec)).split(b"\0") if path]
 
     async def submodules(self) -> list[bytes]:
         """The paths that ``.gitmodules`` names; untrusted, and possibly not there."""
@@ -185,11 +185,8 @@ class Git:
             raise GitFailed(complaint or f"git {arguments[0]} ended with status {returncode}")
         return output
 
-    async def _returncode(self, *arguments: str) -> int:
-        return (await self._execute(arguments, []))[0]
-
     async def _execute(self, arguments: tuple[str, ...], settings: list[str]) -> tuple[int, bytes, str]:
-        command = ["git", "--no-pager", "--literal-pathspecs"]
+        command = ["git", "--no-pager"]
         for setting in (*_SETTINGS, *settings):
             command += ["-c", setting]
         environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | {
