@@ -33,7 +33,8 @@ async def test_nothing_that_the_repository_configures_is_started(repository: Pat
     git(repository, "submodule", "add", "-q", str(library), "mod")
     (repository / ".gitattributes").write_text("* filter=evil diff=evil\n")
     commit(repository)
-    (repository / "mod/.gitattributes").write_text("* filter=evil\n")
+    (repository / "mod/.gitattributes").write_text("* filter=inner\n")
+    git(repository / "mod", "config", "filter.inner.clean", str(program))
     git(repository, "config", "extensions.worktreeConfig", "true")
     git(repository, "config", "--worktree", "filter.other.process", str(program))
     for where in (repository, repository / "mod"):
