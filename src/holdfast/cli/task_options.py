@@ -102,7 +102,7 @@ _DECORATORS: Final = [
         "--start-timeout",
         metavar="DURATION",
         callback=duration.option,
-        help=f"End it if the agent reports nothing for this long after its start.  [default: {_words(_LIMITS.start_s)}]",
+        help=f"End it if it reports nothing for this long after its start.  [default: {_words(_LIMITS.start_s)}]",
     ),
     click.option("--max-tool-uses", metavar="N", type=int, help="Stop it, as partial, after N tool uses."),
     click.option(
