@@ -1,44 +1,36 @@
-"""Conversing with an agent that runs once: a prompt on standard input, events on standard output.
+"""Conversing with an agent that runs once per turn: the prompt is its standard input, its events are lines of output.
 
-The driver turns the records of the process's log into the agent's events, and says after each step how far it read.
-A step can be stored and reading resumed behind it: the same bytes give the same events, each exactly once, wherever
-the chunks of the log and the interruptions fall.
+Everything is read from the log that the host keeps, so a reader can stop at any place and go on there later, in
+another process, with the same result.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Final
 
 import msgspec
 
 from holdfast.agents.adapter import Agent
 from holdfast.agents.events import Event, Malformed
-from holdfast.host.port import Gap, Host, Kind, Record, UnknownProcess
+from holdfast.drivers.intake import Intake, closing
+from holdfast.drivers.lines import Cursor, LineCutter, OverlongLine
+from holdfast.errors import HoldfastError
+from holdfast.host.port import Gap, Host, HostUnavailable, Kind, ProcessState, Record, UnknownProcess
 
-#: A longer line is reported as malformed; what an agent says in one line beyond this is not a message, bytes.
-MAX_LINE_BYTES: Final = 64 << 20
-#: Bounds of one step: what is available at once is folded together, so that a burst costs one transaction.
-STEP_RECORDS: Final = 256
-STEP_BYTES: Final = 1 << 20
+__all__ = ["Cursor", "Exit", "OutputGone", "Step", "follow", "tail", "whole_stdout"]
 
-
-class Cursor(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a log was read.
-
-    Everything up to record ``seq`` is done with, and the first ``skip`` bytes of the next record of standard output:
-    the line that goes on from there is not complete yet.  Records of other kinds are done with up to ``seen``.
-    """
-
-    seq: int = 0
-    skip: int = 0
-    seen: int = 0
+#: How many records a search for the end of a stream looks at first; each further look takes in eight times as many.
+_FIRST_LOOK = 256
 
 
-class Exited(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's process ended; ``lost`` when nobody saw how."""
+class OutputGone(HoldfastError):
+    """Output that was asked for as a whole is no longer all there."""
+
+    code = "output_gone"
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How the watched process ended; ``lost`` when its host died before anybody saw it, and nothing is known."""
 
     exit_code: int | None
     signal: int | None
@@ -46,211 +38,155 @@ class Exited(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What some consecutive records of the log mean."""
+    """What some consecutive records of a log mean.  Folding it and storing its cursor belong in one transaction."""
 
-    #: Where to resume after this step has been stored.
     cursor_after: Cursor
-    events: list[Event]
-    #: UTC seconds of the newest record; 0.0 if the host does not say.
-    time: float
+    events: list[Event] = []
+    #: Bytes that the agent wrote, counted when they are seen for the first time.
     stdout_bytes: int = 0
     stderr_bytes: int = 0
-    exited: Exited | None = None
+    exited: Exit | None = None
+    #: Every stream is at its end; no step follows.
     closed: bool = False
+    #: Records that the host no longer had.
     gaps: list[Gap] = []
+    #: When the host recorded the last of them, UTC seconds since the epoch; 0.0 if it did not say.
+    time: float = 0.0
 
 
 async def follow(
     host: Host, process_id: str, agent: Agent, cursor: Cursor, *, follow: bool = True
 ) -> AsyncGenerator[Step, None]:
-    """Yield what the process's log says from behind *cursor*, to its end (or, without *follow*, its present end).
+    """Read the log of *process_id* from *cursor* on and interpret it as the output of *agent*.
+
+    Each step takes in what is there at the moment, at most about 256 records or 1 MiB.  Ends with the step that is
+    ``closed`` or, with ``follow=False``, at the present end of the log.  The lines of an agent with ``plain_text`` are
+    not interpreted.  A line without an end is interpreted when the streams are closed, one longer than 64 MiB is
+    :class:`~holdfast.agents.events.Malformed`.
+
+    :raises UnknownProcess: the host does not have the process
+    :raises HostUnavailable: the host stayed away; nothing is lost, go on at the cursor of the last step
+    """
+    reader = _Reader(agent, cursor)
+    async with Intake(host.records(process_id, after_seq=cursor.seq, follow=follow)) as intake:
+        while batch := await intake.take():
+            step = reader.read(batch)
+            yield step
+            if step.closed:
+                return
+    if not follow:
+        return
+    status = await host.status(process_id)
+    if status is None or status.state not in (ProcessState.CLOSED, ProcessState.LOST) or status.last_seq > reader.seen:
+        raise HostUnavailable(
+            f"The host ended the log of {process_id} before the process ended.", hint="Read on at the last cursor."
+        )
+
+
+class _Reader:
+    """Turns batches of records into steps."""
+
+    def __init__(self, agent: Agent, cursor: Cursor) -> None:
+        self._agent = agent
+        self._begin = cursor
+        self.seen = cursor.seen
+        self._cutter = LineCutter()
+
+    def read(self, batch: list[Record | Gap]) -> Step:
+        events: list[Event] = []
+        gaps: list[Gap] = []
+        sizes = {Kind.STDOUT: 0, Kind.STDERR: 0}
+        exited: Exit | None = None
+        closed = False
+        time = 0.0
+        for record in batch:
+            if isinstance(record, Gap):
+                gaps.append(record)
+                # The line that began before the gap is not continued by what follows it.
+                events += self._interpret(self._cutter.flush())
+                self.seen = max(self.seen, record.last)
+                continue
+            is_new = record.seq > self.seen
+            time = record.time or time
+            if is_new and record.kind in sizes:
+                sizes[record.kind] += len(record.data)
+            if record.kind is Kind.STDOUT:
+                events += self._output(record)
+            elif is_new and record.kind is Kind.EXITED:
+                exited = Exit(exit_code=record.exit_code, signal=record.signal, lost=record.exit_code is None)
+            elif record.kind is Kind.CLOSED:
+                closed = True
+                events += self._interpret(self._cutter.flush())
+            self.seen = max(self.seen, record.seq)
+        return Step(
+            cursor_after=self._cutter.cursor(self.seen),
+            events=events,
+            stdout_bytes=sizes[Kind.STDOUT],
+            stderr_bytes=sizes[Kind.STDERR],
+            exited=exited,
+            closed=closed,
+            gaps=gaps,
+            time=time,
+        )
+
+    def _output(self, record: Record) -> list[Event]:
+        if self._agent.plain_text:
+            return []
+        begin = self._begin.skip if record.seq == self._begin.seq + 1 else 0
+        events: list[Event] = []
+        for line in self._cutter.feed(record.seq, record.data, begin):
+            events += self._interpret(line)
+        return events
+
+    def _interpret(self, line: bytes | OverlongLine | None) -> list[Event]:
+        match line:
+            case None:
+                return []
+            case OverlongLine():
+                beginning = line.beginning[:200].decode("utf-8", errors="replace")
+                return [Malformed(excerpt=f"{beginning}… (a line of {line.length} bytes)")]
+            case _:
+                return self._agent.interpret(line)
+
+
+async def tail(host: Host, process_id: str, kind: Kind, max_bytes: int) -> bytes:
+    """The last *max_bytes* bytes of one stream of a process, as far as they are there without a hole.
 
     :raises UnknownProcess: the host does not have the process
     :raises HostUnavailable: the host stayed away
     """
-    reader = _Reader(agent, cursor)
-    async with contextlib.aclosing(_batches(host, process_id, cursor.seq, follow)) as batches:
-        async for batch in batches:
-            yield reader.read(batch)
-
-
-class _Reader:
-    """Puts lines together; keeps the bytes of the line that is not complete, and nothing else."""
-
-    def __init__(self, agent: Agent, cursor: Cursor) -> None:
-        self._agent = agent
-        self._skip = cursor.skip
-        self._seen = cursor.seen
-        #: The incomplete line, and where in the log it begins.
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-        self._pending_at = (cursor.seq, cursor.skip)
-        self._too_long = False
-
-    def read(self, records: list[Record | Gap]) -> Step:
-        events: list[Event] = []
-        gaps: list[Gap] = []
-        time = 0.0
-        stdout_bytes = stderr_bytes = 0
-        exited: Exited | None = None
-        closed = False
-        for record in records:
-            if isinstance(record, Gap):
-                gaps.append(record)
-                # The line that the missing records belonged to cannot be put together any more.
-                events += self._broken_line("records of the log are gone")
-                self._done(record.last)
-                continue
-            time = record.time or time
-            if record.kind is Kind.STDOUT or record.kind is Kind.PTY:
-                if record.seq > self._seen:
-                    stdout_bytes += len(record.data)
-                self._take_output(record, events)
-                continue
-            if record.seq > self._seen:
-                if record.kind is Kind.STDERR:
-                    stderr_bytes += len(record.data)
-                elif record.kind is Kind.EXITED:
-                    lost = record.exit_code is None and record.signal is None
-                    exited = Exited(exit_code=record.exit_code, signal=record.signal, lost=lost)
-                elif record.kind is Kind.CLOSED:
-                    # A last line without a newline is a line all the same.
-                    events += self._flush()
-                    closed = True
-            self._done(record.seq)
-        seq, skip = self._pending_at
-        return Step(
-            cursor_after=Cursor(seq=seq, skip=skip, seen=max(seq, self._seen)),
-            events=events,
-            time=time,
-            stdout_bytes=stdout_bytes,
-            stderr_bytes=stderr_bytes,
-            exited=exited,
-            closed=closed,
-            gaps=gaps,
-        )
-
-    def _done(self, seq: int) -> None:
-        self._seen = max(self._seen, seq)
-        if not self._pending and not self._too_long:
-            self._pending_at = (seq, 0)
-
-    def _take_output(self, record: Record, events: list[Event]) -> None:
-        begin, self._skip = self._skip, 0
-        data = record.data
-        if self._agent.plain_text:
-            self._done(record.seq)
-            return
-        while (end := data.find(b"\n", begin)) >= 0:
-            self._add(data[begin:end])
-            events += self._flush()
-            begin = end + 1
-            self._pending_at = (record.seq - 1, begin)
-        if begin < len(data):
-            self._add(data[begin:])
-            self._seen = max(self._seen, record.seq)
-        else:
-            self._done(record.seq)
-
-    def _add(self, part: bytes) -> None:
-        if self._too_long:
-            return
-        self._pending.append(part)
-        self._pending_bytes += len(part)
-        if self._pending_bytes > MAX_LINE_BYTES:
-            self._pending = self._pending[:1]
-            self._too_long = True
-
-    def _flush(self) -> list[Event]:
-        if self._too_long:
-            return self._broken_line(f"a line of more than {MAX_LINE_BYTES} bytes")
-        line = b"".join(self._pending).removesuffix(b"\r")
-        self._forget()
-        return self._agent.interpret(line) if line else []
-
-    def _broken_line(self, why: str) -> list[Event]:
-        if not self._pending:
-            return []
-        start = self._pending[0][:200].decode(errors="replace")
-        self._forget()
-        return [Malformed(excerpt=f"{start}… ({why})")]
-
-    def _forget(self) -> None:
-        self._pending.clear()
-        self._pending_bytes = 0
-        self._too_long = False
-
-
-async def _batches(host: Host, process_id: str, after: int, follow: bool) -> AsyncGenerator[list[Record | Gap], None]:
-    """Records in batches of what is there at once, so that waiting is the only thing that ends a batch early."""
-    queue: asyncio.Queue[Record | Gap | BaseException | None] = asyncio.Queue(STEP_RECORDS)
-
-    async def fetch() -> None:
-        try:
-            async for record in host.records(process_id, after_seq=after, follow=follow):
-                await queue.put(record)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            await queue.put(error)
-        else:
-            await queue.put(None)
-
-    fetching = asyncio.create_task(fetch(), name=f"read {process_id}")
-    try:
-        while True:
-            item = await queue.get()
-            batch: list[Record | Gap] = []
-            size = 0
-            while item is not None and not isinstance(item, BaseException):
-                batch.append(item)
-                size += 0 if isinstance(item, Gap) else len(item.data)
-                if len(batch) >= STEP_RECORDS or size >= STEP_BYTES or queue.empty():
-                    break
-                item = queue.get_nowait()
-            if batch:
-                yield batch
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                return
-    finally:
-        fetching.cancel()
-        await asyncio.wait({fetching})
-
-
-async def tail(host: Host, process_id: str, kind: Kind, max_bytes: int) -> bytes:
-    """The last *max_bytes* (at most) that the process has written to one of its streams so far.
-
-    :raises UnknownProcess: the host does not have the process
-    """
     status = await host.status(process_id)
     if status is None:
-        raise UnknownProcess(f"The host has no process {process_id}.")
-    kept = b""
-    window, end = STEP_RECORDS, status.last_seq
-    # Backwards in growing windows: the log may be huge, and its end is enough.
-    while end > 0 and len(kept) < max_bytes:
-        begin = max(0, end - window)
-        part: list[bytes] = []
-        async with contextlib.aclosing(_records(host, process_id, begin)) as records:
-            async for record in records:
-                if isinstance(record, Record) and record.seq > end:
-                    break
-                if isinstance(record, Record) and record.kind is kind:
-                    part.append(record.data)
-        kept = (b"".join(part) + kept)[-max_bytes:]
-        end, window = begin, window * 4
-    return kept
-
-
-async def _records(host: Host, process_id: str, after: int) -> AsyncGenerator[Record | Gap, None]:
-    async for record in host.records(process_id, after_seq=after, follow=False):
-        yield record
+        raise UnknownProcess(f"The host has no process {process_id!r}.")
+    look = _FIRST_LOOK
+    while True:
+        after = max(0, status.last_seq - look)
+        end = bytearray()
+        async for record in host.records(process_id, after_seq=after, follow=False):
+            if isinstance(record, Gap):
+                end.clear()
+            elif record.kind is kind:
+                end += record.data
+                if len(end) > 4 * max_bytes:
+                    del end[:-max_bytes]
+        if len(end) >= max_bytes or after == 0:
+            return bytes(end[-max_bytes:]) if max_bytes > 0 else b""
+        look *= 8
 
 
 async def whole_stdout(host: Host, process_id: str) -> AsyncIterator[bytes]:
-    """Everything that the process has written to standard output so far, in pieces."""
-    async for record in host.records(process_id, follow=False):
-        if isinstance(record, Record) and record.kind is Kind.STDOUT:
-            yield record.data
+    """Everything that a process has written to its standard output so far, in the pieces in which it was read.
+
+    :raises OutputGone: the host no longer has all of it
+    :raises UnknownProcess: the host does not have the process
+    :raises HostUnavailable: the host stayed away
+    """
+    async with closing(host.records(process_id, follow=False)) as records:
+        async for record in records:
+            if isinstance(record, Gap):
+                raise OutputGone(
+                    f"Records {record.first} to {record.last} of {process_id} are gone from its host.",
+                    hint="What is left can be read with: holdfast logs",
+                )
+            if record.kind is Kind.STDOUT:
+                yield record.data
