@@ -97,6 +97,8 @@ def reserve(path_text: str, roots: Iterable[Path], *, overwrite: bool = False) -
     spelled_directory, name = os.path.split(path_text)
     try:
         directory = os.path.realpath(spelled_directory, strict=True)
+        if not os.path.isdir(directory):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except (OSError, ValueError) as error:
         raise _refused(path_text, f"its directory cannot be used: {_reason(error)}", "Create the directory.") from None
     _check_spelling(os.path.join(directory, name))
