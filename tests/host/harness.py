@@ -251,8 +251,15 @@ def alive(pid: int) -> bool:
 async def until_dead(pid: int) -> None:
     """Wait until *pid* has ended."""
 
-    async def wait() -> None:
-        while alive(pid):
-            await asyncio.sleep(0.01)
-
-    await within(wait())
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(handle, lambda: ended.done() or ended.set_result(None))
+    try:
+        await within(ended)
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)

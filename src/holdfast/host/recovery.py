@@ -76,7 +76,7 @@ def _complete(
         log = ProcessLog.recover(directory)
         log.append_end(exit_code=None, exited=log.last(EntryKind.EXITED) is None, closed=True)
         if description.boot_id == boot_id():
-            # Without a pid only the marker can find anything; pid 0 and start 0 match no process.
+            # Killed before it wrote down the pid: then only the marker can find anything.
             survivors = Tree(started.pid if started else 0, started.started if started else 0, description.marker)
     process = HostedProcess(description, directory, log, poller=poller, on_closed=on_closed)
     process.pid = started.pid if started else None

@@ -92,7 +92,7 @@ def _carries(pid: int, marker: bytes) -> bool:
 class Tree:
     """The tree of one hosted process."""
 
-    #: The hosted process itself.
+    #: The hosted process itself; 0 if it is not known and only the marker can find something.
     pid: int
     started: int
     #: Value of :data:`MARKER` in the environment of the hosted process, if it was given one.
@@ -107,7 +107,8 @@ class Tree:
         belongs = {pid for pid, started in roots.items() if (own := processes.get(pid)) and own.started == started}
         # A session number that now is somebody else's pid was used again: it proves nothing any more.
         leader = processes.get(self.pid)
-        session_is_ours = leader is None or leader.started == self.started
+        # Session and group 0 are the kernel's own.
+        session_is_ours = self.pid > 1 and (leader is None or leader.started == self.started)
         strangers: list[OsProcess] = []
         for process in processes.values():
             if process.pid in belongs or process.started < self.started:
@@ -128,7 +129,7 @@ class Tree:
                 if child not in belongs:
                     belongs.add(child)
                     pending.append(child)
-        belongs.discard(os.getpid())
+        belongs -= {0, 1, os.getpid()}
         for pid in belongs:
             self.seen[pid] = processes[pid].started
         alive = [processes[pid] for pid in belongs if processes[pid].alive]

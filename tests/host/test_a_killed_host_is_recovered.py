@@ -1,0 +1,131 @@
+"""What a host that is killed leaves behind is readable, complete as far as anybody can know, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from holdfast.clock import boot_id
+from holdfast.host.client import HostClient
+from holdfast.host.log import RECORD_SIZE
+from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record
+from holdfast.host.tree import start_time
+
+from .harness import PATH, alive, start_host, within
+
+
+@asynccontextmanager
+async def running(state: Path, *options: str) -> AsyncIterator[tuple[HostClient, int]]:
+    server = start_host(state, "unix://", *options)
+    client = await HostClient.connect(server.url)
+    try:
+        yield client, server.pid
+    finally:
+        await client.aclose()
+        server.stop()
+
+
+def spec(process_id: str, *argv: str) -> ProcessSpec:
+    return ProcessSpec(process_id=process_id, argv=list(argv), cwd=Path("/tmp"), env={"PATH": PATH})
+
+
+async def read(client: HostClient, process_id: str) -> list[Record]:
+    async def all_records() -> list[Record]:
+        return [record async for record in client.records(process_id) if isinstance(record, Record)]
+
+    return await within(all_records())
+
+
+async def test_a_finished_process_is_remembered(state: Path) -> None:
+    async with running(state) as (client, _):
+        await client.start(spec("done", "sh", "-c", "echo kept; exit 9"))
+        before = await read(client, "done")
+    async with running(state) as (client, _):
+        assert await read(client, "done") == before
+        status = await client.status("done")
+        assert status is not None
+        assert (status.state, status.exit_code) == (ProcessState.CLOSED, 9)
+        assert (await client.start(spec("done", "sh", "-c", "echo again"))).state is ProcessState.CLOSED
+
+
+async def test_a_stopped_host_ends_its_processes_and_knows_how_they_ended(state: Path) -> None:
+    async with running(state) as (client, _):
+        await client.start(spec("t", "sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done"))
+        async for record in client.records("t"):
+            if isinstance(record, Record) and record.data:
+                break
+    async with running(state) as (client, _):
+        records = await read(client, "t")
+        assert b"".join(record.data for record in records if record.kind is Kind.STDOUT) == b"up\nbye\n"
+        assert records[-2].exit_code == 3
+
+
+async def test_torn_and_unindexed_ends_are_repaired(state: Path) -> None:
+    async with running(state) as (client, _):
+        await client.start(spec("torn", "sh", "-c", "echo one; echo two; echo three"))
+        before = await read(client, "torn")
+    (directory,) = (state / "processes").iterdir()
+    index = directory / "index"
+    # As if the host had been killed after it moved the bytes and before it indexed all of them.
+    index.write_bytes(index.read_bytes()[: RECORD_SIZE + 11])
+    async with running(state) as (client, _):
+        records = await read(client, "torn")
+        assert records[0] == before[0]
+        assert b"".join(record.data for record in records) == b"one\ntwo\nthree\n"
+        assert [record.seq for record in records] == list(range(1, len(records) + 1))
+        assert [record.kind for record in records[-2:]] == [Kind.EXITED, Kind.CLOSED]
+        assert records[-2].exit_code is None
+        status = await client.status("torn")
+        assert status is not None
+        assert status.state is ProcessState.LOST
+
+
+async def test_a_start_that_never_happened_leaves_nothing(state: Path) -> None:
+    async with running(state) as (client, _):
+        pass
+    half = state / "processes" / "half"
+    half.mkdir(mode=0o700)
+    (half / "process").write_text('{"processId": "half"')
+    async with running(state) as (client, _):
+        assert await client.list() == []
+        assert not half.exists()
+        assert (await client.start(spec("half", "true"))).process_id == "half"
+        await read(client, "half")
+
+
+async def test_processes_of_another_boot_are_lost_and_nobody_is_signalled(state: Path) -> None:
+    async with running(state) as (client, _):
+        await client.start(spec("old", "true"))
+        await read(client, "old")
+    (directory,) = (state / "processes").iterdir()
+    bystander = await asyncio.create_subprocess_exec("sleep", "1000")
+    try:
+        started = start_time(bystander.pid)
+        description = (directory / "process").read_text().splitlines()[0]
+        other_boot = description.replace(boot_id(), "00000000-0000-0000-0000-000000000000")
+        (directory / "process").write_text(f'{other_boot}\n{{"pid":{bystander.pid},"started":{started}}}\n')
+        (directory / "index").write_bytes(b"")
+        async with running(state) as (client, _):
+            status = await client.status("old")
+            assert status is not None
+            assert status.state is ProcessState.LOST
+            assert [record.kind for record in await read(client, "old")] == [Kind.EXITED, Kind.CLOSED]
+        assert alive(bystander.pid)
+    finally:
+        bystander.send_signal(signal.SIGKILL)
+        await bystander.wait()
+
+
+async def test_two_hosts_never_share_a_directory(state: Path) -> None:
+    async with running(state):
+        second = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "holdfast.host", "--listen", "unix://", "--state-dir", str(state)),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await within(second.communicate())
+        assert second.returncode == 2
+        assert b"Another host is running" in errors

@@ -1,0 +1,182 @@
+"""Nothing of a process's tree survives its ending, and nobody else is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.host import tree
+from holdfast.host.client import HostClient
+from holdfast.host.port import Kind, ProcessSpec, Record
+from holdfast.host.tree import MARKER, OsProcess, Tree, read_process
+
+from .harness import PATH, RunningServer, alive, until_dead, within
+
+#: A tree that does what it can to survive; prints the pid of each member.
+ESCAPE_ARTIST = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def hold(label):
+    print(label, os.getpid(), flush=True)
+    time.sleep(1000)
+if os.fork() == 0:
+    hold("child")
+if os.fork() == 0:
+    os.setsid()
+    hold("own-session")
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.setpgid(0, 0)
+    hold("daemon")
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    null = os.open("/dev/null", os.O_RDWR)
+    print("silent", os.getpid(), flush=True)
+    for stream in range(3):
+        os.dup2(null, stream)
+    time.sleep(1000)
+hold("leader")
+"""
+
+
+@pytest.fixture
+async def client(host: RunningServer) -> AsyncIterator[HostClient]:
+    connected = await HostClient.connect(host.url)
+    yield connected
+    await connected.aclose()
+
+
+def spec(process_id: str, *argv: str, tty: bool = False) -> ProcessSpec:
+    return ProcessSpec(process_id=process_id, argv=list(argv), cwd=Path("/tmp"), env={"PATH": PATH}, tty=tty)
+
+
+async def announced(client: HostClient, process_id: str, count: int) -> dict[str, int]:
+    """Read until *count* members have told their pids."""
+
+    async def read() -> dict[str, int]:
+        text = b""
+        async for record in client.records(process_id):
+            assert isinstance(record, Record)
+            text += record.data
+            lines = text.decode().split("\n")[:-1]
+            if len(lines) == count:
+                return {name: int(pid) for name, pid in (line.split() for line in lines)}
+        raise AssertionError(text)
+
+    return await within(read())
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_forks_sessions_daemons_and_ignored_signals_do_not_help(client: HostClient, tty: bool) -> None:
+    await client.start(spec("x", sys.executable, "-c", ESCAPE_ARTIST, tty=tty))
+    pids = await announced(client, "x", 5)
+    members = await client.members("x")
+    assert members[0].pid == pids["leader"]
+    assert {member.pid for member in members} == set(pids.values())
+    outcome = await within(client.terminate("x", grace=0.1))
+    assert outcome.was_running
+    assert {member.pid for member in outcome.ended} >= set(pids.values())
+    assert outcome.survivors == []
+    for pid in pids.values():
+        await until_dead(pid)
+    assert await client.members("x") == []
+    last = [record async for record in client.records("x")][-2]
+    assert isinstance(last, Record)
+    assert (last.exit_code, last.signal) == (137, 9)
+
+
+async def test_grace_lets_a_process_end_by_itself(client: HostClient) -> None:
+    script = "trap 'echo bye; exit 3' TERM; echo up 1; while :; do sleep 0.02; done"
+    await client.start(spec("g", "sh", "-c", script))
+    await announced(client, "g", 1)
+    outcome = await within(client.terminate("g", grace=15.0))
+    assert outcome.survivors == []
+    records = [record async for record in client.records("g") if isinstance(record, Record)]
+    assert b"".join(record.data for record in records if record.kind is Kind.STDOUT) == b"up 1\nbye\n"
+    assert records[-2].exit_code == 3
+
+
+async def test_a_stopped_process_is_ended_too(client: HostClient) -> None:
+    await client.start(spec("s", "sh", "-c", "echo up 1; sleep 1000"))
+    await announced(client, "s", 1)
+    await client.signal("s", signal.SIGSTOP)
+    outcome = await within(client.terminate("s", grace=10.0))
+    assert outcome.was_running
+    assert outcome.survivors == []
+
+
+async def test_what_an_exited_process_left_is_ended(client: HostClient) -> None:
+    await client.start(spec("e", "sh", "-c", "setsid sleep 1000 & echo left $!; exit 0"))
+    pids = await announced(client, "e", 1)
+    async for record in client.records("e"):
+        if isinstance(record, Record) and record.kind == "exited":
+            break
+    outcome = await within(client.terminate("e"))
+    assert not outcome.was_running
+    assert pids["left"] in {member.pid for member in outcome.ended}
+    await until_dead(pids["left"])
+    assert [record async for record in client.records("e")][-1].kind == "closed"  # type: ignore[union-attr]
+
+
+async def test_neighbours_are_left_alone(client: HostClient) -> None:
+    await client.start(spec("a", "sleep", "1000"))
+    await client.start(spec("b", "sleep", "1000"))
+    await client.terminate("a")
+    b = await client.status("b")
+    assert b is not None
+    assert b.pid is not None
+    assert alive(b.pid)
+    await client.terminate("b")
+    assert not (await client.terminate("nobody")).was_running
+
+
+async def test_a_pid_that_was_used_again_is_never_hit() -> None:
+    bystander = await asyncio.create_subprocess_exec("sleep", "1000", start_new_session=True)
+    try:
+        now = read_process(bystander.pid)
+        assert now is not None
+        earlier = Tree(bystander.pid, now.started - 1)
+        assert earlier.members() == []
+        assert not tree.send(now._replace(started=now.started - 1), signal.SIGKILL)
+        ending = await tree.end_tree(earlier, grace=0.0)
+        assert (ending.ended, ending.survivors) == ([], [])
+        assert alive(bystander.pid)
+    finally:
+        bystander.kill()
+        await bystander.wait()
+
+
+async def test_the_marker_finds_what_everything_else_lost() -> None:
+    orphan = await asyncio.create_subprocess_exec(
+        "sleep", "1000", start_new_session=True, env={"PATH": PATH, MARKER: "abc"}
+    )
+    try:
+        assert Tree(0, 0, "abd").members() == []
+        assert [member.pid for member in Tree(0, 0, "abc").members()] == [orphan.pid]
+    finally:
+        orphan.kill()
+        await orphan.wait()
+
+
+async def test_unkillable_members_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = OsProcess(999_999_999, 1, 1, 1, 1, "stuck", True)
+    monkeypatch.setattr(tree, "_KILL_PATIENCE", 0.05)
+    monkeypatch.setattr(Tree, "members", lambda self: [stuck])  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(os, "pidfd_open", _gone)
+    ending = await tree.end_tree(Tree(1, 1), grace=0.0)
+    assert ending.ended == []
+    assert ending.survivors == [stuck]
+
+
+def _gone(pid: int) -> int:
+    raise ProcessLookupError(pid)
