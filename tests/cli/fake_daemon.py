@@ -61,6 +61,9 @@ class FakeTask:
         self.cancels = 0
         #: What a cancel does; by default the task ends at once.
         self.finish_on_cancel = True
+        #: The first cancel is not answered before this is set.
+        self.answer_first_cancel = threading.Event()
+        self.answer_first_cancel.set()
 
     def say(self, kind: str, text: str, *, tool_uses: int = 0, state: State = State.RUNNING) -> None:
         """Append a line of progress."""
@@ -306,6 +309,8 @@ def _handler(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
 
         def _task_cancel(self, task: FakeTask) -> None:
             task.cancels += 1
+            if task.cancels == 1:
+                task.answer_first_cancel.wait(PATIENCE)
             if task.result is None and task.finish_on_cancel:
                 task.finish(status=Status.CANCELLED)
             self._json(200, task.view())

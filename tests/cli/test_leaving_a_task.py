@@ -67,6 +67,22 @@ def test_a_second_ctrl_c_leaves_at_once(spawn: Spawn, daemon: FakeDaemon) -> Non
     assert f"Task {task.id} is being ended".encode() in err
 
 
+def test_whoever_is_very_impatient_gets_the_cancel_through_all_the_same(spawn: Spawn, daemon: FakeDaemon) -> None:
+    process = spawn("run", "codex", "go")
+    daemon.wait_for_request("GET", "/progress")
+    task = daemon.next_task()
+    task.finish_on_cancel = False
+    task.answer_first_cancel.clear()
+    process.send_signal(signal.SIGINT)
+    daemon.wait_for_request("POST", "/cancel")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    task.answer_first_cancel.set()
+    assert process.returncode == 130
+    assert task.cancels == 2
+    assert f"Task {task.id} is being ended".encode() in err
+
+
 def test_sigterm_leaves_the_task_running_and_says_so(spawn: Spawn, daemon: FakeDaemon) -> None:
     process = spawn("run", "codex", "go")
     daemon.wait_for_request("GET", "/progress")

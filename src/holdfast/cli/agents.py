@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import click
 import msgspec
@@ -40,9 +41,9 @@ def agents(*, check: bool, as_json: bool) -> int:
 
     No model is asked and nothing is spent, with --check either.
     """
-    known = known_agents()
-    with ThreadPoolExecutor(max(1, len(known))) as pool:
-        rows = list(pool.map(lambda agent: _look(agent, check=check), known))
+    # Side by side: each probe starts a program and may take a second.
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(partial(_look, check=check), known_agents()))
     if as_json:
         terminal.write([msgspec.json.encode({"agents": rows}), b"\n"])
     else:

@@ -121,11 +121,10 @@ def _failure(result: Result) -> Iterator[str]:
     sentence = error.message if error is not None else _SENTENCES.get(result.status, "The task is not a success.")
     details: list[str] = [result.status]
     if error is not None:
-        details.append(error.error_class)
-        if error.upstream_code and error.upstream_code != error.error_class:
-            details.append(error.upstream_code)
-        if error.http_status is not None:
-            details.append(f"HTTP {error.http_status}")
+        details += [error.error_class, error.upstream_code or ""]
+        details.append("" if error.http_status is None else f"HTTP {error.http_status}")
+    # Several of them may be the same word.
+    details = [detail for detail in dict.fromkeys(details) if detail]
     first, *more = sentence.strip().splitlines() or [""]
     yield f"{style('red', 'error:')} {terminal.printable(first)} ({terminal.printable(', '.join(details))})"
     yield from (f"       {terminal.printable(line)}" for line in more)

@@ -12,6 +12,7 @@ import click
 from holdfast.cli import progress_display, result_output, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.follow import Follower
+from holdfast.cli.interrupts import Interrupts
 from holdfast.cli.output_options import output_options
 from holdfast.cli.progress_display import Display
 from holdfast.cli.result_output import Format
@@ -66,30 +67,34 @@ class _Attendance:
         self._task_id = placed.request.task_id
         self._sent = False
         self._accepted = False
-        self._cancelling = False
         self._cancelled = False
 
     def stay(self) -> bool:
         """Stay until the task is finished, or (true) until the person insists on leaving."""
         follower = Follower(self._daemon, self._task_id)
-        while True:
-            try:
-                if not self._accepted:
-                    # After an interrupted first try too: only an accepted task can be cancelled for certain.
-                    self._daemon.call(self._send)
-                    self._accepted = True
-                if self._cancelling and not self._cancelled:
-                    self._daemon.call(lambda client: client.cancel(self._task_id))
-                    self._cancelled = True
-                for progress in follower.lines():
-                    self._display.show(progress)
-                return False
-            except KeyboardInterrupt:
-                if self._cancelling or not self._sent:
+        with Interrupts() as interrupts:
+            while True:
+                try:
+                    with interrupts.allowed():
+                        self._take_care(cancel=interrupts.count > 0)
+                        for progress in follower.lines():
+                            self._display.show(progress)
+                    return False
+                except KeyboardInterrupt:
+                    pass
+                if interrupts.count > 1 or not self._sent:
                     self._leave()
                     return True
-                self._cancelling = True
                 self._display.note(f"Cancelling task {self._task_id}; press Ctrl-C again to leave at once.")
+
+    def _take_care(self, *, cancel: bool) -> None:
+        if not self._accepted:
+            # After an interrupted first try too: only an accepted task can be cancelled for certain.
+            self._daemon.call(self._send)
+            self._accepted = True
+        if cancel and not self._cancelled:
+            self._daemon.call(lambda client: client.cancel(self._task_id))
+            self._cancelled = True
 
     def _send(self, client: DaemonClient) -> None:
         self._sent = True
@@ -110,7 +115,7 @@ class _Attendance:
     def _last_try(self) -> bool:
         try:
             self._daemon.client.cancel(self._task_id, timeout=_LAST_TRY)
-        except (HoldfastError, KeyboardInterrupt):
+        except HoldfastError:
             return False
         return True
 
