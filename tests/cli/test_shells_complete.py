@@ -24,7 +24,7 @@ def complete(*words: str) -> set[str]:
     }
     command = [sys.executable, "-m", "holdfast"]
     finished = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE, check=True)
-    return {line.partition(",")[2] for line in finished.stdout.decode().splitlines()}
+    return {line.partition(",")[2] for line in finished.stdout.decode().splitlines() if line}
 
 
 def test_commands_and_options(state: Path) -> None:
