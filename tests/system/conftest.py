@@ -57,7 +57,7 @@ class Installation:
 
     def json(self, *arguments: str, exit_code: int | None = 0, input: bytes | None = None) -> Any:
         """What ``holdfast ARGUMENTS --json`` prints."""
-        completed = self.run(*arguments, "--json", input=input)
+        completed = self.run(arguments[0], "--json", *arguments[1:], input=input)
         if exit_code is not None:
             assert completed.returncode == exit_code, completed.stderr.decode()
         return json.loads(completed.stdout)

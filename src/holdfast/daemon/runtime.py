@@ -26,6 +26,8 @@ from holdfast.tasks.service import TaskService
 logger: Final = logging.getLogger(__name__)
 
 
+#: For a host of this machine to answer again before it is started anew, seconds.
+HOST_RECONNECT: Final = 2.0
 #: A host without a daemon and without a live process ends by itself after this long, seconds.
 HOST_IDLE_EXIT: Final = 3.0
 
@@ -59,7 +61,7 @@ class LocalHost:
                     logger.warning("the host does not answer: %s", error)
                     await self._client.aclose()
                     self._client = None
-            self._client = await ensure_host(self._directory, idle_exit=HOST_IDLE_EXIT)
+            self._client = await ensure_host(self._directory, idle_exit=HOST_IDLE_EXIT, reconnect_for=HOST_RECONNECT)
             return self._client
 
     @property

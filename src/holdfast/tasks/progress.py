@@ -66,9 +66,8 @@ async def read_attempt(
         async for step in stream:
             lines: list[tuple[str, str, int]] = []
             for event in step.events:
-                title = _title(facts, event)
+                line = _line(event, facts)
                 fold(facts, event, step.time)
-                line = _line(event, title)
                 if line is not None:
                     lines.append((*line, facts.tool_total))
             for number, (kind, text, tool_uses) in enumerate(lines, start=1):
@@ -86,14 +85,7 @@ async def read_attempt(
                 yield progress, position
 
 
-def _title(facts: AttemptFacts, event: Event) -> str:
-    if isinstance(event, ToolEnded):
-        known = facts.open_tools.get(event.item_id)
-        return event.title or (known.title if known is not None else "a tool")
-    return ""
-
-
-def _line(event: Event, title: str) -> tuple[str, str] | None:
+def _line(event: Event, before: AttemptFacts) -> tuple[str, str] | None:
     """Kind and text of the line for *event*; ``None`` for what nobody needs to see."""
     match event:
         case ThreadStarted():
@@ -103,9 +95,12 @@ def _line(event: Event, title: str) -> tuple[str, str] | None:
         case ToolStarted():
             return "tool", event.title
         case ToolEnded():
+            open_tool = before.open_tools.get(event.item_id)
+            title = event.title or (open_tool.title if open_tool is not None else "a tool")
             if event.failed:
                 return "tool_failed", title
-            return ("tool", title) if event.tool is not None and event.title is not None else None
+            # One that was announced when it began has its line already.
+            return ("tool", title) if open_tool is None else None
         case FilesClaimed():
             return "files", ", ".join(event.paths)
         case Notice():

@@ -17,7 +17,7 @@ from typing import Final
 from holdfast.agents.adapter import Agent, Launch, UnsupportedOption
 from holdfast.agents.catalogue import find_agent
 from holdfast.errors import InvalidRequest, NotFound
-from holdfast.host.port import Gap, Record
+from holdfast.host.port import Gap, HostUnavailable, Record, UnknownProcess
 from holdfast.store.store import Store
 from holdfast.tasks.acceptance import Acceptance, TaskFiles, replace_file, summarise
 from holdfast.tasks.attempt import Hosts
@@ -195,18 +195,23 @@ class TaskService:
         while True:
             feed = await self._store.feed.latest()
             row = await self._ledger.task(task_id)
-            attempts = await self._ledger.attempts(task_id)
-            for attempt in attempts:
+            for attempt in await self._ledger.attempts(task_id):
                 if attempt.number < position.attempt or attempt.started_at is None:
                     continue
                 if attempt.number > position.attempt:
-                    position = Position(attempt=attempt.number)
-                lines = read_attempt(await self._hosts.host(), agent, row, attempt, position, follow_on=follow)
-                async for line, reached in lines:
-                    yield line
-                    position = reached
+                    position = Position(attempt=attempt.number, tool_uses=position.tool_uses)
+                try:
+                    host = await self._hosts.host()
+                    lines = read_attempt(host, agent, row, attempt, position, follow_on=follow)
+                    async for line, reached in lines:
+                        yield line
+                        position = reached
+                except (HostUnavailable, UnknownProcess) as error:
+                    # The runner finds out what became of the process, and the change feed tells us.
+                    logger.warning("progress of %s: %s", attempt.process_id, error)
+                    break
                 # What was read to its end is not read again, even if its process is still held open.
-                position = Position(attempt=attempt.number + 1)
+                position = Position(attempt=attempt.number + 1, tool_uses=position.tool_uses)
             if row.state is State.FINISHED:
                 if follow:
                     yield finished_line(await self.view(task_id), position.encode())
