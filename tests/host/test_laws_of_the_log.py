@@ -24,9 +24,17 @@ async def client(host: RunningServer) -> AsyncIterator[HostClient]:
     await connected.aclose()
 
 
-def spec(process_id: str, *argv: str, tty: bool = False, stdin: bool = False, **more: object) -> ProcessSpec:
+def spec(
+    process_id: str, *argv: str, tty: bool = False, stdin: bool = False, stdin_file: Path | None = None
+) -> ProcessSpec:
     return ProcessSpec(
-        process_id=process_id, argv=list(argv), cwd=Path("/tmp"), env={"PATH": PATH}, tty=tty, pipe_stdin=stdin, **more
+        process_id=process_id,
+        argv=list(argv),
+        cwd=Path("/tmp"),
+        env={"PATH": PATH},
+        tty=tty,
+        pipe_stdin=stdin,
+        stdin_file=stdin_file,
     )
 
 

@@ -341,6 +341,7 @@ async def test_a_session_is_resumed_after_a_drop(either: RunningServer) -> None:
     await first.until_output("p", b"two")
     await first.close()
     second = WireClient()
+    reply: dict[str, Any] = {}
     stranger = await WireClient.connect(either.url)
     assert (await stranger.error("process/read", {"processId": "p"}))[0] == -32600
     # The server may notice the loss of the first connection a moment later than its client.

@@ -278,7 +278,9 @@ class ProcessLog:
         return [Entry._make(fields) for fields in _RECORD.iter_unpack(packed)]
 
     def data(self, entry: Entry) -> bytes:
-        """The bytes that *entry* describes."""
+        """The bytes that *entry* describes; none for ``EXITED`` and ``CLOSED``."""
+        if not entry.length:
+            return b""
         descriptor = self._files.get(entry.kind)
         if descriptor is not None:
             return os.pread(descriptor, entry.length, entry.offset)

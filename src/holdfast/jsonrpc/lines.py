@@ -125,7 +125,7 @@ def bind_unix(path: Path) -> socket.socket:
     except FileNotFoundError:
         pass
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    before = os.umask(0o077)
+    before = os.umask(0o177)
     try:
         listener.bind(str(path))
     except OSError:

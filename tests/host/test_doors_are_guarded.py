@@ -1,0 +1,228 @@
+"""Who gets in, what others can see, and what the host gives to its children."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.host.client import HostClient
+from holdfast.host.port import HostUnavailable, ProcessSpec, Record
+from holdfast.jsonrpc.lines import bind_unix, serve_unix
+
+from .harness import PATH, RunningServer, WireClient, start_host, within
+
+
+@pytest.fixture
+def websocket_host(state: Path) -> Iterator[RunningServer]:
+    server = start_host(state, "ws://127.0.0.1:0")
+    yield server
+    server.stop()
+
+
+async def http(server: RunningServer, request: str) -> tuple[int, str]:
+    """Send a plain HTTP request; returns status and body."""
+    host, port = server.url.removeprefix("ws://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+    answer = (await within(reader.read())).decode()
+    writer.close()
+    head, _, body = answer.partition("\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+UPGRADE = "\n".join(
+    (
+        "Host: x",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        (f"GET / HTTP/1.1\n{UPGRADE}\nOrigin: http://evil.example", 403),
+        (f"GET / HTTP/1.1\n{UPGRADE}\nOrigin: null", 403),
+        ("GET /readyz HTTP/1.1\nHost: x\nOrigin: http://evil.example", 403),
+        ("GET /readyz HTTP/1.1\nHost: x", 200),
+        ("GET /healthz HTTP/1.1\nHost: x", 404),
+        (f"GET /x HTTP/1.1\n{UPGRADE}", 404),
+        ("GET / HTTP/1.1\nHost: x", 400),
+    ],
+)
+async def test_http_answers(websocket_host: RunningServer, request_text: str, status: int) -> None:
+    assert (await http(websocket_host, request_text))[0] == status
+
+
+@pytest.mark.parametrize(
+    "address", ["ws://0.0.0.0:0", "ws://[::]:0", "ws://localhost:0", "wss://127.0.0.1:0", "tcp://x"]
+)
+def test_only_loopback_addresses_are_listened_on(state: Path, address: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast.host", "--listen", address, "--state-dir", str(state)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+
+
+async def test_what_is_made_is_private_from_the_first_instant(state: Path) -> None:
+    before = os.umask(0)
+    try:
+        server = start_host(state)
+    finally:
+        os.umask(before)
+    client = await HostClient.connect(server.url)
+    spec = ProcessSpec(process_id="p", argv=["sh", "-c", "echo x; echo y >&2"], cwd=Path("/"), env={"PATH": PATH})
+    await client.start(spec)
+    assert [record async for record in client.records("p")]
+    seen = 0
+    for path in sorted(state.rglob("*")):  # noqa: ASYNC240 - a test has the loop for itself
+        mode = path.lstat().st_mode
+        assert stat.S_IMODE(mode) == (0o700 if stat.S_ISDIR(mode) else 0o600), path
+        seen += 1
+    assert seen >= 6
+    await client.aclose()
+    server.stop()
+    assert "host.sock" not in os.listdir(state)
+
+
+async def test_other_users_are_dropped_at_the_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    accepted: list[object] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    server = await serve_unix(bind_unix(path), lambda connection: accepted.append(connection))  # type: ignore[arg-type,func-returns-value]
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    with pytest.raises(ConnectionError):
+        writer.write(b'{"id":1,"method":"initialize","params":{"clientName":"x"}}\n')
+        if not await within(reader.read()):
+            raise ConnectionResetError
+    assert accepted == []
+    writer.close()
+    server.close()
+
+
+async def test_children_inherit_three_descriptors_and_their_environment_only(host: RunningServer) -> None:
+    client = await WireClient.connect(host.url)
+    await client.start("f", "/bin/ls", "/proc/self/fd", env={})
+    await client.start("s", "/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status", env={})
+    await client.until_closed("f")
+    await client.until_closed("s")
+    # The fourth is the listing itself.
+    assert client.output("f").split() == [b"0", b"1", b"2", b"3"]
+    # glibc's posix_spawn leaves its two internal signals (32 and 33) ignored; nothing else is ignored or blocked.
+    masks = {int(line.split()[1], 16) for line in client.output("s").splitlines()}
+    assert not [mask for mask in masks if mask & ~0x180000000]
+    await client.close()
+
+
+async def test_a_sandbox_is_refused_rather_than_ignored(host: RunningServer) -> None:
+    client = await WireClient.connect(host.url)
+    start = {"processId": "s", "argv": ["true"], "cwd": "file:///", "env": {}, "tty": False}
+    for name, value in (("sandbox", {"permissions": {"type": "managed"}}), ("enforceManagedNetwork", True)):
+        code, message = await client.error("process/start", {**start, name: value})
+        assert code == -32602
+        assert name in message
+    await client.result("process/start", {**start, "sandbox": None, "enforceManagedNetwork": False})
+    await client.close()
+
+
+async def test_a_flood_of_requests_wedges_nothing(websocket_host: RunningServer) -> None:
+    client = await WireClient.connect(websocket_host.url)
+    for number in range(400):
+        client.request(
+            "process/start",
+            {"processId": str(number), "argv": ["/bin/true"], "cwd": "file:///", "env": {}, "tty": False},
+        )
+    for _ in range(1000):
+        client.request("environment/status")
+    await client.until(lambda: len(client.replies) >= 1401)
+    await client.until(lambda: sum(n["method"] == "process/closed" for n in client.notifications) == 400)
+    await client.close()
+
+
+async def test_waiting_requests_are_bounded_by_an_error_not_by_silence(host: RunningServer) -> None:
+    client = await WireClient.connect(host.url)
+    await client.start("s", "/bin/sleep", "1000")
+    polls = [client.request("process/read", {"processId": "s", "waitMs": 600_000}) for _ in range(5000)]
+    refused = await client.reply(polls[-1])
+    assert refused["error"]["code"] == -32600
+    assert await client.result("environment/status") == {"status": "ready"}
+    await client.result("process/terminate", {"processId": "s"})
+    await client.until_closed("s")
+    await client.close()
+
+
+async def test_large_messages_come_in_fragments_and_too_large_ones_end_the_connection(
+    websocket_host: RunningServer,
+) -> None:
+    client = await WireClient.connect(websocket_host.url)
+    await client.start("b", "/usr/bin/head", "-c", "12000000", "/dev/zero")
+    await client.until_closed("b")
+    whole = await client.result("process/read", {"processId": "b"})
+    assert sum(len(chunk["chunk"]) for chunk in whole["chunks"]) > 12_000_000
+    client.send(b'{"id":1,"method":"' + b"x" * (64 * 1024 * 1024) + b'"}')
+    await client.until_lost()
+
+
+async def test_the_newest_resume_wins_and_the_older_connection_is_told(websocket_host: RunningServer) -> None:
+    first = await WireClient.connect(websocket_host.url)
+    await first.start("p", "/bin/sh", "-c", "read x; echo $x", pipeStdin=True)
+    second = await WireClient.connect(websocket_host.url, resume=first.session)
+    assert second.session == first.session
+    await first.until_lost()
+    chunk = {"processId": "p", "chunk": "b2sK", "writeId": "1"}
+    assert await second.result("process/write", chunk) == {"status": "accepted"}
+    await second.until_closed("p")
+    assert second.output("p") == b"ok\n"
+    await second.close()
+
+
+async def test_stdio_serves_one_client_and_ends_with_it(state: Path) -> None:
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "holdfast.host", "--listen", "stdio", "--state-dir", str(state)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert server.stdin and server.stdout
+    server.stdin.write(b'{"id":1,"method":"initialize","params":{"clientName":"x"}}\n')
+    assert b'"sessionId"' in await within(server.stdout.readline())
+    server.stdin.write(b'{"method":"initialized"}\r\n\n\r\n   \n{"id":2,"method":"environment/status"}\r\n')
+    assert await within(server.stdout.readline()) == b'{"id":2,"result":{"status":"ready"}}\n'
+    server.stdin.write(b"garbage\n")
+    answer = await within(server.stdout.readline())
+    assert b"failed to parse JSON-RPC message from exec-server stdio: " in answer
+    server.stdin.write(
+        b'{"id":3,"method":"process/start","params":{"processId":"p","argv":["sleep","1000"],"cwd":"file:///",'
+        b'"env":{},"tty":false}}\n'
+    )
+    assert b'"result"' in await within(server.stdout.readline())
+    server.stdin.write_eof()
+    assert await within(server.wait()) == 0
+
+
+async def test_a_host_is_reached_over_websocket_too_and_a_wrong_address_is_named(websocket_host: RunningServer) -> None:
+    with pytest.raises(HostUnavailable, match="No host answers"):
+        await HostClient.connect("ws://127.0.0.1:1")
+    with pytest.raises(HostUnavailable, match="not the URL of a host"):
+        await HostClient.connect("gopher://x")
+    client = await HostClient.connect(websocket_host.url)
+    spec = ProcessSpec(process_id="p", argv=["echo", "over websocket"], cwd=Path("/"), env={"PATH": PATH})
+    await client.start(spec)
+    records = [record async for record in client.records("p")]
+    assert isinstance(records[0], Record)
+    assert records[0].data == b"over websocket\n"
+    await client.aclose()

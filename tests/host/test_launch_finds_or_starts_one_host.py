@@ -1,0 +1,64 @@
+"""However many ask at once, a state directory has one host; and a failed start says why."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from holdfast.host.launch import ensure_host
+from holdfast.host.port import HostUnavailable, ProcessSpec
+
+from .harness import until_dead
+
+
+def host_pid(state: Path) -> int:
+    return int((state / "lock").read_text())
+
+
+async def test_callers_that_race_get_the_same_detached_host(state: Path) -> None:
+    clients = await asyncio.gather(*(ensure_host(state, idle_exit=0.2) for _ in range(5)))
+    assert len({client.instance_id for client in clients}) == 1
+    assert {client.state_directory for client in clients} == {str(state)}
+    pid = host_pid(state)
+    assert os.getsid(pid) != os.getsid(0)
+    for client in clients:
+        await client.aclose()
+    # Nobody is connected and nothing runs: it leaves by itself.
+    await until_dead(pid)
+
+
+async def test_an_idle_host_stays_as_long_as_a_process_lives(state: Path) -> None:
+    client = await ensure_host(state, idle_exit=0.05)
+    spec = ProcessSpec(process_id="p", argv=["/bin/sleep", "1000"], cwd=Path("/"), env={})
+    await client.start(spec)
+    await client.aclose()
+    await asyncio.sleep(0.3)
+    again = await ensure_host(state, idle_exit=0.05)
+    assert again.instance_id == client.instance_id
+    await again.terminate("p")
+    await again.aclose()
+    await until_dead(host_pid(state))
+
+
+async def test_a_dead_host_is_replaced(state: Path) -> None:
+    first = await ensure_host(state, idle_exit=5)
+    await first.aclose()
+    pid = host_pid(state)
+    os.kill(pid, signal.SIGTERM)
+    await until_dead(pid)
+    second = await ensure_host(state, idle_exit=0.1)
+    assert second.instance_id != first.instance_id
+    await second.aclose()
+    await until_dead(host_pid(state))
+
+
+async def test_a_host_that_cannot_start_says_why(state: Path) -> None:
+    (state / "processes").write_text("in the way")
+    with pytest.raises(HostUnavailable, match="is not a directory") as caught:
+        await ensure_host(state)
+    assert caught.value.hint
+    assert "host.log" in caught.value.hint

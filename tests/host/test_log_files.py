@@ -1,0 +1,147 @@
+"""The files of a log: any cursor, any crash, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.host.log import CHUNK, RECORD_SIZE, EntryKind, LogFull, ProcessLog
+
+KINDS = st.sampled_from([EntryKind.STDOUT, EntryKind.STDERR, EntryKind.SIGNAL])
+PIECES = st.lists(st.tuples(KINDS, st.binary(min_size=1, max_size=50)), max_size=150)
+
+
+def contents(log: ProcessLog) -> list[tuple[int, int, bytes]]:
+    return [(entry.seq, entry.kind, log.data(entry)) for entry in log.entries(0, 10_000)]
+
+
+@given(pieces=PIECES, after=st.integers(0, 200), limit=st.integers(1, 200), finished=st.booleans())
+def test_a_cursor_gives_what_follows_it_and_nothing_else(
+    pieces: list[tuple[EntryKind, bytes]], after: int, limit: int, finished: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        log = ProcessLog.create(directory)
+        for kind, data in pieces:
+            log.append(kind, data)
+        expected = [(seq, kind, data) for seq, (kind, data) in enumerate(pieces, 1)]
+        if finished:
+            log.close()
+            log = ProcessLog.complete(directory)
+        got = [(entry.seq, entry.kind, log.data(entry)) for entry in log.entries(after, limit)]
+        assert got == expected[after : after + limit]
+        log.close()
+
+
+@given(pieces=PIECES, cut=st.integers(0, 150 * RECORD_SIZE))
+def test_whatever_part_of_the_index_a_crash_leaves_no_byte_is_lost(
+    pieces: list[tuple[EntryKind, bytes]], cut: int
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        log = ProcessLog.create(directory)
+        for kind, data in pieces:
+            log.append(kind, data)
+        log.close()
+        index = Path(directory) / "index"
+        index.write_bytes(index.read_bytes()[:cut])
+        log = ProcessLog.recover(directory)
+        log.append_end(exit_code=None, exited=True, closed=True)
+        found = contents(log)[:-2]
+        assert [entry.kind for entry in log.entries(log.last_seq - 2, 2)] == [EntryKind.EXITED, EntryKind.CLOSED]
+        for wanted in (EntryKind.STDOUT, EntryKind.STDERR, EntryKind.SIGNAL):
+            before = b"".join(data for kind, data in pieces if kind == wanted)
+            assert b"".join(data for _, kind, data in found if kind == wanted) == before
+        kept = cut // RECORD_SIZE
+        assert found[: min(kept, len(pieces))] == [
+            (seq, kind, data) for seq, (kind, data) in enumerate(pieces[:kept], 1)
+        ]
+        assert [seq for seq, _, _ in found] == list(range(1, len(found) + 1))
+        log.close()
+
+
+def test_large_output_is_spliced_in_chunks(tmp_path: Path) -> None:
+    log = ProcessLog.create(tmp_path)
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    data = os.urandom(CHUNK)
+    for _ in range(5):
+        os.write(write_end, data)
+        assert log.splice(EntryKind.STDOUT, read_end) == CHUNK
+    with pytest.raises(BlockingIOError):
+        log.splice(EntryKind.STDOUT, read_end)
+    os.close(write_end)
+    assert log.splice(EntryKind.STDOUT, read_end) == 0
+    os.close(read_end)
+    assert (tmp_path / "stdout").read_bytes() == data * 5
+    assert [entry.length for entry in log.entries(0, 10)] == [CHUNK] * 5
+    log.close()
+
+
+def test_files_are_private_and_only_those_that_are_needed(tmp_path: Path) -> None:
+    log = ProcessLog.create(tmp_path)
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    assert log.splice(EntryKind.STDERR, read_end) == 0
+    os.close(read_end)
+    log.append(EntryKind.STDOUT, b"x")
+    log.close()
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {"index": 0o600, "stdout": 0o600}
+
+
+def test_a_symlink_in_the_place_of_a_stream_is_not_followed(tmp_path: Path) -> None:
+    log = ProcessLog.create(tmp_path)
+    victim = tmp_path.parent / "victim"
+    victim.write_text("untouched")
+    (tmp_path / "stdout").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic"):
+        log.append(EntryKind.STDOUT, b"x")
+    assert victim.read_text() == "untouched"
+    log.close()
+
+
+@pytest.mark.parametrize("failing", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_loses_nothing_and_shows_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Each write of the sequence fails once; afterwards the log holds everything exactly once."""
+    log = ProcessLog.create(tmp_path)
+    log.append(EntryKind.STDOUT, b"first")
+    genuine_write, genuine_splice = os.pwrite, os.splice
+    room = True
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        if not room:
+            raise OSError(failing, os.strerror(failing))
+        return genuine_write(descriptor, data, offset)
+
+    def splice(*args: int, **kwargs: int) -> int:
+        if not room:
+            raise OSError(failing, os.strerror(failing))
+        return genuine_splice(*args, **kwargs)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "splice", splice)
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.write(write_end, b"second")
+    room = False
+    with pytest.raises(LogFull):
+        log.splice(EntryKind.STDOUT, read_end)
+    with pytest.raises(LogFull):
+        log.append_end(exit_code=7, exited=True, closed=False)
+    assert log.last_seq == 1
+    room = True
+    assert log.splice(EntryKind.STDOUT, read_end) == 6
+    log.append_end(exited=False, closed=True)
+    assert contents(log)[:1] == [(1, EntryKind.STDOUT, b"first")]
+    kinds = [entry.kind for entry in log.entries(0, 10)]
+    assert kinds == [EntryKind.STDOUT, EntryKind.EXITED, EntryKind.STDOUT, EntryKind.CLOSED]
+    assert log.entries(1, 1)[0].exit_code == 7
+    os.close(read_end)
+    os.close(write_end)
+    log.close()

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.jsonrpc import lines
+from holdfast.jsonrpc.connection import Connection
+from holdfast.jsonrpc.lines import LineConnection, bind_unix, connect_unix, serve_unix
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.got = asyncio.Event()
+        self.lost = asyncio.Event()
+
+    def message_received(self, message: bytes) -> None:
+        self.messages.append(message)
+        self.got.set()
+
+    def writing_resumed(self) -> None:
+        pass
+
+    def connection_lost(self) -> None:
+        self.lost.set()
+
+
+class FakeTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@given(data=st.data(), parts=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=20))
+def test_messages_do_not_depend_on_how_the_bytes_arrive(data: st.DataObject, parts: list[bytes]) -> None:
+    stream = b"".join(part + b"\n" for part in parts) + b"unfinished"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
+    recorder = Recorder()
+    connection = LineConnection(lambda _: recorder, peer="x", origin="x")
+    connection.connection_made(FakeTransport())
+    for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        if begin != end:
+            connection.data_received(stream[begin:end])
+    connection.connection_lost(None)
+    assert recorder.messages == [part for part in parts if part and not part.isspace()]
+
+
+def test_a_line_without_end_is_cut_off_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MESSAGE_LIMIT", 1000)
+    transport = FakeTransport()
+    connection = LineConnection(lambda _: Recorder(), peer="x", origin="x")
+    connection.connection_made(transport)
+    for _ in range(11):
+        connection.data_received(b"x" * 100)
+    assert transport.closed
+
+
+async def test_a_unix_socket_carries_large_messages_both_ways(tmp_path: Path) -> None:
+    server_side = Recorder()
+    accepted: list[Connection] = []
+
+    def accept(connection: Connection) -> Recorder:
+        accepted.append(connection)
+        return server_side
+
+    server = await serve_unix(bind_unix(tmp_path / "s"), accept)
+    client_side = Recorder()
+    connection = await connect_unix(tmp_path / "s", lambda _: client_side)
+    big = b"x" * 5_000_000
+    connection.send(big)
+    await asyncio.wait_for(server_side.got.wait(), 5)
+    accepted[0].send(big)
+    assert not accepted[0].writable
+    await asyncio.wait_for(client_side.got.wait(), 5)
+    assert server_side.messages == client_side.messages == [big]
+    connection.close()
+    await asyncio.wait_for(server_side.lost.wait(), 5)
+    server.close()
