@@ -78,21 +78,49 @@ class TaskFiles:
         return msgspec.json.decode(self.launch.read_bytes(), type=Launch)
 
 
-def replace_file(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
-    """Write *chunks* to *path* (0600), whole or not at all; return size in bytes and SHA-256."""
-    digest = hashlib.sha256()
-    size = 0
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+class Draft:
+    """A file (0600) that gets its name when it is whole, or never.  Use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        #: Bytes written so far.
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+
+    def __enter__(self) -> Draft:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(self._temporary, flags, 0o600), "wb")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what was written so far."""
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Append *data*."""
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    def publish(self) -> None:
+        """Put the file on the disk and give it its name, replacing what had it before."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._temporary.replace(self.path)
+
+
+def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write *chunks* to *path* (0600), whole or not at all."""
+    with Draft(path) as draft:
         for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    return size, digest.hexdigest()
+            draft.write(chunk)
+        draft.publish()
 
 
 def summarise(prompt: bytes) -> str:

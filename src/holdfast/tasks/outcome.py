@@ -49,7 +49,7 @@ def decide(
     *message_blank* says whether the answer is empty or white space, *plain_text* whether the agent's only sign of
     success is exit status 0, *limits* names the seconds of each time limit for the sentence about it.
     """
-    succeeded = _reported_success(facts, plain_text)
+    succeeded = reported_success(facts, plain_text)
     if facts.start_failure is not None:
         return Outcome(status=Status.UNAVAILABLE, failure=facts.start_failure)
 
@@ -81,7 +81,8 @@ def decide(
     return Outcome(status=Status.FAILED, failure=_unexplained(facts), warnings=_contradictions(facts))
 
 
-def _reported_success(facts: AttemptFacts, plain_text: bool) -> bool:
+def reported_success(facts: AttemptFacts, plain_text: bool) -> bool:
+    """Whether the agent reported success and nothing that we observed speaks against it."""
     if plain_text:
         # A program may answer our SIGTERM with exit status 0: after a stop that says nothing.
         return facts.exited and not facts.lost and facts.exit_code == 0 and facts.stop is None

@@ -16,7 +16,7 @@ from holdfast.errors import HoldfastError
 from holdfast.tasks.acceptance import TaskFiles
 from holdfast.tasks.attempt import AttemptRunner, Hosts
 from holdfast.tasks.facts import AttemptFacts
-from holdfast.tasks.finalise import finalise
+from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import AttemptRow, Ledger, Phase, TaskRow
 from holdfast.tasks.state import State
 from holdfast.tasks.versions import Versions
@@ -72,7 +72,7 @@ class TaskRunner:
         attempt = await self._attempts(task, agent)
         await self._ledger.begin_result(task.id)
         task = await self._ledger.task(task.id)
-        result = await finalise(
+        finalisation = Finalisation(
             task,
             await self._ledger.attempts(task.id),
             agent=agent,
@@ -81,6 +81,7 @@ class TaskRunner:
             files=self._files,
             versions=self._versions,
         )
+        result = await finalisation.result()
         await self._ledger.finish(result)
         logger.info("task %s: %s%s", task.id, result.status, "" if attempt else " before it started")
 
@@ -158,7 +159,7 @@ class TaskRunner:
                 logger.error("task %s: its process could not be ended: %s", task.id, error)
             await self._ledger.end_attempt(last)
         await self._ledger.begin_result(task.id)
-        result = await finalise(
+        finalisation = Finalisation(
             task,
             await self._ledger.attempts(task.id),
             agent=None,
@@ -168,4 +169,4 @@ class TaskRunner:
             versions=self._versions,
             fault=failure,
         )
-        await self._ledger.finish(result)
+        await self._ledger.finish(await finalisation.result())
