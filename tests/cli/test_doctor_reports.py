@@ -1,0 +1,79 @@
+"""``holdfast doctor`` says what is wrong and what mends it, and its exit status is one that a script can use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .fake_daemon import FakeDaemon
+
+
+@pytest.fixture
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with one agent that works: one that the configuration declares."""
+    program = tmp_path / "helper"
+    program.write_text("#!/bin/sh\necho 1.2.3\n")
+    program.chmod(0o755)
+    config = tmp_path / "config.toml"
+    config.write_text(f'[agents.helper]\ncommand = ["{program}"]\nversion_args = ["--version"]\n')
+    monkeypatch.setenv("HOLDFAST_CONFIG", str(config))
+
+
+@pytest.fixture
+def loose(state: Path) -> Path:
+    """A file of the state directory that others may read."""
+    path = state / "notes"
+    path.write_text("")
+    path.chmod(0o644)
+    return path
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_machine_in_order(cli: Callable[..., Any], daemon: FakeDaemon) -> None:
+    outcome = cli("doctor")
+    assert outcome.status == 0, outcome
+    text = outcome.out.decode()
+    assert "The daemon answers: process" in text
+    assert "The host is not running; it is started when it is needed." in text
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_warning_counts_when_it_is_meant_to(cli: Callable[..., Any], loose: Path) -> None:
+    outcome = cli("doctor")
+    assert outcome.status == 0
+    assert str(loose) in outcome.out.decode()
+    assert "This can be mended: holdfast doctor --fix" in outcome.out.decode()
+    assert cli("doctor", "--strict").status == 1
+    assert loose.stat().st_mode & 0o077 != 0, "looking changed something"
+
+
+@pytest.mark.usefixtures("agent")
+def test_what_can_be_mended_is_mended(cli: Callable[..., Any], loose: Path) -> None:
+    outcome = cli("doctor", "--fix", "--strict")
+    assert outcome.status == 0, outcome
+    assert "This was mended." in outcome.out.decode()
+    assert loose.stat().st_mode & 0o077 == 0
+
+
+def test_an_error_is_an_exit_status_and_a_hint(
+    cli: Callable[..., Any], state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[agents.codex]\ncommand = 7\n")
+    monkeypatch.setenv("HOLDFAST_CONFIG", str(config))
+    outcome = cli("doctor", "--json")
+    assert outcome.status == 1
+    report = json.loads(outcome.out)
+    assert report["level"] == "error"
+    (wrong,) = [result["finding"] for result in report["results"] if result["finding"]["level"] == "error"]
+    assert str(config) in wrong["summary"]
+    assert wrong["hint"]
+
+
+def test_looking_starts_nothing(cli: Callable[..., Any], state: Path) -> None:
+    cli("doctor")
+    assert not list(state.iterdir())
