@@ -33,7 +33,7 @@ install_package() {
 
 make_venv() {
     python=$(find_python) || exit 1
-    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    if ! "$python" -c 'import ensurepip, venv; ensurepip.version()' 2>/dev/null; then
         version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
         install_package "$version-venv" "$python cannot make virtual environments: its module ensurepip is missing."
     fi
