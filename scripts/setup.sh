@@ -25,8 +25,14 @@ find_python() {
 # Run apt-get for what the distribution splits off, if that is ours to do.
 install_package() {
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "Installing $1 ..."
-        apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >&2 && return
+        say "Installing $1 with apt-get ..."
+        log=$(mktemp)
+        if { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y "$1"; } >"$log" 2>&1; then
+            rm -f "$log"
+            return
+        fi
+        cat "$log" >&2
+        rm -f "$log"
     fi
     fail "$2" "Install it (as root: apt-get install $1), then run $0 again."
 }
