@@ -11,6 +11,9 @@ What the three sandboxes mean here, measured on 2.1.329:
   a shell command may touch is limited by Claude Code's own sandbox only if the user's settings enable it.
 * *danger-full-access*: the mode ``bypassPermissions``, which Claude Code refuses to root.
 
+The prompt arrives byte for byte as long as it is UTF-8 (other bytes become U+FFFD); an empty one is refused.
+One that consists of a command of Claude Code itself (``/clear``) never reaches a model, and counts as failed.
+
 Nobody is ever asked (``--permission-prompts none``): what would need a person is denied, and reported as denied.
 """
 

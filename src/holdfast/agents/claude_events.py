@@ -85,8 +85,41 @@ _REASONS: dict[str, FailureClass] = {
     "aborted_tools": FailureClass.CANCELLED,
     "api_error": FailureClass.UNKNOWN,
 }
+#: ``api_error``: what Claude Code itself made of a failed call, where that is more than the server's answer.
+_API_ERROR: dict[str, FailureClass] = {
+    "usage_limit_reached": FailureClass.USAGE_LIMIT,
+    "model_requires_usage_credits": FailureClass.USAGE_LIMIT,
+    "long_context_credits_required": FailureClass.USAGE_LIMIT,
+    "max_output_tokens": FailureClass.CONTEXT_EXCEEDED,
+    "message_over_context_limit": FailureClass.CONTEXT_EXCEEDED,
+    "autocompact_thrashing": FailureClass.CONTEXT_EXCEEDED,
+    "connection_failed": FailureClass.NETWORK,
+    "no_response": FailureClass.NETWORK,
+    "stream_idle_timeout": FailureClass.NETWORK,
+    "computer_slept": FailureClass.NETWORK,
+    "network_edge_blocked": FailureClass.NETWORK,
+    "gateway_content_type": FailureClass.NETWORK,
+    "tls_untrusted_ca": FailureClass.NETWORK,
+    "tls_cert_signature_failure": FailureClass.NETWORK,
+    "stored_login_refused": FailureClass.AUTH,
+    "oauth_refresh_store_refused": FailureClass.AUTH,
+    "provider_credentials": FailureClass.AUTH,
+    "gateway_signin_required": FailureClass.AUTH,
+    "gateway_session_expired": FailureClass.AUTH,
+    "api_key_auth_disabled": FailureClass.AUTH,
+    "org_disabled_credential": FailureClass.AUTH,
+    "invalid_credential_header": FailureClass.AUTH,
+    "claude_code_version_too_old": FailureClass.BACKEND_INCOMPATIBLE,
+    "safety_monitor_blocked": FailureClass.POLICY,
+    "dlp_request_denied": FailureClass.POLICY,
+    "hook_denied": FailureClass.DENIED,
+    "no_allowed_fallback": FailureClass.MODEL,
+    "model_substitution_disabled": FailureClass.MODEL,
+    "empty_completion": FailureClass.MODEL,
+    "malformed_tool_use_exhausted": FailureClass.MODEL,
+}
 #: ``api_error_type``: the error type of the Anthropic API, as the server spelled it.
-_API_ERRORS: dict[str, FailureClass] = {
+_API_ERROR_TYPES: dict[str, FailureClass] = {
     "authentication_error": FailureClass.AUTH,
     "permission_error": FailureClass.AUTH,
     "billing_error": FailureClass.USAGE_LIMIT,
@@ -126,10 +159,11 @@ _SENTENCES: tuple[tuple[str, FailureClass], ...] = (
     ("Claude usage limit reached", FailureClass.USAGE_LIMIT),
     ("Credit balance is too low", FailureClass.USAGE_LIMIT),
     ("Prompt is too long", FailureClass.CONTEXT_EXCEEDED),
-    ("API Error: Connection error", FailureClass.NETWORK),
+    ("API Error: Connection", FailureClass.NETWORK),
     ("API Error: Unable to connect", FailureClass.NETWORK),
     ("API Error: Request timed out", FailureClass.NETWORK),
     ("Error: Session ID", FailureClass.THREAD_BUSY),
+    ("Error: Input must be provided", FailureClass.BAD_REQUEST),
 )
 
 
@@ -244,13 +278,10 @@ def _result(payload: Payload) -> list[Event]:
     reason = foreign.text(payload, "terminal_reason") or ""
     if foreign.flag(payload, "is_error") is not False or subtype != "success" or reason in _REASONS:
         found.append(_failed(payload, subtype, reason, text))
-    elif foreign.text(payload, "stop_reason") == "refusal":
-        found.append(
-            TurnFailed(
-                failure=failure("The model refused to answer.", failure_class=FailureClass.POLICY, code="refusal"),
-                message=text or None,
-            )
-        )
+    elif foreign.whole(payload, "num_turns") == 0:
+        # A prompt that is one of Claude Code's own commands (/help, /clear, ...) is carried out without any model.
+        message = f"Claude Code took the prompt for a command of its own and asked no model: {text or 'no answer'}"
+        found.append(TurnFailed(failure=failure(message, failure_class=FailureClass.BAD_REQUEST, code="local_command")))
     else:
         found.append(TurnCompleted(message=text))
     return found
@@ -260,24 +291,28 @@ def _failed(payload: Payload, subtype: str, reason: str, text: str | None) -> Tu
     errors = foreign.texts(payload, "errors")
     startup = foreign.text(payload, "startup_failure_reason")
     status = foreign.whole(payload, "api_error_status")
+    typed = foreign.text(payload, "api_error")
+    if foreign.text(payload, "stop_reason") == "refusal":
+        typed = "refusal"
     api_error = foreign.text(payload, "api_error_type")
     message = "\n".join(errors) or text or f"Claude Code ended with {subtype or 'an error'} and gave no reason."
     known: FailureClass | None = None
     if startup is not None:
         known = _STARTUP.get(startup, FailureClass.BAD_REQUEST)
+    elif typed is not None:
+        known = FailureClass.POLICY if typed == "refusal" else _API_ERROR.get(typed)
     known = known or _SUBTYPES.get(subtype)
     if known is None and reason != "api_error":
         known = _REASONS.get(reason)
-    # A subscription's limit is answered with 429 like any other; only the sentence tells them apart.
-    known = known or by_message(message) or _API_ERRORS.get(api_error or "")
+    # Releases that do not type a used-up subscription answer it with 429 like any other; the sentence tells.
+    known = known or by_message(message) or _API_ERROR_TYPES.get(api_error or "")
     if known is None and status is not None:
         known = by_http_status(status)
-    is_api_error = api_error is not None or status is not None or reason == "api_error"
+    code = startup or typed or api_error or reason or subtype or None
+    is_ours = bool(errors) or reason == "api_error" or api_error is not None or typed is not None
     return TurnFailed(
-        failure=failure(
-            message, failure_class=known, status=status, code=startup or api_error or reason or subtype or None
-        ),
-        message=None if is_api_error or errors else text or None,
+        failure=failure(message, failure_class=known, status=status, code=code),
+        message=None if is_ours else text or None,
     )
 
 

@@ -1,6 +1,7 @@
 """Codex CLI, run once per turn as ``codex exec --json`` with the prompt on standard input.
 
-Facts measured on 0.169.0: the prompt arrives byte for byte with ``-``; ``-s``, ``-C`` and ``--add-dir`` belong to
+Facts measured on 0.169.0: with ``-`` the prompt arrives byte for byte, except that a leading byte order mark is taken
+off; one that is empty, not UTF-8 or longer than 1,048,576 characters is refused.  ``-s``, ``-C`` and ``--add-dir`` belong to
 ``exec`` and must stand before ``resume``, which inherits neither sandbox nor directory from the earlier run; exit
 status 2 is a command line that this version does not understand, 1 everything else that went wrong.
 """
@@ -32,6 +33,8 @@ _TARGETS: dict[tuple[str, str], tuple[str, str]] = {
 _STDERR: tuple[tuple[re.Pattern[str], FailureClass], ...] = (
     (re.compile(r"no rollout found for thread id|No saved session found"), FailureClass.THREAD_UNKNOWN),
     (re.compile(r"already has an active writer"), FailureClass.THREAD_BUSY),
+    (re.compile(r'"input_error_code":"input_too_large"'), FailureClass.CONTEXT_EXCEEDED),
+    (re.compile(r"^(Failed to read prompt from stdin|No prompt provided)", re.MULTILINE), FailureClass.BAD_REQUEST),
     (re.compile(r"^Error loading config\.toml", re.MULTILINE), FailureClass.BAD_REQUEST),
     (re.compile(r"^error: (unexpected argument|invalid value|unrecognized subcommand)", re.MULTILINE),
      FailureClass.BACKEND_INCOMPATIBLE),

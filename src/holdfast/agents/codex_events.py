@@ -110,7 +110,20 @@ def usage_reported(counts: Payload, source: str) -> list[Event]:
 
 
 def failure(message: str) -> Failure:
-    """The failure that a sentence of Codex describes."""
+    """The failure that a sentence of Codex describes.
+
+    When the model API refuses a request (400), the sentence is the body of its answer.
+    """
+    refusal = foreign.member(foreign.parse(message.encode("utf-8", "replace")) or {}, "error")
+    if refusal:
+        code = foreign.text(refusal, "code") or foreign.text(refusal, "type")
+        known = FailureClass.MODEL if code == "model_not_found" else FailureClass.BAD_REQUEST
+        return Failure(
+            failure_class=known,
+            message=foreign.text(refusal, "message") or message,
+            upstream_code=code,
+            remedy=remedies(known),
+        )
     failure_class = by_message(message) or FailureClass.UNKNOWN
     status = _STATUS.search(message)
     return Failure(

@@ -83,7 +83,7 @@ def read(thread_id: str, environment: Mapping[str, str]) -> list[Event]:
 
 def typed_failure(error: Payload) -> Failure:
     """The failure described by an object with ``message`` and ``codex_error_info``."""
-    message = foreign.text(error, "message") or "Codex recorded a failure without a message."
+    described = codex_events.failure(foreign.text(error, "message") or "Codex recorded a failure without a message.")
     code = foreign.text(error, "codex_error_info")
     status: int | None = None
     if code is None:
@@ -93,12 +93,12 @@ def typed_failure(error: Payload) -> Failure:
     failure_class = _ERROR_INFO.get(code or "")
     if status is not None and failure_class in (None, FailureClass.NETWORK):
         failure_class = by_http_status(status)
-    failure_class = failure_class or codex_events.by_message(message) or FailureClass.UNKNOWN
+    failure_class = failure_class or described.failure_class
     return Failure(
         failure_class=failure_class,
-        message=message,
-        upstream_code=code,
-        http_status=status if status is not None else codex_events.failure(message).http_status,
+        message=described.message,
+        upstream_code=code or described.upstream_code,
+        http_status=status if status is not None else described.http_status,
         remedy=codex_events.remedies(failure_class),
     )
 

@@ -20,7 +20,7 @@ def parse(line: bytes) -> Payload | None:
     """The JSON object on *line*; ``None`` when it is no JSON, no UTF-8, or something else than an object."""
     try:
         value: object = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return value if is_object(value) else None
 

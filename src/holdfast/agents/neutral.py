@@ -40,7 +40,7 @@ def interpret(line: bytes) -> list[Event]:
         return []
     try:
         return [_decoder.decode(line)]
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     payload = foreign.parse(line)
     name = foreign.text(payload, "event") if payload is not None else None

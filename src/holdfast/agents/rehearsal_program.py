@@ -298,7 +298,7 @@ class Rehearsal:
             file.write(unescape(text).encode())
 
     def do_claim(self, rest: str) -> None:
-        emit("files_claimed", paths=list[Json](rest.split()))
+        emit("files_claimed", paths=rest.split())
 
     def do_raw(self, rest: str) -> None:
         write(rest.encode())

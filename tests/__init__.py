@@ -1,0 +1,1 @@
+"""The promises of Holdfast, one file each."""

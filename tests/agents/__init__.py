@@ -1,0 +1,1 @@
+"""What we say about each agent is true of the real one."""
