@@ -1,9 +1,9 @@
 """Codex CLI, run once per turn as ``codex exec --json`` with the prompt on standard input.
 
 Facts measured on 0.169.0: with ``-`` the prompt arrives byte for byte, except that a leading byte order mark is taken
-off; one that is empty, not UTF-8 or longer than 1,048,576 characters is refused.  ``-s``, ``-C`` and ``--add-dir`` belong to
-``exec`` and must stand before ``resume``, which inherits neither sandbox nor directory from the earlier run; exit
-status 2 is a command line that this version does not understand, 1 everything else that went wrong.
+off; one that is empty, not UTF-8 or longer than 1,048,576 characters is refused.  The options ``-s``, ``-C`` and
+``--add-dir`` belong to ``exec`` and must stand before ``resume``, which inherits neither sandbox nor directory from the
+earlier run.  Exit status 2 is a command line that this version does not understand, 1 everything else that went wrong.
 """
 
 from __future__ import annotations
