@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import click
 
@@ -37,6 +35,8 @@ def report(error: HoldfastError, *, as_json: bool) -> int:
         lines.append(f"{style('bold', 'hint:')} {terminal.printable(error.hint)}")
     terminal.tell("\n".join(lines))
     if as_json:
+        import json
+
         body = {"code": error.code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
         terminal.write_line(json.dumps({"error": body}, ensure_ascii=False))
     return error.exit_code
@@ -57,8 +57,8 @@ def from_click(error: click.ClickException, arguments: Sequence[str], commands: 
     if context is not None and context.command_path == "holdfast" and arguments:
         word = next((argument for argument in arguments if not argument.startswith("-")), None)
         if word is not None and word not in commands:
-            close = get_close_matches(word, commands, n=1)
-            hint = f"Did you mean 'holdfast {close[0]}'?" if close else "See: holdfast --help"
+            close = _closest(word, commands)
+            hint = f"Did you mean 'holdfast {close}'?" if close else "See: holdfast --help"
             return UsageError(f"There is no command {word!r}.", hint=hint)
     return UsageError(message if message.endswith((".", "?", "!")) else f"{message}.", hint=hint)
 
@@ -72,12 +72,18 @@ def _unknown_option(word: str, context: click.Context | None, hint: str) -> Hold
             hint="If it is the prompt, put it behind '--', or use --prompt-file FILE, or pipe it in.",
         )
     options = [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
-    close = get_close_matches(word, options, n=1)
-    if close:
-        hint = f"Did you mean {close[0]}?"
+    close = _closest(word, options)
+    if close is not None:
+        hint = f"Did you mean {close}?"
     elif takes_prompt:
         hint += "; if it is the prompt, put it behind '--'."
     return UsageError(f"There is no option {_shortened(word)!r}.", hint=hint)
+
+
+def _closest(word: str, words: Sequence[str]) -> str | None:
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word, words, n=1)), None)
 
 
 def _shortened(word: str) -> str:
