@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from tests.system.conftest import PATIENCE, Installation
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+
 from tests.system.conftest import PATIENCE, Installation
 
 #: About a second of work with an end that can be checked: files, tool uses, a long answer.

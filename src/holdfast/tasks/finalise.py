@@ -99,7 +99,6 @@ class Finalisation:
             self._unknowns.setdefault("message.text", "the agent gave no message")
         outcome = self._decide(message)
         self._warnings += outcome.warnings
-        # Looked at before anything of ours appears in the directory.
         files = await self._observe()
         outcome, output = await self._publish(outcome)
         message.complete = outcome.status is Status.COMPLETED or (
@@ -216,7 +215,10 @@ class Finalisation:
         if self._task.baseline is None:
             self._unknowns["files"] = "nothing was started"
             return Files(concurrent_tasks_in_workdir=concurrent)
-        changes = await observe_changes(self._task.baseline)
+        reservation = self._task.reservation
+        # Ours, not the agent's; it is there already if the result is being made for a second time.
+        leave_out = [] if reservation is None else [Path(reservation.path)]
+        changes = await observe_changes(self._task.baseline, leave_out=leave_out)
         claims = await asyncio.to_thread(reconcile_claims, changes, self._facts.claimed_files, Path(cwd))
         if changes.reason is not None:
             self._unknowns["files"] = changes.reason
