@@ -74,15 +74,22 @@ class Notifications(Cursor):
         log = self.process.log
         budget = TURN
         while self.position < log.last_seq:
+            if budget <= 0 or not connection.writable:
+                self.receiver.wait_for_room(self)
+                return
+            messages: list[bytes] = []
+            size = 0
             for entry in log.entries(self.position, _BATCH):
-                if budget <= 0 or not connection.writable:
-                    self.receiver.wait_for_room(self)
-                    return
                 self.position = entry.seq
-                budget -= entry.length
+                size += entry.length
                 message = self._encode(entry)
                 if message is not None:
-                    connection.send(message)
+                    messages.append(message)
+                if size >= CHUNK:
+                    break
+            budget -= size
+            if messages:
+                connection.send_all(messages)
         if self.process.closed:
             self.stop()
 

@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -39,6 +39,8 @@ _SWEEP: Final = 2.0
 STOP_GRACE: Final = 2.0
 #: Seconds that a host which is told to stop waits for the last streams to close.
 _LAST_CLOSE: Final = 1.0
+#: Places kept ready for the next starts.
+_SPARES: Final = 2
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -77,6 +79,20 @@ def lock_directory(directory: Path) -> int:
     return lock
 
 
+class _Place(NamedTuple):
+    """An empty directory for a process, with its description file and its log open."""
+
+    directory: str
+    record: int
+    log: ProcessLog
+
+    def discard(self) -> None:
+        """Remove it."""
+        os.close(self.record)
+        self.log.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
 class ProcessHost:
     """Owns processes.  Everything happens on the event loop's thread, one thing at a time."""
 
@@ -100,6 +116,7 @@ class ProcessHost:
         self._idle_since = monotonic()
         self._expiring: deque[tuple[float, HostedProcess]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._spares: deque[_Place] = deque()
         self._stopping = False
         self._all_closed = asyncio.Event()
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -152,6 +169,8 @@ class ProcessHost:
                 pass
         for task in tuple(self._tasks):
             task.cancel()
+        while self._spares:
+            self._spares.pop().discard()
         self._poller.close()
         os.close(self._home)
         os.close(self._lock)
@@ -242,29 +261,21 @@ class ProcessHost:
             created_ns=time.time_ns(),
             boot_id=self._boot_id,
         )
-        self._count += 1
-        directory = f"{self._processes_directory}/{self.instance_id}-{self._count}"
-        os.mkdir(directory, 0o700)
-        log: ProcessLog | None = None
-        record = -1
+        place = self._spares.popleft() if self._spares else self._make_place()
+        directory, record, log = place
         preparation: spawn.Preparation | None = None
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            record = os.open(f"{directory}/process", flags, 0o600)
             os.write(record, msgspec.json.encode(description) + b"\n")
-            log = ProcessLog.create(directory)
             preparation = spawn.prepare(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
             pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
         except BaseException:
             if preparation is not None:
                 preparation.close()
-            if log is not None:
-                log.close()
-            if record >= 0:
-                os.close(record)
-            shutil.rmtree(directory, ignore_errors=True)
+            place.discard()
             raise
         preparation.release()
+        # Made while the child loads its program, so that the next start need not wait for the file system.
+        self._loop.call_soon(self._make_spares)
         ticks = start_time(pid)
         process = HostedProcess(description, directory, log, poller=self._poller, on_closed=self._process_closed)
         try:
@@ -279,6 +290,32 @@ class ProcessHost:
         namespace[process_id] = process
         self.live.add(process)
         return process
+
+    def _make_place(self) -> _Place:
+        self._count += 1
+        directory = f"{self._processes_directory}/{self.instance_id}-{self._count}"
+        os.mkdir(directory, 0o700)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            record = os.open(f"{directory}/process", flags, 0o600)
+            try:
+                return _Place(directory, record, ProcessLog.create(directory))
+            except BaseException:
+                os.close(record)
+                raise
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    def _make_spares(self) -> None:
+        if self._stopping:
+            return
+        try:
+            while len(self._spares) < _SPARES:
+                self._spares.append(self._make_place())
+        except OSError:
+            # No room or no descriptors: the start that needs the place will say so.
+            pass
 
     def _process_closed(self, process: HostedProcess) -> None:
         self.live.discard(process)

@@ -44,6 +44,11 @@ class Connection(abc.ABC):
     def send(self, message: bytes) -> None:
         """Queue one message; a connection that is gone ignores it."""
 
+    def send_all(self, messages: list[bytes]) -> None:
+        """Queue several messages; one write where the transport can."""
+        for message in messages:
+            self.send(message)
+
     @abc.abstractmethod
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close after what was sent; *code* and *reason* are those of WebSocket where there is one."""

@@ -98,10 +98,16 @@ class LineConnection(asyncio.Protocol, Connection):
             self._handler.writing_resumed()
 
     def send(self, message: bytes) -> None:
+        self._write(message + b"\n")
+
+    def send_all(self, messages: list[bytes]) -> None:
+        self._write(b"\n".join(messages) + b"\n")
+
+    def _write(self, data: bytes) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write(message + b"\n")
+        transport.write(data)
         if not self.writable and transport.get_write_buffer_size() > BACKLOG_LIMIT:
             transport.abort()
 

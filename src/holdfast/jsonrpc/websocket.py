@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -117,10 +118,33 @@ class WebSocketConnection(WSListener, Connection):
         if not self.writable and transport.underlying_transport.get_write_buffer_size() > BACKLOG_LIMIT:
             transport.disconnect(False)
 
+    def send_all(self, messages: list[bytes]) -> None:
+        transport = self._transport
+        if len(messages) == 1 or transport is None or transport.is_client_side or transport.is_disconnected:
+            super().send_all(messages)
+            return
+        # The library writes each frame by itself; frames of a server need no mask and are as easily made here.
+        frames: list[bytes] = []
+        for message in messages:
+            if len(message) > FRAGMENT:
+                super().send_all(messages)
+                return
+            frames += (_frame_head(len(message)), message)
+        transport.underlying_transport.write(b"".join(frames))
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         if self._transport is not None and not self._transport.is_disconnected:
             self._transport.send_close(_close_code(code), reason.encode())
             self._transport.disconnect()
+
+
+def _frame_head(size: int) -> bytes:
+    """The header of an unfragmented, unmasked text frame (RFC 6455, section 5.2)."""
+    if size < 126:
+        return bytes((0x81, size))
+    if size < 65536:
+        return struct.pack("!BBH", 0x81, 126, size)
+    return struct.pack("!BBQ", 0x81, 127, size)
 
 
 def _close_code(code: int) -> WSCloseCode:
