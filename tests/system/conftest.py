@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,9 @@ class Installation:
         assert not left, f"left over: {[' '.join(process.cmdline()) for process in left]}"
 
 
-def agent_processes(installation: Installation, words: Sequence[str]) -> list[psutil.Process]:
-    """Processes of *installation* whose command line contains all *words*."""
-    return [
-        process
-        for process in installation.processes()
-        if all(any(word in argument for argument in process.cmdline()) for word in words)
-    ]
+def programs(installation: Installation, name: str) -> list[psutil.Process]:
+    """Processes of *installation* that run the program *name*."""
+    return [process for process in installation.processes() if Path(process.cmdline()[0]).name == name]
 
 
 @pytest.fixture
