@@ -11,13 +11,13 @@ from typing import Final
 
 import msgspec
 
-from holdfast.agents.failure import Remedy
+from holdfast.agents.failure import FailureClass, Remedy
 from holdfast.cli import duration, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.error_report import UsageError
 from holdfast.daemon.client import DaemonClient
 from holdfast.errors import InternalError
-from holdfast.tasks.result import Result, Status
+from holdfast.tasks.result import ErrorPart, Result, Status
 
 
 class Format(StrEnum):
@@ -37,6 +37,17 @@ class Format(StrEnum):
 
 #: Outcomes whose answer is shown although it is not the whole: the exit status and standard error say so.
 _SHOWS_ANSWER: Final = frozenset({Status.COMPLETED, Status.PARTIAL, Status.NO_SIGNAL})
+
+#: Failures whose reason the agent did not report in its own protocol: its raw output may be all there is.
+_UNEXPLAINED: Final = frozenset(
+    {
+        FailureClass.BACKEND_CRASH,
+        FailureClass.BACKEND_INCOMPATIBLE,
+        FailureClass.INTERNAL,
+        FailureClass.TIMEOUT_START,
+        FailureClass.UNKNOWN,
+    }
+)
 
 _SENTENCES: Final[dict[Status, str]] = {
     Status.PARTIAL: "The agent was stopped at a budget; what it said is not the whole.",
@@ -133,12 +144,9 @@ def _failure(result: Result) -> Iterator[str]:
             yield from _remedy(remedy, style)
         if error.retry_after_s is not None:
             yield f"{style('bold', 'hint:')} It can be tried again after {duration.words(error.retry_after_s)}."
-        elif error.retryable:
+        elif error.retryable and not error.remedy:
             yield f"{style('bold', 'hint:')} The same request may succeed when it is tried again."
-        for title, tail in (("stderr", error.stderr_tail), ("stdout", error.stdout_tail)):
-            if tail:
-                yield style("dim", f"last lines of the agent's {title}:")
-                yield from (style("dim", f"  | {terminal.printable(line)}") for line in tail)
+        yield from _tail(error, style)
     for warning in result.warnings:
         yield f"{style('yellow', 'warning:')} {terminal.printable(warning)}"
     if result.exit.leftover_pids:
@@ -151,6 +159,16 @@ def _failure(result: Result) -> Iterator[str]:
     if result.thread.id is not None:
         agent = shlex.quote(result.backend.name)
         yield f'resume: holdfast run {agent} --resume {result.task_id} "..."'
+
+
+def _tail(error: ErrorPart, style: terminal.Style) -> Iterator[str]:
+    """What the process wrote last, where that explains more than the error does."""
+    title, lines = "stderr", error.stderr_tail
+    if not lines and error.error_class in _UNEXPLAINED:
+        title, lines = "stdout", error.stdout_tail
+    if lines:
+        yield style("dim", f"last lines of the agent's {title}:")
+        yield from (style("dim", f"  | {terminal.printable(line)}") for line in lines)
 
 
 def _remedy(remedy: Remedy, style: terminal.Style) -> Iterator[str]:
@@ -166,7 +184,7 @@ def _epilogue(result: Result) -> str:
     changed = len(result.files.changed)
     if changed:
         facts.append(f"{changed} file{'s' * (changed != 1)} changed")
-    if result.usage.output_tokens is not None and result.usage.input_tokens is not None:
+    if result.usage.output_tokens and result.usage.input_tokens is not None:
         facts.append(f"{result.usage.input_tokens:,} tokens in, {result.usage.output_tokens:,} out")
     facts.append(f"task {result.task_id}")
     return terminal.printable(" · ".join(facts))
