@@ -23,7 +23,7 @@ def add_attempt(connection: sa.Connection, task_id: str, number: int, **values: 
     connection.execute(
         attempts.insert().values(
             {"task_id": task_id, "number": number, "reason": "first", "process_id": f"{task_id}-{number}"}
-            | {"host_url": "unix:///h", "phase": "running", "created_at": 1.0, "boot_id": "boot", "facts": b"{}"}
+            | {"phase": "running", "created_at": 1.0, "boot_id": "boot", "facts": b"{}"}
             | values
         )
     )
@@ -31,5 +31,5 @@ def add_attempt(connection: sa.Connection, task_id: str, number: int, **values: 
 
 def add_process(connection: sa.Connection, process_id: str, task_id: str, **values: Any) -> None:
     connection.execute(
-        processes.insert().values({"process_id": process_id, "host_url": "unix:///h", "task_id": task_id} | values)
+        processes.insert().values({"process_id": process_id, "task_id": task_id} | values)
     )

@@ -31,9 +31,9 @@ async def main():
         if c.execute(sa.select(tasks.c.id)).first() is None:
             c.execute(tasks.insert().values(id="t", agent="a", state="queued", created_at=0, created_monotonic=0,
                                             boot_id="b", request=b"{}"))
-            c.execute(attempts.insert().values(task_id="t", number=1, reason="first", process_id="p", host_url="h",
+            c.execute(attempts.insert().values(task_id="t", number=1, reason="first", process_id="p",
                                                phase="running", created_at=0, boot_id="b", facts=b""))
-            c.execute(processes.insert().values(process_id="p", host_url="h", task_id="t"))
+            c.execute(processes.insert().values(process_id="p", task_id="t"))
     await store.write(begin)
     while True:
         count = dice.randrange(1, 8)

@@ -79,7 +79,6 @@ def change_something(connection: sa.Connection, dice: random.Random) -> None:
                     number=number,
                     reason="first",
                     process_id=f"p{dice.randrange(4)}",
-                    host_url="unix:///h",
                     phase="running",
                     created_at=dice.random(),
                     boot_id="boot",
@@ -92,7 +91,7 @@ def change_something(connection: sa.Connection, dice: random.Random) -> None:
             )
         case 7 if existing:
             connection.exec_driver_sql(
-                "INSERT INTO processes (process_id, host_url, task_id) VALUES (?, 'h', ?) "
+                "INSERT INTO processes (process_id, task_id) VALUES (?, ?) "
                 "ON CONFLICT (process_id) DO UPDATE SET fold_seq = fold_seq + 1",
                 (f"p{dice.randrange(4)}", dice.choice(existing)),
             )

@@ -77,7 +77,6 @@ attempts: Final = Table(
     Column("number", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Column("process_id", Text, nullable=False, unique=True),
-    Column("host_url", Text, nullable=False),
     Column("phase", Text, nullable=False),
     Column("created_at", Float(53), nullable=False),
     Column("started_at", Float(53)),
@@ -98,7 +97,6 @@ processes: Final = Table(
     "processes",
     metadata,
     Column("process_id", Text, primary_key=True),
-    Column("host_url", Text, nullable=False),
     Column("task_id", Text, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False, index=True),
     #: The last record whose meaning is in the facts.
     Column("fold_seq", BigInteger, nullable=False, server_default="0"),

@@ -241,7 +241,6 @@ class Ledger:
                     number=number,
                     reason=reason,
                     process_id=row.process_id,
-                    host_url="",
                     phase=row.phase,
                     created_at=row.created_at,
                     boot_id=row.boot_id,
@@ -249,7 +248,7 @@ class Ledger:
                     facts=msgspec.json.encode(facts),
                 )
             )
-            connection.execute(processes.insert().values(process_id=row.process_id, host_url="", task_id=task_id))
+            connection.execute(processes.insert().values(process_id=row.process_id, task_id=task_id))
 
         await self._store.write(insert)
         return row

@@ -43,7 +43,6 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("process_id", sa.Text, nullable=False),
-        sa.Column("host_url", sa.Text, nullable=False),
         sa.Column("phase", sa.Text, nullable=False),
         sa.Column("created_at", sa.Float(53), nullable=False),
         sa.Column("started_at", sa.Float(53)),
@@ -60,7 +59,6 @@ def upgrade() -> None:
     op.create_table(
         "processes",
         sa.Column("process_id", sa.Text, nullable=False),
-        sa.Column("host_url", sa.Text, nullable=False),
         sa.Column("task_id", sa.Text, nullable=False),
         sa.Column("fold_seq", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("fold_skip", sa.BigInteger, nullable=False, server_default="0"),

@@ -1,0 +1,81 @@
+"""The task service over a real store and an imagined host."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from holdfast.host.dummy import DummyHost, DummyProcess
+from holdfast.store.store import Store
+from holdfast.tasks.request import TaskRequest, new_task_id
+from holdfast.tasks.service import TaskService
+
+
+class OneHost:
+    """Hosts of which there is one."""
+
+    def __init__(self, host: DummyHost) -> None:
+        self._host = host
+
+    async def host(self) -> DummyHost:
+        return self._host
+
+
+class Bench:
+    """A state directory, a host that outlives every service on it, and a way to ask for work."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "state"
+        self.directory.mkdir(mode=0o700)
+        self.workspace = directory / "workspace"
+        self.workspace.mkdir()
+        self.host = DummyHost()
+
+    def script(self, act: Callable[[DummyProcess], None]) -> None:
+        """What every process does when it is started."""
+        self.host.on_start = act
+
+    def request(self, **changes: object) -> TaskRequest:
+        """A request to the rehearsal agent."""
+        fields: dict[str, object] = {"task_id": new_task_id(), "agent": "rehearsal", "cwd": str(self.workspace)}
+        return TaskRequest(**(fields | changes))  # type: ignore[arg-type]
+
+    async def service(self, store: Store) -> TaskService:
+        """A service as a daemon starts it: with everything that is unfinished taken up."""
+        tasks = self.directory / "tasks"
+        tasks.mkdir(exist_ok=True, mode=0o700)
+        service = TaskService(store, OneHost(self.host), tasks)
+        await service.recover()
+        return service
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+async def service(bench: Bench) -> AsyncIterator[TaskService]:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service = await bench.service(store)
+        yield service
+        await service.aclose()
+
+
+def say(process: DummyProcess, *lines: str) -> None:
+    """Write events in the neutral dialect."""
+    process.emit("stdout", "".join(f"{line}\n" for line in lines).encode())
+
+
+def succeed(process: DummyProcess) -> None:
+    """An agent that uses a tool, answers, reports success, and exits."""
+    say(process, '{"event":"thread_started","thread_id":"thread-1"}', '{"event":"turn_started"}')
+    say(process, '{"event":"tool_started","item_id":"1","tool":"command","title":"make"}')
+    say(process, '{"event":"tool_ended","item_id":"1","failed":false}')
+    # A message in two chunks: a line need not end where a record ends.
+    process.emit("stdout", b'{"event":"message","te')
+    process.emit("stderr", b"a word on the side\n")
+    say(process, 'xt":"all done"}', '{"event":"turn_completed"}')
+    process.finish(0)
