@@ -1,20 +1,19 @@
 """Claude Code, run once per turn as ``claude -p --output-format stream-json`` with the prompt on standard input.
 
-What the three sandboxes mean here, measured on 2.1.329:
+What the three sandboxes mean here, measured on 2.1.329 and the same on 2.1.260 and 2.1.197:
 
-* *read-only*: ``--restricted`` with the tools Bash, Glob, Grep and Read in the mode ``dontAsk``.  No tool that edits
-  exists; a shell command runs only if Claude Code itself recognises it as one that only reads (``git log`` does, the
-  same with ``--output=FILE`` does not); settings files of user and repository, which could widen that, are not read;
-  no MCP server is started.  Credentials that live in a settings file (``apiKeyHelper``, ``env``) are therefore not
-  seen: they belong into the environment or the managed settings.
+* *read-only*: the tools Bash, Glob, Grep and Read in the mode ``dontAsk``.  No tool that edits exists; a shell command
+  runs only if Claude Code itself recognises it as one that only reads (``git log`` does, the same with
+  ``--output=FILE`` does not); the settings of user and repository, whose rules and hooks could widen that, are not
+  loaded (``--setting-sources ""``); no MCP server is started.  With the settings go CLAUDE.md files and credentials
+  that live in a settings file (``apiKeyHelper``, ``env``): those belong into the environment or the managed settings.
 * *workspace-write*: the mode ``acceptEdits`` with Bash allowed.  Edits outside the working directory are denied; what
   a shell command may touch is limited by Claude Code's own sandbox only if the user's settings enable it.
 * *danger-full-access*: the mode ``bypassPermissions``, which Claude Code refuses to root.
 
+Nobody is ever asked: without a terminal, what would need a person is denied, and reported as denied.
 The prompt arrives byte for byte as long as it is UTF-8 (other bytes become U+FFFD); an empty one is refused.
 One that consists of a command of Claude Code itself (``/clear``) never reaches a model, and counts as failed.
-
-Nobody is ever asked (``--permission-prompts none``): what would need a person is denied, and reported as denied.
 """
 
 from __future__ import annotations
@@ -36,7 +35,8 @@ _INSTALL = "npm install -g @anthropic-ai/claude-code"
 _PERMISSIONS: dict[Sandbox, list[str]] = {
     # --tools and --allowedTools take any number of values, so an option has to follow them.
     Sandbox.READ_ONLY: [
-        "--restricted", "--strict-mcp-config", "--tools", "Bash,Glob,Grep,Read", "--permission-mode", "dontAsk",
+        "--setting-sources", "", "--strict-mcp-config", "--tools", "Bash,Glob,Grep,Read",
+        "--permission-mode", "dontAsk",
     ],
     Sandbox.WORKSPACE_WRITE: ["--allowedTools", "Bash", "--permission-mode", "acceptEdits"],
     Sandbox.DANGER_FULL_ACCESS: ["--permission-mode", "bypassPermissions"],
@@ -102,7 +102,7 @@ class ClaudeAgent(Agent):
         argv = [*installation.command, "-p", "--output-format", "stream-json", "--verbose"]
         if work.add_dirs:
             argv += ["--add-dir", *(str(directory) for directory in work.add_dirs)]
-        argv += [*_PERMISSIONS[work.sandbox], "--permission-prompts", "none"]
+        argv += _PERMISSIONS[work.sandbox]
         argv += ["--resume" if work.resume is not None else "--session-id", thread_id]
         if work.model is not None:
             argv += ["--model", work.model]

@@ -162,6 +162,9 @@ _SENTENCES: tuple[tuple[str, FailureClass], ...] = (
     ("API Error: Connection", FailureClass.NETWORK),
     ("API Error: Unable to connect", FailureClass.NETWORK),
     ("API Error: Request timed out", FailureClass.NETWORK),
+    ("API Error: Claude's response exceeded", FailureClass.CONTEXT_EXCEEDED),
+    ("API Error: The model has reached its context window", FailureClass.CONTEXT_EXCEEDED),
+    ("--dangerously-skip-permissions cannot be used with root", FailureClass.SANDBOX),
     ("Error: Session ID", FailureClass.THREAD_BUSY),
     ("Error: Input must be provided", FailureClass.BAD_REQUEST),
 )
@@ -308,12 +311,12 @@ def _failed(payload: Payload, subtype: str, reason: str, text: str | None) -> Tu
     known = known or by_message(message) or _API_ERROR_TYPES.get(api_error or "")
     if known is None and status is not None:
         known = by_http_status(status)
+    if reason == "completed":
+        # Releases before 2.1.260 say so of a failed call, too.
+        reason = ""
     code = startup or typed or api_error or reason or subtype or None
-    is_ours = bool(errors) or reason == "api_error" or api_error is not None or typed is not None
-    return TurnFailed(
-        failure=failure(message, failure_class=known, status=status, code=code),
-        message=None if is_ours else text or None,
-    )
+    # The result of a failed run is the description of the failure; what the model had said are messages before it.
+    return TurnFailed(failure=failure(message, failure_class=known, status=status, code=code))
 
 
 def _usage(payload: Payload) -> list[Event]:

@@ -58,6 +58,16 @@ _SENTENCES: tuple[tuple[str, FailureClass], ...] = (
     ("error sending request", FailureClass.NETWORK),
     ("Connection failed", FailureClass.NETWORK),
 )
+#: Error codes of the OpenAI API, where Codex hands on an answer of the server as it is.
+_API_CODES: dict[str, FailureClass] = {
+    "context_length_exceeded": FailureClass.CONTEXT_EXCEEDED,
+    "insufficient_quota": FailureClass.USAGE_LIMIT,
+    "usage_limit_reached": FailureClass.USAGE_LIMIT,
+    "rate_limit_exceeded": FailureClass.RATE_LIMIT,
+    "model_not_found": FailureClass.MODEL,
+    "invalid_api_key": FailureClass.AUTH,
+    "server_error": FailureClass.OVERLOADED,
+}
 
 
 def interpret(line: bytes) -> list[Event]:
@@ -117,7 +127,7 @@ def failure(message: str) -> Failure:
     refusal = foreign.member(foreign.parse(message.encode("utf-8", "replace")) or {}, "error")
     if refusal:
         code = foreign.text(refusal, "code") or foreign.text(refusal, "type")
-        known = FailureClass.MODEL if code == "model_not_found" else FailureClass.BAD_REQUEST
+        known = _API_CODES.get(code or "", FailureClass.BAD_REQUEST)
         return Failure(
             failure_class=known,
             message=foreign.text(refusal, "message") or message,

@@ -27,7 +27,7 @@ class ToolType(StrEnum):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens and cost; ``None`` is unknown, never zero."""
+    """Tokens and cost; ``None`` is unknown, never zero.  Cached tokens are counted among the input tokens."""
 
     input_tokens: int | None = None
     cached_input_tokens: int | None = None
