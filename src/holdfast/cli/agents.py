@@ -45,7 +45,7 @@ def agents(*, check: bool, as_json: bool) -> int:
     with ThreadPoolExecutor() as pool:
         rows = list(pool.map(partial(_look, check=check), known_agents()))
     if as_json:
-        terminal.write([msgspec.json.encode({"agents": rows}), b"\n"])
+        terminal.write([msgspec.json.encode({"agents": rows}) + b"\n"])
     else:
         header = ["AGENT", "NAME", "INSTALLED", *(["VERSION", "LOGIN"] if check else []), "WHERE"]
         terminal.write_line(table.render(header, list(_cells(rows, check=check))))

@@ -30,7 +30,7 @@ def cancel(*, ids: tuple[str, ...], wait_: bool, timeout: float | None, as_json:
             views = [until_finished(daemon, view.id, deadline=deadline) for view in views]
     for before, view in zip(known, views, strict=True):
         if as_json:
-            terminal.write([msgspec.json.encode(view), b"\n"])
+            terminal.write([msgspec.json.encode(view) + b"\n"])
         elif before.state is State.FINISHED:
             terminal.write_line(f"{view.id}  was finished already: {view.status}")
         else:

@@ -21,8 +21,8 @@ from holdfast.doctor.check import Check, Level, in_own_thread
 from holdfast.doctor.reachable import ReachableCheck
 from holdfast.doctor.report import CheckResult, Report, apply_fixes, diagnose
 from holdfast.doctor.standard import standard_checks
-from holdfast.host import launch as host_launch
 from holdfast.host.client import HostClient
+from holdfast.host.launch import host_url
 
 #: Seconds for the daemon or the host to give a sign of life.
 _PATIENCE: Final = 5.0
@@ -49,7 +49,7 @@ def doctor(*, strict: bool, fix: bool, verbose: bool, as_json: bool) -> int:
     checks = _checks()
     report = asyncio.run(_examine(checks, fix=fix))
     if as_json:
-        terminal.write([msgspec.json.encode(report), b"\n"])
+        terminal.write([msgspec.json.encode(report) + b"\n"])
     else:
         terminal.write_line("\n".join(_lines(report, verbose=verbose)))
     return 1 if not report.ok or (strict and report.level is Level.WARNING) else 0
@@ -73,9 +73,10 @@ async def _ask_daemon(state: Path) -> str | None:
 
 
 async def _ask_host(directory: Path) -> str | None:
-    if not _listens(socket_path(directory, host_launch.SOCKET_NAME)):
+    url = host_url(directory)
+    if not _listens(Path(url.removeprefix("unix://"))):
         return None
-    host = await HostClient.connect(host_launch.host_url(directory), reconnect_for=_PATIENCE)
+    host = await HostClient.connect(url, reconnect_for=_PATIENCE)
     try:
         kept = len(await host.list())
     finally:

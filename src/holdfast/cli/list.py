@@ -27,7 +27,7 @@ def list(*, all_: bool, active: bool, limit: int | None, as_json: bool) -> int:
     with Daemon() as daemon:
         views = daemon.call(lambda client: client.tasks(active=active, limit=limit))
     if as_json:
-        terminal.write([msgspec.json.encode({"tasks": views}), b"\n"])
+        terminal.write([msgspec.json.encode({"tasks": views}) + b"\n"])
     elif views:
         rows = [
             [

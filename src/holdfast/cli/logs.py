@@ -42,7 +42,7 @@ def logs(*, task_id: str, follow: bool, raw: bool, as_json: bool, attempt: int |
             return 0
         for entry in _entries(daemon, task_id, attempt, follow=follow):
             if as_json:
-                terminal.write([msgspec.json.encode(entry), b"\n"])
+                terminal.write([msgspec.json.encode(entry) + b"\n"])
             else:
                 _write_raw(entry)
     return 0

@@ -55,7 +55,7 @@ class JsonLines(Silent):
     """One JSON object for each event, on standard output."""
 
     def show(self, progress: Progress) -> None:
-        terminal.write([msgspec.json.encode(progress), b"\n"])
+        terminal.write([msgspec.json.encode(progress) + b"\n"])
 
 
 class StatusLine:

@@ -81,7 +81,7 @@ def show(daemon: Daemon, task_id: str, wanted: Format, *, quiet: bool = False) -
     document = daemon.call(lambda client: client.result_document(task_id))
     result = DaemonClient.decode_result(document)
     if wanted in (Format.JSON, Format.JSONL):
-        terminal.write([document if b"\n" not in document else msgspec.json.encode(result), b"\n"])
+        terminal.write([(document if b"\n" not in document else msgspec.json.encode(result)) + b"\n"])
     elif wanted in (Format.RECEIPT, Format.RECEIPT_EXTENDED):
         terminal.write_line("\n".join(receipt(result, extended=wanted is Format.RECEIPT_EXTENDED)))
     elif result.status in _SHOWS_ANSWER and result.message.bytes:

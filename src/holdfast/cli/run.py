@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from types import FrameType
@@ -123,8 +124,12 @@ class _Attendance:
 def _explain_sigterm(task_id: str) -> None:
     """Say, when this command is ended from outside, that its task is not."""
 
+    farewell = f"Ended by SIGTERM.  Task {task_id} goes on; pick it up with: holdfast wait {task_id}\n".encode()
+
     def end(number: int, frame: FrameType | None) -> None:
-        terminal.tell(f"Ended by SIGTERM.  Task {task_id} goes on; pick it up with: holdfast wait {task_id}")
+        # Not through sys.stderr: the signal may have come in the middle of a write to it.
+        with contextlib.suppress(OSError):
+            os.write(2, farewell)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 

@@ -27,7 +27,7 @@ def status(*, task_id: str | None, as_json: bool) -> int:
     with Daemon() as daemon:
         view = daemon.call(lambda client: client.task(task_id))
     if as_json:
-        terminal.write([msgspec.json.encode(view), b"\n"])
+        terminal.write([msgspec.json.encode(view) + b"\n"])
     else:
         terminal.write_line(table.pairs(_task_rows(view)))
     return 0
@@ -66,7 +66,7 @@ def _show_daemon(*, as_json: bool) -> int:
         return 0
     answer = client.status()
     if as_json:
-        terminal.write([msgspec.json.encode({"running": True, **msgspec.to_builtins(answer)}), b"\n"])
+        terminal.write([msgspec.json.encode({"running": True, **msgspec.to_builtins(answer)}) + b"\n"])
     else:
         terminal.write_line(table.pairs(_daemon_rows(answer)))
     return 0

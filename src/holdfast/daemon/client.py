@@ -344,7 +344,7 @@ class DaemonClient:
             if answering:
                 raise StreamSilent(f"The daemon said nothing for {timeout:g} seconds.", hint=_HINT_DOCTOR) from error
             raise DaemonGone(f"The daemon did not answer within {timeout:g} seconds.", hint=_HINT_DOCTOR) from error
-        except (http.client.HTTPException, ConnectionError, FileNotFoundError) as error:
+        except (http.client.HTTPException, OSError) as error:
             raise DaemonGone(
                 f"The daemon at {self.socket_path} does not answer ({_reason(error)}).", hint=_HINT_DOCTOR
             ) from error
