@@ -47,14 +47,15 @@ def connect(directory: Path) -> DaemonClient:
 
     Where none can be started the runtime runs inside this process, and ``client.notice`` says so.
 
-    :raises HoldfastError: not even that was possible
+    :raises InsecureDirectory: the directory is not private
+    :raises DaemonStartFailed: not even that was possible
     """
     client = connect_existing(directory)
     if client is not None:
         return client
     try:
         return start_detached(directory, idle_exit=IDLE_EXIT)
-    except HoldfastError as error:
+    except DaemonStartFailed as error:
         return _connect_in_process(directory, error)
 
 
@@ -79,7 +80,10 @@ def start_detached(directory: Path, *, idle_exit: float | None = None) -> Daemon
 
 def _spawn(directory: Path, idle_exit: float | None) -> None:
     log = directory / "daemon.log"
-    log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DaemonStartFailed(f"The daemon's log cannot be written: {error}.", hint=f"Look at {log}.") from error
     ready_reader, ready_writer = os.pipe()
     command = [sys.executable, "-m", "holdfast", "up", "--foreground", "--ready-fd", str(ready_writer)]
     if idle_exit is not None:
@@ -128,7 +132,7 @@ def _one_starter(directory: Path) -> Generator[None]:
         os.close(descriptor)
 
 
-def _connect_in_process(directory: Path, reason: HoldfastError) -> DaemonClient:
+def _connect_in_process(directory: Path, reason: DaemonStartFailed) -> DaemonClient:
     from holdfast.daemon.main import serve_in_thread
 
     try:

@@ -29,7 +29,7 @@ logger: Final = logging.getLogger(__name__)
 #: For a host of this machine to answer again before it is started anew, seconds.
 HOST_RECONNECT: Final = 2.0
 #: A host without a daemon and without a live process ends by itself after this long, seconds.
-HOST_IDLE_EXIT: Final = 3.0
+HOST_IDLE_EXIT: Final = 1.0
 
 
 class AlreadyRunning(InvalidRequest):

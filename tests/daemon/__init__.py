@@ -1,0 +1,1 @@
+"""The daemon: how it starts and ends, and what it answers."""
