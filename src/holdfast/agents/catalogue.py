@@ -26,6 +26,9 @@ Table = TypeVar("Table", bound=msgspec.Struct)
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
+#: msgspec ends its messages with the place: "Expected `array`, got `str` - at `$.command`", or "at `key` in `$.x`".
+_PLACE = re.compile(r" - at (?:`key` in )?`\$([^`]*)`$")
+
 
 class InvalidConfiguration(InvalidRequest):
     """The configuration file says something that cannot be meant."""
@@ -126,9 +129,8 @@ def _convert(name: str, table: Payload, kind: type[_Table]) -> _Table:
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        # msgspec ends its messages with the place: "Expected `array`, got `str` - at `$.command`".
-        what, _, place = str(error).partition(" - at `$")
-        key = f"agents.{name}{place.rstrip('`')}"
+        what, place = _PLACE.sub("", str(error)), _PLACE.search(str(error))
+        key = f"agents.{name}{place.group(1) if place else ''}"
         fields = ", ".join(sorted(kind.__struct_fields__))
         raise _invalid(
             config_file(), key, f"is wrong: {what}", f"An agent of this sort has the keys {fields}."
