@@ -74,11 +74,16 @@ class AttemptRunner:
         self._hosts = hosts
         self._cancelled = cancelled
         self._state = state
+        #: How far the log is folded into the facts in memory; stored together with them.
+        self._cursor: Cursor | None = None
         self._folded_at = 0.0
         self._progress_at = monotonic()
         self._exited_at: float | None = None
         self._terminal_at: float | None = None
         self._termination: asyncio.Task[Termination] | None = None
+        self._terminated_at: float | None = None
+        #: The host was asked to start the process; from then on it may be running whatever we hear.
+        self._asked = False
 
     async def run(self) -> AttemptRow:
         """Start the process if it does not run yet, follow it to its end, and leave nothing behind."""
@@ -106,6 +111,7 @@ class AttemptRunner:
             nonlocal started
             # After a crash the process may be there already; only one that is not there need not be started.
             if not self._cancelled.is_set() or await host.status(spec.process_id) is not None:
+                self._asked = True
                 await host.start(spec)
                 started = True
 
@@ -135,40 +141,48 @@ class AttemptRunner:
                 return
             except UnknownProcess as error:
                 logger.warning("%s: %s", self._attempt.process_id, error)
-                self._facts.lost = True
+                self._facts.lost = not self._facts.exited
                 return
             except HostUnavailable as error:
                 logger.warning("%s: host lost: %s", self._attempt.process_id, error)
                 if monotonic() - began > HOST_PATIENCE:
                     given_up_at, pause = monotonic() + HOST_PATIENCE, 0.1
                 if monotonic() > given_up_at:
-                    if self._attempt.phase is Phase.PREPARED:
-                        self._facts.start_failure = Failure(
-                            failure_class=FailureClass.HOST_LOST,
-                            message=f"No process host could be reached: {error.message}",
-                            remedy=[Remedy(text=error.hint or "Run the checks.", argv=["holdfast", "doctor"])],
-                        )
-                    self._facts.lost = True
+                    self._give_up_host(error)
                     return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
 
+    def _give_up_host(self, error: HostUnavailable) -> None:
+        if self._attempt.phase is Phase.PREPARED and not self._asked:
+            self._facts.start_failure = Failure(
+                failure_class=FailureClass.HOST_LOST,
+                message=f"No process host could be reached: {error.message}",
+                remedy=[Remedy(text=error.hint or "Run the checks.", argv=["holdfast", "doctor"])],
+            )
+        elif not self._facts.exited:
+            self._facts.lost = self._facts.unreachable = True
+
     async def _follow(self, host: Host) -> None:
-        cursor = await self._ledger.cursor(self._attempt.process_id)
-        self._progress_at = monotonic()
+        self._cursor = await self._ledger.cursor(self._attempt.process_id)
+        now = self._progress_at = monotonic()
+        # What was known before a restart has waited long enough to be given its time anew.
+        self._exited_at = now if self._facts.exited else None
+        self._terminal_at = now if self._facts.terminal else None
         if self._facts.stop is not None:
             self._terminate(host)
-        async with contextlib.aclosing(follow(host, self._attempt.process_id, self._agent, cursor)) as stream:
+        async with contextlib.aclosing(follow(host, self._attempt.process_id, self._agent, self._cursor)) as stream:
             try:
                 await self._watch(host, stream)
-            except BaseException:
-                if self._termination is not None:
-                    self._termination.cancel()
-                    self._termination = None
-                raise
-        if self._termination is not None:
-            self._note_termination(await self._termination)
-        await self._fold(None)
+            finally:
+                termination, self._termination = self._termination, None
+                self._terminated_at = None
+                if termination is not None and not termination.done():
+                    # The stream is at its end, or broken: either way the tree is being ended, and that is waited for.
+                    await asyncio.wait({termination})
+        if termination is not None:
+            self._note_termination(termination.result())
+        await self._fold()
 
     async def _watch(self, host: Host, stream: AsyncGenerator[Step, None]) -> None:
         cancelled = asyncio.ensure_future(self._cancelled.wait())
@@ -188,7 +202,7 @@ class AttemptRunner:
                     if finished is None:
                         return
                     await self._take(finished)
-                elif self._given_up_closing():
+                if self._given_up_closing():
                     return
                 await self._enforce(host)
         finally:
@@ -199,8 +213,8 @@ class AttemptRunner:
 
     async def _take(self, step: Step) -> None:
         facts = self._facts
-        now = monotonic()
-        self._progress_at = now
+        now = self._progress_at = monotonic()
+        self._cursor = step.cursor_after
         facts.stdout_bytes += step.stdout_bytes
         facts.stderr_bytes += step.stderr_bytes
         facts.lost_records += sum(gap.last - gap.first + 1 for gap in step.gaps)
@@ -221,10 +235,10 @@ class AttemptRunner:
         says_nothing = state is None and not step.events and step.exited is None and not step.closed
         if says_nothing and now - self._folded_at < _FOLD_INTERVAL:
             return
-        await self._fold(step.cursor_after, message=message, state=state)
+        await self._fold(message=message, state=state)
 
-    async def _fold(self, cursor: Cursor | None, *, message: str | None = None, state: State | None = None) -> None:
-        await self._ledger.fold(self._attempt, cursor, message=message, state=state)
+    async def _fold(self, *, message: str | None = None, state: State | None = None) -> None:
+        await self._ledger.fold(self._attempt, self._cursor, message=message, state=state)
         self._state = state or self._state
         self._folded_at = monotonic()
 
@@ -243,7 +257,7 @@ class AttemptRunner:
         self._facts.stop = cause
         self._facts.stopped_at = wall()
         # Stored first: whoever finds this attempt after a crash ends it too, for the same reason.
-        await self._fold(None, state=State.STOPPING)
+        await self._fold(state=State.STOPPING)
         self._terminate(host)
 
     def _stop_cause(self, now: float) -> StopCause | None:
@@ -267,6 +281,8 @@ class AttemptRunner:
         started = self._attempt.started_monotonic
         if started is None or self._attempt.boot_id != boot_id():
             started = self._progress_at
+        if facts.exited:
+            return []
         if limits.total_s is not None:
             bounds.append((StopCause.TOTAL, started + limits.total_s))
         if limits.start_s is not None and facts.first_event_at is None:
@@ -278,29 +294,29 @@ class AttemptRunner:
 
     def _until_next_bound(self) -> float | None:
         if self._termination is not None:
-            return CLOSE_GRACE if self._termination.done() else None
-        if self._exited_at is not None:
-            bound = self._exited_at + LATE_OUTPUT
-        else:
-            bounds = [at for _, at in self._time_bounds()]
-            if self._terminal_at is not None:
-                bounds.append(self._terminal_at + LINGER)
-            if not bounds:
+            if self._terminated_at is None:
                 return None
-            bound = min(bounds)
-        return max(0.0, bound - monotonic())
+            return max(0.0, self._terminated_at + CLOSE_GRACE - monotonic())
+        bounds = [at for _, at in self._time_bounds()]
+        if self._exited_at is not None:
+            bounds.append(self._exited_at + LATE_OUTPUT)
+        elif self._terminal_at is not None:
+            bounds.append(self._terminal_at + LINGER)
+        return max(0.0, min(bounds) - monotonic()) if bounds else None
 
     def _given_up_closing(self) -> bool:
-        # Reached when nothing came for CLOSE_GRACE after the tree was ended: what holds the streams cannot be ended.
-        return self._termination is not None and self._termination.done()
+        """Whether the tree was ended and the streams are open still: what holds them cannot be ended."""
+        if self._termination is None or not self._termination.done():
+            return False
+        if self._terminated_at is None:
+            self._terminated_at = monotonic()
+        return monotonic() >= self._terminated_at + CLOSE_GRACE
 
     def _terminate(self, host: Host) -> None:
         self._termination = asyncio.ensure_future(host.terminate(self._attempt.process_id, grace=STOP_GRACE))
 
     async def _clear(self, host: Host) -> None:
         """End whatever outlived the agent, and note it."""
-        if self._attempt.phase is Phase.PREPARED or self._facts.lost:
-            return
         self._note_termination(await host.terminate(self._attempt.process_id, grace=1.0))
 
     def _note_termination(self, termination: Termination) -> None:

@@ -96,6 +96,8 @@ class AttemptFacts(msgspec.Struct, kw_only=True):
     signal: int | None = None
     #: The host lost sight of the process: how it ended is not known.
     lost: bool = False
+    #: The host stayed away: whether the process still runs is not known either.
+    unreachable: bool = False
     closed: bool = False
     stop: StopCause | None = None
     stopped_at: float | None = None

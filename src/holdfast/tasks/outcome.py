@@ -55,6 +55,9 @@ def decide(
 
     if facts.stop is not None and facts.stop is not StopCause.LINGER and succeeded:
         return _judge_success(facts, message_blank, [f"ended by {facts.stop} after the agent had finished"])
+    if facts.unreachable and not succeeded:
+        # Whatever was wanted, nobody can say that it was done.
+        return _lost(facts)
     if cancel_requested and (facts.stop is StopCause.CANCEL or not facts.exited):
         failure = Failure(failure_class=FailureClass.CANCELLED, message="The task was cancelled.")
         return Outcome(status=Status.CANCELLED, failure=failure)
@@ -122,7 +125,8 @@ def _lost(facts: AttemptFacts) -> Outcome:
         message="The host of the process went away before the end was seen.",
         remedy=[Remedy(text="Look at the files and the log, then go on with --resume.")],
     )
-    return Outcome(status=Status.OUTCOME_UNKNOWN if facts.survivors else Status.ABORTED, failure=failure)
+    may_run = bool(facts.survivors) or facts.unreachable
+    return Outcome(status=Status.OUTCOME_UNKNOWN if may_run else Status.ABORTED, failure=failure)
 
 
 def _unexplained(facts: AttemptFacts) -> Failure:

@@ -1,0 +1,212 @@
+"""Whatever the process, its descendants or its host do, an attempt comes to an end and says the truth about it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from holdfast.host.dummy import DummyProcess
+from holdfast.host.port import Termination, TreeMember
+from holdfast.store.store import Store
+from holdfast.tasks import attempt as attempt_module
+from holdfast.tasks.request import Limits
+from holdfast.tasks.result import Result, Status
+from holdfast.tasks.service import TaskService
+from holdfast.tasks.state import State
+from tests.tasks.conftest import Bench, say, succeed
+
+PATIENCE = 30.0
+ENVIRONMENT = {"PATH": "/bin"}
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STOP_GRACE", "LATE_OUTPUT", "LINGER", "CLOSE_GRACE"):
+        monkeypatch.setattr(attempt_module, name, 0.05)
+    monkeypatch.setattr(attempt_module, "HOST_PATIENCE", 0.3)
+
+
+async def outcome(service: TaskService, bench: Bench, **changes: object) -> Result:
+    request = bench.request(**changes)
+    await service.accept(request, b"do it", ENVIRONMENT)
+    view = await service.wait(request.task_id, PATIENCE)
+    assert view.state is State.FINISHED
+    return await service.result(request.task_id)
+
+
+def talk(process: DummyProcess) -> None:
+    say(process, '{"event":"thread_started","thread_id":"thread-1"}', '{"event":"message","text":"half"}')
+
+
+async def test_streams_that_a_descendant_holds_open_are_closed_by_ending_it(service: TaskService, bench: Bench) -> None:
+    def act(process: DummyProcess) -> None:
+        talk(process)
+        say(process, '{"event":"turn_completed"}')
+        process.finish(0, close=False)
+        process.members = [TreeMember(pid=4711, command="sleep infinity")]
+
+    bench.script(act)
+    result = await outcome(service, bench)
+    assert result.status is Status.COMPLETED
+    assert result.warnings == ["processes outlived the agent and were ended: 4711 (sleep infinity)"]
+
+
+async def test_what_cannot_be_ended_is_named_and_not_waited_for(
+    service: TaskService, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(process: DummyProcess) -> None:
+        talk(process)
+        say(process, '{"event":"turn_completed"}')
+        process.finish(0, close=False)
+
+    async def terminate(process_id: str, *, grace: float = 0.0) -> Termination:
+        # It goes on writing, too: output is no reason to wait for ever.
+        bench.host.processes[process_id].emit("stderr", b"still here\n")
+        return Termination(was_running=False, survivors=[TreeMember(pid=4711, command="[unkillable]")])
+
+    bench.script(act)
+    monkeypatch.setattr(bench.host, "terminate", terminate)
+    result = await outcome(service, bench)
+    assert result.status is Status.COMPLETED
+    assert result.exit.leftover_pids == [4711]
+
+
+async def test_a_restart_between_exit_and_close_still_ends(bench: Bench) -> None:
+    processes: list[DummyProcess] = []
+
+    def act(process: DummyProcess) -> None:
+        processes.append(process)
+        talk(process)
+
+    bench.script(act)
+    request = bench.request()
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        first = await bench.service(store)
+        await first.accept(request, b"do it", ENVIRONMENT)
+        while (await first.view(request.task_id)).state is not State.RUNNING:
+            await store.feed.wait_beyond(await store.feed.latest())
+        say(processes[0], '{"event":"turn_completed"}')
+        processes[0].finish(0, close=False)
+        while not (await first.view(request.task_id)).evidence.startswith("reported"):
+            await store.feed.wait_beyond(await store.feed.latest())
+        await first.aclose()
+        second = await bench.service(store)
+        await second.wait(request.task_id, PATIENCE)
+        assert (await second.result(request.task_id)).status is Status.COMPLETED
+        await second.aclose()
+
+
+async def test_an_agent_that_stays_after_its_end_is_ended(service: TaskService, bench: Bench) -> None:
+    def act(process: DummyProcess) -> None:
+        talk(process)
+        say(process, '{"event":"turn_completed"}')
+
+    bench.script(act)
+    result = await outcome(service, bench)
+    assert result.status is Status.COMPLETED
+    assert "the agent did not exit after it had finished, and was ended" in result.warnings
+
+
+@pytest.mark.parametrize(
+    ("limits", "hit"),
+    [
+        (Limits(total_s=0.1, idle_s=None, start_s=None), "total"),
+        (Limits(total_s=None, idle_s=0.1, start_s=None), "idle"),
+    ],
+)
+async def test_limits_end_what_does_not_end(service: TaskService, bench: Bench, limits: Limits, hit: str) -> None:
+    bench.script(talk)
+    result = await outcome(service, bench, limits=limits)
+    assert (result.status, result.limits.hit) == (Status.TIMEOUT, hit)
+    assert (result.message.text, result.message.complete) == ("half", False)
+
+
+async def test_an_agent_that_never_speaks_is_ended_at_the_start_limit(service: TaskService, bench: Bench) -> None:
+    result = await outcome(service, bench, limits=Limits(total_s=None, idle_s=None, start_s=0.1))
+    assert (result.status, result.limits.hit) == (Status.TIMEOUT, "start")
+
+
+async def test_a_tool_that_runs_long_is_not_idleness(service: TaskService, bench: Bench) -> None:
+    def act(process: DummyProcess) -> None:
+        talk(process)
+        say(process, '{"event":"tool_started","item_id":"1","tool":"command","title":"make world"}')
+
+    bench.script(act)
+    result = await outcome(service, bench, limits=Limits(total_s=0.4, idle_s=0.05, start_s=None))
+    assert result.limits.hit == "total"
+
+
+async def test_a_process_whose_end_nobody_saw_is_aborted(service: TaskService, bench: Bench) -> None:
+    def act(process: DummyProcess) -> None:
+        talk(process)
+        process.finish(None)
+
+    bench.script(act)
+    result = await outcome(service, bench)
+    assert (result.status, result.exit.code, result.exit.wrapper_code) == (Status.ABORTED, None, 125)
+    assert result.message.text == "half"
+
+
+async def test_a_process_that_its_host_does_not_know_any_more_is_aborted(bench: Bench) -> None:
+    bench.script(talk)
+    request = bench.request()
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        first = await bench.service(store)
+        await first.accept(request, b"do it", ENVIRONMENT)
+        while (await first.view(request.task_id)).state is not State.RUNNING:
+            await store.feed.wait_beyond(await store.feed.latest())
+        await first.aclose()
+        bench.host.processes.clear()
+        second = await bench.service(store)
+        await second.wait(request.task_id, PATIENCE)
+        result = await second.result(request.task_id)
+        assert (result.status, result.message.text) == (Status.ABORTED, "half")
+        assert bench.host.processes == {}, "what may have written files is not run again"
+        await second.aclose()
+
+
+async def test_a_host_that_never_answers_leaves_the_outcome_unknown(service: TaskService, bench: Bench) -> None:
+    bench.host.unavailable = True
+    result = await outcome(service, bench)
+    # It was asked to start the process, and never said whether it did.
+    assert result.status is Status.OUTCOME_UNKNOWN
+    assert result.exit.wrapper_code == 125
+
+
+async def test_a_host_that_refuses_is_unavailable_with_its_reason(service: TaskService, bench: Bench) -> None:
+    bench.host.refuse = "no such program"
+    result = await outcome(service, bench)
+    assert (result.status, result.exit.wrapper_code) == (Status.UNAVAILABLE, 127)
+    assert result.error is not None
+    assert "no such program" in result.error.message
+
+
+async def test_a_host_that_goes_away_in_the_middle_leaves_the_outcome_unknown(
+    service: TaskService, bench: Bench
+) -> None:
+    bench.script(talk)
+    request = bench.request()
+    await service.accept(request, b"do it", ENVIRONMENT)
+    while (await service.view(request.task_id)).state is not State.RUNNING:
+        await asyncio.sleep(0)
+    bench.host.unavailable = True
+    await service.cancel(request.task_id)
+    await service.wait(request.task_id, PATIENCE)
+    result = await service.result(request.task_id)
+    assert result.status is Status.OUTCOME_UNKNOWN
+
+
+async def test_what_is_cancelled_before_it_starts_never_starts(bench: Bench) -> None:
+    bench.script(succeed)
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service = await bench.service(store)
+        bench.host.unavailable = True
+        request = bench.request()
+        await service.accept(request, b"do it", ENVIRONMENT)
+        await service.cancel(request.task_id)
+        bench.host.unavailable = False
+        await service.wait(request.task_id, PATIENCE)
+        assert (await service.result(request.task_id)).status is Status.CANCELLED
+        assert bench.host.processes == {}
+        await service.aclose()
