@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from holdfast.host.dummy import DummyHost, DummyProcess
 from holdfast.store.store import Store
 from holdfast.tasks.request import TaskRequest, new_task_id
 from holdfast.tasks.service import TaskService
+from holdfast.tasks.view import TaskView
+
+#: Bounds every wait, seconds.
+PATIENCE = 30.0
 
 
 class OneHost:
@@ -79,3 +84,12 @@ def succeed(process: DummyProcess) -> None:
     process.emit("stderr", b"a word on the side\n")
     say(process, 'xt":"all done"}', '{"event":"turn_completed"}')
     process.finish(0)
+
+
+async def until(service: TaskService, store: Store, task_id: str, reached: Callable[[TaskView], bool]) -> None:
+    """Wait until the task looks as *reached* wants it, waking with every change."""
+    while True:
+        position = await store.feed.latest()
+        if reached(await service.view(task_id)):
+            return
+        await asyncio.wait_for(store.feed.wait_beyond(position), PATIENCE)

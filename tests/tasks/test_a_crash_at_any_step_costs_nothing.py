@@ -15,10 +15,9 @@ from holdfast.store.store import Store
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
 from holdfast.tasks.state import State
-from tests.tasks.conftest import Bench, succeed
+from tests.tasks.conftest import PATIENCE, Bench, succeed
 
 T = TypeVar("T")
-PATIENCE = 30.0
 
 
 class Death(BaseException):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from holdfast.host.dummy import DummyProcess
@@ -14,9 +12,8 @@ from holdfast.tasks.request import Limits
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
 from holdfast.tasks.state import State
-from tests.tasks.conftest import Bench, say, succeed
+from tests.tasks.conftest import PATIENCE, Bench, say, succeed, until
 
-PATIENCE = 30.0
 ENVIRONMENT = {"PATH": "/bin"}
 
 
@@ -84,12 +81,10 @@ async def test_a_restart_between_exit_and_close_still_ends(bench: Bench) -> None
     async with await Store.open(bench.directory / "holdfast.db") as store:
         first = await bench.service(store)
         await first.accept(request, b"do it", ENVIRONMENT)
-        while (await first.view(request.task_id)).state is not State.RUNNING:
-            await store.feed.wait_beyond(await store.feed.latest())
+        await until(first, store, request.task_id, lambda view: view.state is State.RUNNING)
         say(processes[0], '{"event":"turn_completed"}')
         processes[0].finish(0, close=False)
-        while not (await first.view(request.task_id)).evidence.startswith("reported"):
-            await store.feed.wait_beyond(await store.feed.latest())
+        await until(first, store, request.task_id, lambda view: view.evidence.startswith("reported"))
         await first.aclose()
         second = await bench.service(store)
         await second.wait(request.task_id, PATIENCE)
@@ -154,8 +149,7 @@ async def test_a_process_that_its_host_does_not_know_any_more_is_aborted(bench: 
     async with await Store.open(bench.directory / "holdfast.db") as store:
         first = await bench.service(store)
         await first.accept(request, b"do it", ENVIRONMENT)
-        while (await first.view(request.task_id)).state is not State.RUNNING:
-            await store.feed.wait_beyond(await store.feed.latest())
+        await until(first, store, request.task_id, lambda view: view.state is State.RUNNING)
         await first.aclose()
         bench.host.processes.clear()
         second = await bench.service(store)
@@ -182,19 +176,18 @@ async def test_a_host_that_refuses_is_unavailable_with_its_reason(service: TaskS
     assert "no such program" in result.error.message
 
 
-async def test_a_host_that_goes_away_in_the_middle_leaves_the_outcome_unknown(
-    service: TaskService, bench: Bench
-) -> None:
+async def test_a_host_that_goes_away_in_the_middle_leaves_the_outcome_unknown(bench: Bench) -> None:
     bench.script(talk)
     request = bench.request()
-    await service.accept(request, b"do it", ENVIRONMENT)
-    while (await service.view(request.task_id)).state is not State.RUNNING:
-        await asyncio.sleep(0)
-    bench.host.unavailable = True
-    await service.cancel(request.task_id)
-    await service.wait(request.task_id, PATIENCE)
-    result = await service.result(request.task_id)
-    assert result.status is Status.OUTCOME_UNKNOWN
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service = await bench.service(store)
+        await service.accept(request, b"do it", ENVIRONMENT)
+        await until(service, store, request.task_id, lambda view: view.state is State.RUNNING)
+        bench.host.unavailable = True
+        await service.cancel(request.task_id)
+        await service.wait(request.task_id, PATIENCE)
+        assert (await service.result(request.task_id)).status is Status.OUTCOME_UNKNOWN
+        await service.aclose()
 
 
 async def test_what_is_cancelled_before_it_starts_never_starts(bench: Bench) -> None:

@@ -39,9 +39,7 @@ def facts_of(*events: Event, exit_code: int | None = 0, signal: int | None = Non
     return facts
 
 
-def outcome(
-    facts: AttemptFacts, *, cancelled: bool = False, blank: bool = False, plain_text: bool = False
-) -> Outcome:
+def outcome(facts: AttemptFacts, *, cancelled: bool = False, blank: bool = False, plain_text: bool = False) -> Outcome:
     return decide(facts, cancel_requested=cancelled, message_blank=blank, plain_text=plain_text, limits=LIMITS)
 
 
