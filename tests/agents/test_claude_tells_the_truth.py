@@ -11,7 +11,17 @@ import pytest
 
 from holdfast.agents.adapter import Sandbox, Work
 from holdfast.agents.claude import ClaudeAgent
-from holdfast.agents.events import FilesClaimed, Malformed, Message, Notice, ThreadStarted, TurnFailed, Unrecognized
+from holdfast.agents.events import (
+    FilesClaimed,
+    Malformed,
+    Message,
+    Notice,
+    ThreadStarted,
+    TurnFailed,
+    Unrecognized,
+    Usage,
+    UsageReported,
+)
 from holdfast.agents.failure import FailureClass
 from tests.agents.prompts import MEGABYTE, PROMPTS
 from tests.agents.running import PATIENCE, Run, run, start, workspace
@@ -220,6 +230,12 @@ def test_a_hanging_model_can_be_ended_and_the_session_resumed(
         gate.open()
     events = [event for line in written.split(b"\n") for event in agent.interpret(line)]
     thread = next(event for event in events if isinstance(event, ThreadStarted))
+    recorded = agent.post_mortem(thread.thread_id, claude_environment)
+    assert recorded == [
+        UsageReported(
+            usage=Usage(input_tokens=1000, cached_input_tokens=0, output_tokens=10), of_thread=True, source="transcript"
+        )
+    ]
     assert not [event for event in events if isinstance(event, TurnFailed)]
     model_server.script(*[Say("Back again.")] * 3)
     done = understood(run(agent, Work(cwd=cwd, resume=thread.thread_id), claude_environment, b"Go on."))
@@ -236,6 +252,21 @@ def test_usage_of_a_resumed_session_counts_this_run_alone(
     second = understood(run(agent, work, claude_environment, b"2"))
     assert [(done.usage.usage.input_tokens, done.usage.of_thread) for done in (first, second)] == [(1000, False)] * 2
     assert first.usage.usage.cost_usd == pytest.approx(second.usage.usage.cost_usd)
+
+
+def test_the_usage_of_subagents_is_counted(
+    model_server: ModelServer, claude_environment: dict[str, str], cwd: Path
+) -> None:
+    look = {"description": "look", "prompt": "Look around.", "subagent_type": "Explore", "run_in_background": False}
+    model_server.script(Tool("Task", look), Shell("ls"), Say("Seen."), Say("Done."))
+    work = Work(cwd=cwd, sandbox=Sandbox.WORKSPACE_WRITE)
+    done = understood(run(agent, work, claude_environment, b"Delegate."))
+    assert done.answer == "Done."
+    assert [event.text for event in done.of(Message)] == ["Done."]
+    assert [tool for tool, _, _ in done.tools] == ["command", "subagent"]
+    assert done.usage.usage.input_tokens == 4000
+    recorded = agent.post_mortem(done.one(ThreadStarted).thread_id, claude_environment)
+    assert [event.usage.input_tokens for event in recorded if isinstance(event, UsageReported)] == [4000]
 
 
 def test_an_unknown_session_is_named_as_such(

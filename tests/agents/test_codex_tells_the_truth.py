@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.agents.adapter import Sandbox, UnsupportedOption, Work
+from holdfast.agents.adapter import Installation, Sandbox, UnsupportedOption, Work
 from holdfast.agents.codex import CodexAgent
 from holdfast.agents.events import FilesClaimed, Malformed, ThreadStarted, TurnFailed, Unrecognized, UsageReported
 from holdfast.agents.failure import FailureClass
 from tests.agents.prompts import MEGABYTE, PROMPTS
 from tests.agents.running import PATIENCE, Run, run, start, workspace
+from tests.conftest import locate_agent
 from tests.model_server import Drop, EditFile, Fail, Gate, Hang, ModelServer, Say, Shell, WriteFile
 
 pytestmark = pytest.mark.real_agent
@@ -280,6 +281,26 @@ def test_a_prompt_that_codex_refuses_is_a_failure_with_its_reason(
     found = agent.diagnose(stderr_tail=done.stderr, exit_code=done.exit_code)
     assert [event.failure.failure_class for event in found if isinstance(event, TurnFailed)] == [expected]
     assert model_server.journal == []
+
+
+def test_the_native_program_gets_what_its_launcher_would_give_it(
+    model_server: ModelServer, codex_environment: dict[str, str], cwd: Path
+) -> None:
+    class Launched(CodexAgent):
+        def find(self, environment):
+            return Installation(command=[str(locate_agent("codex"))])
+
+    look = Shell("tr '\\0' '\\n' < /proc/$PPID/environ | grep ^CODEX_MANAGED | sort")
+    model_server.script(look, Say("Native."), look, Say("Launched."))
+    work = Work(cwd=cwd, sandbox=Sandbox.DANGER_FULL_ACCESS)
+    for each in (agent, Launched()):
+        understood(run(each, work, codex_environment, b"Look."))
+    native, launched = (
+        [line for line in request.tool_results[-1].splitlines() if line.startswith("CODEX_")]
+        for request in (model_server.main_requests[1], model_server.main_requests[3])
+    )
+    assert native == launched
+    assert len(native) == 2
 
 
 def test_the_native_program_is_started_without_its_launcher(codex_environment: dict[str, str]) -> None:

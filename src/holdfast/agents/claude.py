@@ -14,6 +14,9 @@ What the three sandboxes mean here, measured on 2.1.329 and the same on 2.1.260 
 Nobody is ever asked: without a terminal, what would need a person is denied, and reported as denied.
 The prompt arrives byte for byte as long as it is UTF-8 (other bytes become U+FFFD); an empty one is refused.
 One that consists of a command of Claude Code itself (``/clear``) never reaches a model, and counts as failed.
+
+2.1.197 exits without waiting for its output to be read: of an answer larger than a pipe (64 KiB) the end can be
+missing, the ``result`` included, with exit status 0.  2.1.260 and later do not.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast.agents import claude_events, foreign, options, program
+from holdfast.agents import claude_events, claude_transcript, foreign, options, program
 from holdfast.agents.adapter import Agent, AgentMissing, Installation, Launch, Login, Probe, Sandbox, Work
 from holdfast.agents.environment import agent_environment
 from holdfast.agents.events import Event, TurnFailed
@@ -125,6 +128,9 @@ class ClaudeAgent(Agent):
             return []
         lines = [line.strip() for line in stderr_tail.splitlines() if line.startswith(("Error", "API Error"))]
         return [TurnFailed(failure=claude_events.failure(lines[0]))] if lines else []
+
+    def post_mortem(self, thread_id: str, environment: Mapping[str, str]) -> list[Event]:
+        return claude_transcript.read(thread_id, environment)
 
     def _environment(self, environment: Mapping[str, str], cwd: Path) -> dict[str, str]:
         own = ["ANTHROPIC_*", "CLAUDE_*"]
