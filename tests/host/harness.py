@@ -28,6 +28,18 @@ async def within(awaitable: Any) -> Any:
     return await asyncio.wait_for(awaitable, BOUND)
 
 
+def serving_child(keeper: int) -> int:
+    """The server among the children of a keeper (the others it inherited from dead servers); 0 if there is none."""
+    try:
+        children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    except OSError:
+        return 0
+    own = Path(f"/proc/{keeper}/cmdline").read_bytes()
+    return next(
+        (int(pid) for pid in children if alive(int(pid)) and Path(f"/proc/{pid}/cmdline").read_bytes() == own), 0
+    )
+
+
 class RunningServer:
     """An exec-server as a process of its own."""
 
@@ -44,6 +56,11 @@ class RunningServer:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def server_pid(self) -> int:
+        """The process that serves: the child of our keeper, or (reference, stdio) the one that was started."""
+        return serving_child(self.pid) or self.pid
 
     def kill(self) -> None:
         """SIGKILL: the crash that everything has to bear."""

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.host.address import bind_unix
 from holdfast.host.client import HostClient
 from holdfast.host.port import HostUnavailable, ProcessSpec, Record
-from holdfast.jsonrpc.lines import bind_unix, serve_unix
+from holdfast.jsonrpc.lines import serve_unix
 
 from .harness import PATH, RunningServer, WireClient, start_host, within
 

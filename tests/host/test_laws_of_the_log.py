@@ -119,7 +119,7 @@ async def test_every_byte_value_passes_unchanged(client: HostClient, tty: bool, 
 
 async def test_memory_does_not_grow_with_output(host: RunningServer, client: HostClient) -> None:
     def resident() -> int:
-        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{host.pid}/status").read_text())
+        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{host.server_pid}/status").read_text())
         assert found
         return int(found[1]) * 1024
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.host.address import bind_unix
 from holdfast.jsonrpc import lines
 from holdfast.jsonrpc.connection import Connection
-from holdfast.jsonrpc.lines import LineConnection, bind_unix, connect_unix, serve_unix
+from holdfast.jsonrpc.lines import LineConnection, connect_unix, serve_unix
 
 
 class Recorder:

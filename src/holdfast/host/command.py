@@ -1,34 +1,40 @@
-"""The ``exec-server`` command without a command-line library, because its start is on somebody's critical path."""
+"""The ``exec-server`` command: no command-line library and no event loop before they are needed.
+
+The process that is started becomes the keeper and forks the server; with stdio, where a connection cannot outlive the
+server, it is the server itself.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
-import ipaddress
-import logging
+import fcntl
+import json
 import os
 import resource
+import secrets
 import shutil
-import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from holdfast.directories import private_directory, socket_path, state_directory
+from holdfast.directories import private_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
-from holdfast.jsonrpc.connection import Connection
+from holdfast.host.address import bind
+from holdfast.host.keeper import Held, Keeper
 
-SOCKET_NAME: Final = "host.sock"
+if TYPE_CHECKING:
+    from holdfast.host.server import ProcessHost
+
+#: The option by which a server becomes the keeper after the keeper's death; its value is a descriptor.
+_SUCCEED: Final = "--succeed-keeper"
 
 
-class RefusedAddress(InvalidRequest):
-    """The host does not listen there."""
+class StateDirectoryInUse(InvalidRequest):
+    """Another host has this state directory."""
 
-    code = "refused_address"
+    code = "state_directory_in_use"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,20 +58,69 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         help="end when there has been neither a connection nor a live process for so long",
     )
+    parser.add_argument(_SUCCEED, type=int, help=argparse.SUPPRESS)
     return parser
+
+
+class Inheritance:
+    """What passes from a server to the keeper that it becomes: descriptors and their meaning, across an ``exec``."""
+
+    def __init__(self, listener: socket.socket, url: str, lock: int, directory: Path, own_directory: bool) -> None:
+        self.listener = listener
+        self.url = url
+        self.lock = lock
+        self.directory = directory
+        #: Whether the directory is removed in the end.
+        self.own_directory = own_directory
+
+    def bequeath(self, held: Held) -> int:
+        """Write everything to an inheritable descriptor; returns it."""
+        will = {
+            "listener": self.listener.fileno(),
+            "url": self.url,
+            "lock": self.lock,
+            "directory": str(self.directory),
+            "ownDirectory": self.own_directory,
+            "held": held,
+        }
+        memory = os.memfd_create("holdfast-keeper", 0)
+        os.write(memory, json.dumps(will).encode())
+        os.lseek(memory, 0, os.SEEK_SET)
+        for descriptor in (
+            memory,
+            self.lock,
+            self.listener.fileno(),
+            *(d for ds in held.values() for d in ds.values()),
+        ):
+            os.set_inheritable(descriptor, True)
+        return memory
+
+    @classmethod
+    def inherit(cls, memory: int) -> tuple[Inheritance, Held]:
+        """Read what :meth:`bequeath` wrote."""
+        with os.fdopen(memory, "rb") as file:
+            will = json.loads(file.read())
+        listener = socket.socket(fileno=will["listener"])
+        listener.setblocking(False)
+        return cls(listener, will["url"], will["lock"], Path(will["directory"]), will["ownDirectory"]), will["held"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = build_parser().parse_args(given)
     try:
+        if options.succeed_keeper is not None:
+            inheritance, held = Inheritance.inherit(options.succeed_keeper)
+            _prepare_process()
+            return _keep(options, given, inheritance, held)
         _prepare_process()
-        with _Directory(options.state_dir) as directory:
-            import uvloop
-
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_serve(options.listen, directory, options.idle_exit))
+        directory, own = _directory(options.state_dir)
+        lock = lock_directory(directory)
+        if options.listen in ("stdio", "stdio://"):
+            return _serve_stdio(options, directory, own)
+        listener, url = bind(options.listen, directory, authenticated=False)
+        return _keep(options, given, Inheritance(listener, url, lock, directory, own), None)
     except HoldfastError as error:
         print(f"Error: {error.message}", file=sys.stderr)
         if error.hint:
@@ -74,6 +129,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+
+
+def _keep(options: argparse.Namespace, given: list[str], inheritance: Inheritance, held: Held | None) -> int:
+    def serve(channel: socket.socket, first: bool) -> int:
+        from holdfast.host.keeping import KeeperLink
+        from holdfast.host.serving import Service, serve
+
+        def succeed(host: ProcessHost) -> NoReturn:
+            memory = inheritance.bequeath(host.holdings())
+            remaining = [word for word in given if not word.startswith(_SUCCEED)]
+            os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *remaining, f"{_SUCCEED}={memory}"])
+
+        _configure_log()
+        service = Service(inheritance.directory, inheritance.listener, inheritance.url, options.idle_exit, None)
+        return serve(service, KeeperLink(channel), succeed, announce=first)
+
+    status = Keeper(serve, held).run()
+    _clean_up(inheritance)
+    return status
+
+
+def _serve_stdio(options: argparse.Namespace, directory: Path, own: bool) -> int:
+    from holdfast.host.keeping import KeeperLink
+    from holdfast.host.serving import Service, serve
+
+    _configure_log()
+    try:
+        return serve(Service(directory, None, "", options.idle_exit, None), KeeperLink(None), None, announce=False)
+    finally:
+        if own:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _clean_up(inheritance: Inheritance) -> None:
+    if inheritance.url.startswith("unix://"):
+        Path(inheritance.url.removeprefix("unix://")).unlink(missing_ok=True)
+    if inheritance.own_directory:
+        shutil.rmtree(inheritance.directory, ignore_errors=True)
+
+
+def _configure_log() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 
 
 def _prepare_process() -> None:
@@ -91,123 +190,29 @@ def _prepare_process() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class _Directory:
-    """The state directory: the given one, or a private one that is removed in the end."""
-
-    def __init__(self, given: Path | None) -> None:
-        self._given = given
-        self._own: Path | None = None
-
-    def __enter__(self) -> Path:
-        if self._given is not None:
-            return private_directory(self._given.absolute())
-        hosts = private_directory(private_directory(state_directory()) / "hosts")
-        self._own = Path(tempfile.mkdtemp(prefix="host-", dir=hosts))
-        return self._own
-
-    def __exit__(self, *exc: object) -> None:
-        if self._own is not None:
-            shutil.rmtree(self._own, ignore_errors=True)
+def _directory(given: Path | None) -> tuple[Path, bool]:
+    """The state directory, and whether it is one that is removed in the end."""
+    if given is not None:
+        return private_directory(given.absolute()), False
+    hosts = private_directory(private_directory(state_directory()) / "hosts")
+    return private_directory(hosts / f"host-{secrets.token_hex(8)}"), True
 
 
-def _unix_path(listen: str, directory: Path) -> Path:
-    given = listen.removeprefix("unix://")
-    return Path(given).absolute() if given else socket_path(directory, SOCKET_NAME)
+def lock_directory(directory: Path) -> int:
+    """Make this process and its children the only host of *directory*; returns the descriptor that holds the lock.
 
-
-def _bind_tcp(address: str) -> socket.socket:
-    host, _, port = address.rstrip("/").rpartition(":")
+    :raises StateDirectoryInUse: another one has it
+    """
+    private_directory(directory)
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        ip = ipaddress.ip_address(host.strip("[]"))
-        number = int(port)
-    except ValueError:
-        raise RefusedAddress(
-            f"ws://{address} is not an address to listen on.", hint="Use ws://IP:PORT, for example ws://127.0.0.1:0."
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise StateDirectoryInUse(
+            f"Another host is running with the state directory {directory}.",
+            hint="Connect to that one, or choose another --state-dir.",
         ) from None
-    if not ip.is_loopback:
-        raise RefusedAddress(
-            f"Listening on {ip} without authentication would give this account to the network.",
-            hint="Listen on 127.0.0.1 and forward the port, for example with ssh -L.",
-        )
-    listener = socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((str(ip), number))
-    listener.listen(512)
-    listener.setblocking(False)
-    return listener
-
-
-async def _serve(listen: str, directory: Path, idle_exit: float | None) -> int:
-    from holdfast.host.dispatch import ClientConnection
-    from holdfast.host.server import ProcessHost
-
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[None] = loop.create_future()
-
-    def ask_to_stop() -> None:
-        if not stop.done():
-            stop.set_result(None)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask_to_stop)
-    host = ProcessHost(directory)
-    host.recover()
-
-    def accept(connection: Connection) -> ClientConnection:
-        return ClientConnection(host, connection)
-
-    server: asyncio.Server | None = None
-    bound: Path | None = None
-    if listen in ("stdio", "stdio://"):
-        from holdfast.jsonrpc.lines import serve_stdio
-
-        class _Ending(ClientConnection):
-            def connection_lost(self) -> None:
-                super().connection_lost()
-                ask_to_stop()
-
-        await serve_stdio(sys.stdin.buffer, sys.stdout.buffer, lambda connection: _Ending(host, connection))
-    elif listen.startswith("unix://"):
-        from holdfast.jsonrpc.lines import bind_unix, serve_unix
-
-        bound = _unix_path(listen, directory)
-        server = await serve_unix(bind_unix(bound), accept)
-        _announce(f"unix://{bound}")
-    elif listen.startswith("ws://"):
-        from holdfast.jsonrpc.websocket import serve_websocket
-
-        listener = _bind_tcp(listen.removeprefix("ws://"))
-        server = await serve_websocket(listener, accept)
-        name = listener.getsockname()
-        _announce(f"ws://[{name[0]}]:{name[1]}" if ":" in name[0] else f"ws://{name[0]}:{name[1]}")
-    else:
-        raise RefusedAddress(f"Cannot listen on {listen}.", hint="Use ws://IP:PORT, unix://PATH or stdio.")
-    # What exists now lives as long as the host: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
-    if idle_exit is not None:
-        loop.call_later(idle_exit, _leave_when_idle, host, idle_exit, ask_to_stop)
-    await stop
-    if server is not None:
-        server.close()
-    await host.stop()
-    if bound is not None:
-        bound.unlink(missing_ok=True)
-    return 0
-
-
-def _leave_when_idle(host: object, limit: float, leave: object) -> None:
-    from holdfast.host.server import ProcessHost
-
-    assert isinstance(host, ProcessHost) and callable(leave)
-    if host.idle_for >= limit:
-        leave()
-    else:
-        asyncio.get_running_loop().call_later(max(0.05, limit - host.idle_for), _leave_when_idle, host, limit, leave)
-
-
-def _announce(url: str) -> None:
-    """The one line on standard output: the host is ready, and this is where."""
-    sys.stdout.write(url + "\n")
-    sys.stdout.flush()
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+    return lock

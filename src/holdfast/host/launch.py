@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from holdfast.directories import private_directory, socket_path
+from holdfast.directories import private_directory
+from holdfast.host.address import host_url
 from holdfast.host.client import RECONNECT_FOR, HostClient
-from holdfast.host.command import SOCKET_NAME
 from holdfast.host.port import HostUnavailable
 
 #: Seconds that a new host has to say that it is ready.
@@ -21,11 +21,6 @@ READY_WITHIN: Final = 20.0
 #: Bytes of the host's log that an error shows.
 _TAIL: Final = 2000
 LOG_NAME: Final = "host.log"
-
-
-def host_url(state_directory: Path) -> str:
-    """Where the host of *state_directory* listens."""
-    return f"unix://{socket_path(state_directory, SOCKET_NAME)}"
 
 
 async def ensure_host(

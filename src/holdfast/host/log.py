@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import struct
 import time
 from collections import deque
@@ -85,8 +86,6 @@ class ProcessLog:
         self._index = -1
         self._files: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
-        #: First bytes of a stream for whose file there was no room yet.
-        self._first: dict[int, bytes] = {}
         self._tail: deque[Entry] = deque(maxlen=_TAIL)
         #: Records whose bytes are safe but which did not fit into the index yet; invisible until they do.
         self._unindexed: list[Entry] = []
@@ -167,18 +166,12 @@ class ProcessLog:
         :raises BlockingIOError: the pipe is empty
         :raises LogFull: no room; the bytes are still in the pipe (or are safe and will be indexed by :meth:`flush`)
         """
-        if kind not in self._files:
-            # A stream that never says anything gets no file: look before one is made.
-            data = os.read(source, CHUNK) if kind not in self._first else self._first[kind]
-            if data:
-                self._first[kind] = data
-                self.append(kind, data)
-                del self._first[kind]
-            return len(data)
+        if kind not in self._files and not self._worth_a_file(source):
+            return 0
         if self._unindexed:
             self.flush()
         try:
-            target = self._files[kind]
+            target = self._file(kind)
             offset = self._sizes[kind]
             moved = os.splice(source, target, CHUNK, offset_dst=offset, flags=os.SPLICE_F_NONBLOCK)
         except OSError as error:
@@ -189,6 +182,18 @@ class ProcessLog:
             self._sizes[kind] = offset + moved
             self._append(kind, offset, moved)
         return moved
+
+    @staticmethod
+    def _worth_a_file(source: int) -> bool:
+        """Whether *source* holds anything: a stream that never says anything gets no file.
+
+        :raises BlockingIOError: not yet, but it may
+        """
+        poll = select.poll()
+        poll.register(source, select.POLLIN)
+        for _, events in poll.poll(0):
+            return bool(events & select.POLLIN)
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def append(self, kind: int, data: bytes) -> None:
         """Write *data* (at most one chunk) to the file of *kind* and index it.

@@ -12,7 +12,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from holdfast.host.log import CHUNK, EntryKind, LogFull, ProcessLog
+from holdfast.host.child import Child
+from holdfast.host.log import CHUNK, UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
 from holdfast.host.poller import READABLE, WRITABLE, Poller
 from holdfast.host.spawn import Streams
 from holdfast.host.tree import Tree
@@ -69,6 +70,7 @@ class HostedProcess:
         *,
         poller: Poller,
         on_closed: Callable[[HostedProcess], None],
+        on_stdin_closed: Callable[[HostedProcess], None] = lambda process: None,
     ) -> None:
         self.description = description
         self.process_id = description.process_id
@@ -85,9 +87,9 @@ class HostedProcess:
         self.observers: set[Observer] = set()
         self._poller = poller
         self._on_closed = on_closed
+        self._on_stdin_closed = on_stdin_closed
         self._streams: Streams | None = None
-        self._pidfd = -1
-        self._held: dict[int, bytes] = {}
+        self._child: Child | None = None
         self._stalled_outputs: set[int] = set()
         self._exit_recorded = False
         self._close_recorded = False
@@ -100,7 +102,7 @@ class HostedProcess:
 
     # Start
 
-    def started(self, pid: int, ticks: int, streams: Streams) -> None:
+    def started(self, pid: int, ticks: int, streams: Streams, child: Child) -> None:
         """Take over a child that was just started."""
         self.pid = pid
         self.tree = Tree(pid, ticks, self.description.marker)
@@ -109,8 +111,33 @@ class HostedProcess:
         self._stdin_open = streams.stdin >= 0
         for descriptor, kind in streams.outputs.items():
             self._watch_output(descriptor, kind)
-        self._pidfd = os.pidfd_open(pid)
-        self._poller.watch(self._pidfd, READABLE, self._end_seen)
+        self._child = child
+        child.watch(self._end_seen)
+
+    def restored(self, pid: int, ticks: int, streams: Streams, child: Child | None) -> None:
+        """Take over what an earlier server of this host left: a child (None if its end is recorded) and its streams."""
+        self.pid = pid
+        self.tree = Tree(pid, ticks, self.description.marker)
+        self._streams = streams
+        self._stdin = streams.stdin
+        self._stdin_open = streams.stdin >= 0
+        for descriptor, kind in tuple(streams.outputs.items()):
+            self._watch_output(descriptor, kind)
+            self._move(descriptor, kind, _TURN)
+        self._child = child
+        if child is not None:
+            child.watch(self._end_seen)
+        else:
+            entry = self.log.last(EntryKind.EXITED)
+            assert entry is not None
+            self.exit = (None if entry.exit_code == UNKNOWN_EXIT else entry.exit_code, entry.signal)
+            self._exit_recorded = True
+        self._end_seen()
+        self._check_closed()
+
+    def holdings(self) -> dict[str, int]:
+        """The descriptors that the process cannot do without, by name."""
+        return self._streams.by_name() if self._streams is not None and not self.closed else {}
 
     def _watch_output(self, descriptor: int, kind: EntryKind) -> None:
         if kind is EntryKind.PTY:
@@ -149,33 +176,28 @@ class HostedProcess:
             self._stall(descriptor, error)
 
     def _read_terminal(self, kind: int, descriptor: int) -> int:
-        """Move up to a chunk from the terminal to the log; it gives at most a page at a time, so gather."""
-        data = self._held.pop(descriptor, b"")
-        if not data:
-            parts: list[bytes] = []
-            size = 0
-            try:
-                while size < CHUNK - 4096:
-                    part = os.read(descriptor, CHUNK - size)
-                    if not part:
-                        break
-                    parts.append(part)
-                    size += len(part)
-            except BlockingIOError:
-                if not parts:
-                    raise
-            except OSError as error:
-                # EIO is how Linux says that nobody holds the other side any more.
-                if error.errno != errno.EIO:
-                    raise
-            data = b"".join(parts)
-        if data:
-            try:
-                self.log.append(kind, data)
-            except LogFull:
-                self._held[descriptor] = data
+        """Move what the terminal has to the log; it gives at most a page at a time, so gather it in a pipe."""
+        assert self._streams is not None
+        assert self._streams.gather is not None
+        source, sink = self._streams.gather
+        ended = False
+        try:
+            while not ended:
+                ended = not os.splice(descriptor, sink, CHUNK, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            # The terminal is empty, or the pipe is full.
+            pass
+        except OSError as error:
+            # EIO is how Linux says that nobody holds the other side any more.
+            if error.errno != errno.EIO:
                 raise
-        return len(data)
+            ended = True
+        try:
+            return self.log.splice(kind, source)
+        except BlockingIOError:
+            if ended:
+                return 0
+            raise
 
     def _close_output(self, descriptor: int) -> None:
         assert self._streams is not None
@@ -183,8 +205,12 @@ class HostedProcess:
         self._poller.unwatch(descriptor)
         if descriptor == self._stdin:
             self._abandon_stdin()
-            self._stdin = -1
+            self._stdin = self._streams.stdin = -1
         os.close(descriptor)
+        if self._streams.gather is not None:
+            for end in self._streams.gather:
+                os.close(end)
+            self._streams.gather = None
 
     def _stall(self, descriptor: int | None, reason: LogFull) -> None:
         """Stop reading until there is room again; the child waits in its write."""
@@ -221,39 +247,35 @@ class HostedProcess:
     # End
 
     def _end_seen(self) -> None:
-        """The pidfd is ready: take the exit status, record it, and only then reap."""
-        if self._pidfd < 0 or self._streams is None:
+        """The child may have ended: take the exit status, record it, and only then reap."""
+        child = self._child
+        if child is None or self._streams is None:
             return
-        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        if info is None:
+        end = child.end()
+        if end is None:
             return
         for descriptor, kind in tuple(self._streams.outputs.items()):
             if descriptor not in self._stalled_outputs:
                 self._move(descriptor, kind, _LAST_WORDS)
-        if self.exit is None:
-            by_signal = info.si_code != os.CLD_EXITED
-            self.exit = (info.si_status + 128, info.si_status) if by_signal else (info.si_status, 0)
+        self.exit = end
         closed = not self._streams.outputs
         try:
             if not self._exit_recorded:
                 self._exit_recorded = True
                 self._close_recorded = closed
-                code, number = self.exit
-                self.log.append_end(exit_code=code, signal=number, exited=True, closed=closed)
+                self.log.append_end(exit_code=end[0], signal=end[1], exited=True, closed=closed)
             self.log.flush()
         except LogFull as error:
             self._stall(None, error)
             return
-        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        self._poller.unwatch(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
+        child.reap()
+        self._child = None
         self._check_closed()
         self._notify()
 
     def _check_closed(self) -> None:
         """When the end is recorded and the last stream is at its end, nothing more will come."""
-        if self.closed or self._streams is None or self._streams.outputs or self._pidfd >= 0:
+        if self.closed or self._streams is None or self._streams.outputs or self._child is not None:
             return
         try:
             if not self._close_recorded:
@@ -272,7 +294,7 @@ class HostedProcess:
     @property
     def running(self) -> bool:
         """Whether the process itself (not what it left behind) is alive."""
-        return self._pidfd >= 0
+        return self._child is not None
 
     @property
     def lost(self) -> bool:
@@ -386,7 +408,8 @@ class HostedProcess:
         if self._streams is not None and not self._streams.tty:
             self._poller.unwatch(descriptor)
             os.close(descriptor)
-            self._stdin = -1
+            self._stdin = self._streams.stdin = -1
+            self._on_stdin_closed(self)
         self._stdin_queued = 0
         queue, self._stdin_queue = self._stdin_queue, deque()
         for _, waiter in queue:
@@ -400,7 +423,7 @@ class HostedProcess:
 
         While the process is not reaped its pid, and so the number of its group, cannot be anybody else's.
         """
-        if self._pidfd < 0 or self.pid is None:
+        if self._child is None or self.pid is None:
             return False
         try:
             os.killpg(self.pid, number)

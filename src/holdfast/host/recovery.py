@@ -1,8 +1,9 @@
-"""What a host does first: make sense of the directories that earlier runs left.
+"""What a server does first: make sense of the directories that earlier servers left, and of what the keeper held.
 
 A directory without a description is a start that never happened and is removed.  A log that ends with ``closed`` is
-complete.  Everything else was alive when the host died: its unindexed bytes are indexed, its exit is recorded as
-unknown if nobody saw it, and what still lives of its tree is found to be ended.
+complete.  Anything else was alive when its server died.  If the keeper held its streams it goes on: from the size of
+the files, with the exit status that the keeper knows.  If nobody held them, its unindexed bytes are indexed, its exit
+is recorded as unknown unless somebody saw it, and what still lives of its tree is found to be ended.
 """
 
 from __future__ import annotations
@@ -15,25 +16,42 @@ from dataclasses import dataclass
 import msgspec
 
 from holdfast.clock import boot_id
+from holdfast.host.keeper import Held
 from holdfast.host.log import UNKNOWN_EXIT, EntryKind, ProcessLog
-from holdfast.host.poller import Poller
 from holdfast.host.process import Description, HostedProcess, Started
-from holdfast.host.tree import Tree
+from holdfast.host.spawn import Streams
+from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
+
+MakeProcess = Callable[[Description, str, ProcessLog], HostedProcess]
+
+
+@dataclass
+class Running:
+    """A process that goes on: its identity, and the descriptors that the keeper held."""
+
+    pid: int
+    started: int
+    streams: Streams
+    #: Whether its exit is in the log, and only a stream is still open.
+    exit_recorded: bool
 
 
 @dataclass
 class Recovered:
-    """One process of an earlier run; its log is complete now."""
+    """One process of an earlier server."""
 
     process: HostedProcess
-    #: What may still live of it; None if it was complete before, or died with an earlier boot.
+    #: How it goes on; None if its log is complete (now).
+    running: Running | None
+    #: What may still live of it, to be ended.
     survivors: Tree | None
 
 
-def recover(
-    processes_directory: str, poller: Poller, on_closed: Callable[[HostedProcess], None]
-) -> Iterator[Recovered]:
-    """Yield every process of earlier runs, oldest first."""
+def recover(processes_directory: str, held: Held, children: list[int], make: MakeProcess) -> Iterator[Recovered]:
+    """Yield every process of earlier servers, oldest first.
+
+    What goes on takes its descriptors out of *held*.  *children* are the pids that the keeper can wait for.
+    """
     found: list[tuple[Description, Started | None, str]] = []
     for name in os.listdir(processes_directory):
         directory = f"{processes_directory}/{name}"
@@ -43,8 +61,29 @@ def recover(
         else:
             found.append((*told, directory))
     found.sort(key=lambda item: item[0].created_ns)
+    unclaimed = set(children) - {started.pid for _, started, _ in found if started is not None}
     for description, started, directory in found:
-        yield _complete(description, started, directory, poller, on_closed)
+        key = os.path.basename(directory)
+        log = ProcessLog.complete(directory)
+        newest = log.entries(log.last_seq - 1, 1) if log.last_seq else []
+        if newest and newest[0].kind == EntryKind.CLOSED:
+            yield Recovered(_ended(make(description, directory, log), started), None, None)
+        elif key in held:
+            streams = Streams.from_names(held[key])
+            started = started or _write_down(directory, _find(description, streams, unclaimed))
+            if started is None:
+                shutil.rmtree(directory, ignore_errors=True)
+                continue
+            log = ProcessLog.recover(directory)
+            exit_recorded = log.last(EntryKind.EXITED) is not None
+            if not exit_recorded and started.pid not in children:
+                yield _lose(description, started, directory, log, make)
+                continue
+            del held[key]
+            process = make(description, directory, log)
+            yield Recovered(process, Running(started.pid, started.started, streams, exit_recorded), None)
+        else:
+            yield _lose(description, started, directory, ProcessLog.recover(directory), make)
 
 
 def _read(directory: str) -> tuple[Description, Started | None] | None:
@@ -62,27 +101,70 @@ def _read(directory: str) -> tuple[Description, Started | None] | None:
         return description, None
 
 
-def _complete(
-    description: Description,
-    started: Started | None,
-    directory: str,
-    poller: Poller,
-    on_closed: Callable[[HostedProcess], None],
+def _lose(
+    description: Description, started: Started | None, directory: str, log: ProcessLog, make: MakeProcess
 ) -> Recovered:
-    log = ProcessLog.complete(directory)
-    newest = log.entries(log.last_seq - 1, 1) if log.last_seq else []
+    """Complete the log of a process whose streams nobody held."""
+    log.append_end(exit_code=None, exited=log.last(EntryKind.EXITED) is None, closed=True)
     survivors: Tree | None = None
-    if not newest or newest[0].kind != EntryKind.CLOSED:
-        log = ProcessLog.recover(directory)
-        log.append_end(exit_code=None, exited=log.last(EntryKind.EXITED) is None, closed=True)
-        if description.boot_id == boot_id():
-            # Killed before it wrote down the pid: then only the marker can find anything.
-            survivors = Tree(started.pid if started else 0, started.started if started else 0, description.marker)
-    process = HostedProcess(description, directory, log, poller=poller, on_closed=on_closed)
+    if description.boot_id == boot_id():
+        # Killed before it wrote down the pid: then only the marker can find anything.
+        survivors = Tree(started.pid if started else 0, started.started if started else 0, description.marker)
+    return Recovered(_ended(make(description, directory, log), started), None, survivors)
+
+
+def _ended(process: HostedProcess, started: Started | None) -> HostedProcess:
     process.pid = started.pid if started else None
-    end = log.last(EntryKind.EXITED)
+    end = process.log.last(EntryKind.EXITED)
     if end is None or end.exit_code == UNKNOWN_EXIT:
         process.restore_end(None, 0)
     else:
         process.restore_end(end.exit_code, end.signal)
-    return Recovered(process, survivors)
+    return process
+
+
+def _find(description: Description, streams: Streams, candidates: set[int]) -> Started | None:
+    """The child of a server that was killed between starting it and writing down its pid, if there is one.
+
+    It is the one that has the other end of a pipe that the keeper held, or that carries the marker.  One that has ended
+    already shows neither; but it leads a session and cannot be older than its description.
+    """
+    pipes = {f"pipe:[{os.fstat(descriptor).st_ino}]" for descriptor in streams.outputs}
+    marker = f"{MARKER}={description.marker}".encode() if description.marker else None
+    boot_ns = _boot_time_ns()
+    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    for pid in candidates:
+        process = read_process(pid)
+        if process is None or process.session != pid:
+            continue
+        if process.alive:
+            belongs = bool(pipes & _ends(pid)) or (marker is not None and carries(pid, marker))
+        else:
+            belongs = boot_ns + (process.started + 1) * 1_000_000_000 // ticks_per_second >= description.created_ns
+        if belongs:
+            candidates.discard(pid)
+            return Started(pid=pid, started=start_time(pid))
+    return None
+
+
+def _boot_time_ns() -> int:
+    import time
+
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _ends(pid: int) -> set[str]:
+    found: set[str] = set()
+    for descriptor in (0, 1, 2):
+        try:
+            found.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+        except OSError:
+            continue
+    return found
+
+
+def _write_down(directory: str, started: Started | None) -> Started | None:
+    if started is not None:
+        with open(f"{directory}/process", "ab") as file:
+            file.write(msgspec.json.encode(started) + b"\n")
+    return started

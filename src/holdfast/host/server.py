@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import fcntl
 import logging
 import os
 import secrets
@@ -22,10 +20,13 @@ from holdfast.clock import boot_id, monotonic
 from holdfast.directories import private_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host import spawn
+from holdfast.host.child import KeptChild, OwnChild
+from holdfast.host.keeper import become_subreaper
+from holdfast.host.keeping import KeeperLink
 from holdfast.host.log import ProcessLog
 from holdfast.host.poller import Poller
 from holdfast.host.process import Description, HostedProcess, Started
-from holdfast.host.recovery import recover
+from holdfast.host.recovery import Running, recover
 from holdfast.host.session import Session
 from holdfast.host.tree import MARKER, Tree, end_tree, start_time
 
@@ -42,41 +43,13 @@ _LAST_CLOSE: Final = 1.0
 #: Places kept ready for the next starts.
 _SPARES: Final = 2
 
-_PR_SET_CHILD_SUBREAPER: Final = 36
-
 _log = logging.getLogger(__name__)
-
-
-class StateDirectoryInUse(InvalidRequest):
-    """Another host has this state directory."""
-
-    code = "state_directory_in_use"
 
 
 class DuplicateProcess(InvalidRequest):
     """A process of that id exists already."""
 
     code = "duplicate_process"
-
-
-def lock_directory(directory: Path) -> int:
-    """Make this process the only host of *directory*; returns the descriptor that holds the lock.
-
-    :raises StateDirectoryInUse: another one has it
-    """
-    private_directory(directory)
-    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise StateDirectoryInUse(
-            f"Another host is running with the state directory {directory}.",
-            hint="Connect to that one, or choose another --state-dir.",
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-    return lock
 
 
 class _Place(NamedTuple):
@@ -96,9 +69,11 @@ class _Place(NamedTuple):
 class ProcessHost:
     """Owns processes.  Everything happens on the event loop's thread, one thing at a time."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, link: KeeperLink) -> None:
         self._loop = asyncio.get_running_loop()
-        self._lock = lock_directory(directory)
+        self._link = link
+        link.on_ended = self._kept_child_ended
+        self._kept: dict[int, KeptChild] = {}
         self.directory = directory
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -119,14 +94,15 @@ class ProcessHost:
         self._spares: deque[_Place] = deque()
         self._stopping = False
         self._all_closed = asyncio.Event()
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        become_subreaper()
         self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
 
     # Life of the host
 
     def recover(self) -> None:
-        """Bring back what earlier runs left: their logs readable, what they lost declared lost and ended."""
-        for found in recover(self._processes_directory, self._poller, self._process_closed):
+        """Bring back what earlier servers left: what runs goes on, what they lost is declared lost and ended."""
+        held, children = self._link.take_over()
+        for found in recover(self._processes_directory, held, children, self._new_process):
             process = found.process
             session_id = process.description.session_id
             if session_id is None:
@@ -137,9 +113,51 @@ class ProcessHost:
                     session = self.sessions[session_id] = Session(session_id)
                     session.detached_at = monotonic()
                 session.processes[process.process_id] = process
-                self._expiring.append((monotonic() + RETAIN_CLOSED, process))
+                if process.closed:
+                    self._expiring.append((monotonic() + RETAIN_CLOSED, process))
+            if found.running is not None:
+                self._resume(process, found.running, children)
             if found.survivors is not None:
                 self._spawn_task(self._end_lost(process, found.survivors))
+        for key, descriptors in held.items():
+            # Nobody's any more: what recovery used, it took out.
+            for descriptor in descriptors.values():
+                os.close(descriptor)
+            self._link.let(key)
+        self._link.adopt(list(self._kept))
+
+    def _resume(self, process: HostedProcess, running: Running, children: list[int]) -> None:
+        self.live.add(process)
+        child: KeptChild | None = None
+        if running.exit_recorded:
+            if running.pid in children:
+                self._link.reap(running.pid)
+        else:
+            child = self._kept[running.pid] = KeptChild(running.pid, self._link)
+        process.restored(running.pid, running.started, running.streams, child)
+
+    def _kept_child_ended(self, pid: int, code: int, number: int) -> None:
+        child = self._kept.pop(pid, None)
+        if child is not None:
+            child.told(code, number)
+
+    def _new_process(self, description: Description, directory: str, log: ProcessLog) -> HostedProcess:
+        return HostedProcess(
+            description,
+            directory,
+            log,
+            poller=self._poller,
+            on_closed=self._process_closed,
+            on_stdin_closed=self._stdin_closed,
+        )
+
+    def _stdin_closed(self, process: HostedProcess) -> None:
+        self._link.drop(os.path.basename(process.directory), "stdin")
+
+    def holdings(self) -> dict[str, dict[str, int]]:
+        """Everything that a keeper has to hold, by process directory and name."""
+        held = {os.path.basename(process.directory): process.holdings() for process in self.live}
+        return {key: descriptors for key, descriptors in held.items() if descriptors}
 
     async def _end_lost(self, process: HostedProcess, tree: Tree) -> None:
         ending = await end_tree(tree, grace=STOP_GRACE)
@@ -173,7 +191,6 @@ class ProcessHost:
             self._spares.pop().discard()
         self._poller.close()
         os.close(self._home)
-        os.close(self._lock)
 
     async def _end(self, process: HostedProcess) -> None:
         if process.tree is None:
@@ -267,17 +284,19 @@ class ProcessHost:
         try:
             os.write(record, msgspec.json.encode(description) + b"\n")
             preparation = spawn.prepare(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
+            self._link.hold(os.path.basename(directory), preparation.streams.by_name())
             pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
         except BaseException:
             if preparation is not None:
                 preparation.close()
+                self._link.let(os.path.basename(directory))
             place.discard()
             raise
         preparation.release()
         # Made while the child loads its program, so that the next start need not wait for the file system.
         self._loop.call_soon(self._make_spares)
         ticks = start_time(pid)
-        process = HostedProcess(description, directory, log, poller=self._poller, on_closed=self._process_closed)
+        process = self._new_process(description, directory, log)
         try:
             os.write(record, msgspec.json.encode(Started(pid=pid, started=ticks)) + b"\n")
         except OSError:
@@ -286,7 +305,7 @@ class ProcessHost:
             pass
         finally:
             os.close(record)
-        process.started(pid, ticks, preparation.streams)
+        process.started(pid, ticks, preparation.streams, OwnChild(pid, self._poller))
         namespace[process_id] = process
         self.live.add(process)
         return process
@@ -319,6 +338,7 @@ class ProcessHost:
 
     def _process_closed(self, process: HostedProcess) -> None:
         self.live.discard(process)
+        self._link.let(os.path.basename(process.directory))
         self._idle_since = monotonic()
         if not self.live:
             self._all_closed.set()

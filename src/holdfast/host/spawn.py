@@ -43,10 +43,34 @@ class Streams:
     #: Descriptor and kind of each stream that is read.
     outputs: dict[int, EntryKind]
     tty: bool
+    #: Terminals only: read and write end of the pipe through which its output goes on its way to the log, so that at
+    #: no moment it is only in the memory of this process.
+    gather: tuple[int, int] | None = None
+
+    def by_name(self) -> dict[str, int]:
+        """The descriptors with the names under which the keeper holds them."""
+        named = {kind.name.lower(): descriptor for descriptor, kind in self.outputs.items()}
+        if self.stdin >= 0 and self.stdin not in self.outputs:
+            named["stdin"] = self.stdin
+        if self.gather is not None:
+            named["gather-read"], named["gather-write"] = self.gather
+        return named
+
+    @classmethod
+    def from_names(cls, named: dict[str, int]) -> Streams:
+        """The inverse of :meth:`by_name`."""
+        outputs = {
+            named[kind.name.lower()]: kind
+            for kind in (EntryKind.STDOUT, EntryKind.STDERR, EntryKind.PTY)
+            if kind.name.lower() in named
+        }
+        tty = "gather-read" in named
+        gather = (named["gather-read"], named["gather-write"]) if tty else None
+        return cls(named.get("pty", -1) if tty else named.get("stdin", -1), outputs, tty, gather)
 
     def close(self) -> None:
         """Close all of them."""
-        for descriptor in {self.stdin, *self.outputs}:
+        for descriptor in {self.stdin, *self.outputs, *(self.gather or ())}:
             if descriptor >= 0:
                 os.close(descriptor)
 
@@ -132,12 +156,13 @@ def _prepare_terminal() -> Preparation:
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         os.set_blocking(master, False)
         name = os.ttyname(slave)
+        gather = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     except BaseException:
         os.close(master)
         os.close(slave)
         raise
     return Preparation(
-        Streams(master, {master: EntryKind.PTY}, True),
+        Streams(master, {master: EntryKind.PTY}, True, gather),
         [
             (os.POSIX_SPAWN_OPEN, 0, name, os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, 0, 1),
@@ -167,7 +192,13 @@ def spawn(
     os.chdir(cwd)
     try:
         refusal: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        for candidate in _candidates(program, env):
+        candidates = _candidates(program, env)
+        for candidate in candidates:
+            # Not tried by starting: a server killed in a vain attempt would leave a child that only looks like one.
+            if len(candidates) > 1 and not os.access(candidate, os.X_OK):
+                if os.path.exists(candidate):
+                    refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                continue
             try:
                 return os.posix_spawn(
                     candidate,

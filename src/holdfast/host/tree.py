@@ -80,7 +80,8 @@ def all_processes() -> dict[int, OsProcess]:
     return found
 
 
-def _carries(pid: int, marker: bytes) -> bool:
+def carries(pid: int, marker: bytes) -> bool:
+    """Whether the environment of *pid* holds the entry *marker*."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return marker in file.read().split(b"\0")
@@ -119,7 +120,7 @@ class Tree:
                 strangers.append(process)
         if self.marker is not None:
             wanted = f"{MARKER}={self.marker}".encode()
-            belongs.update(process.pid for process in strangers if _carries(process.pid, wanted))
+            belongs.update(process.pid for process in strangers if carries(process.pid, wanted))
         children: dict[int, list[int]] = {}
         for process in strangers:
             children.setdefault(process.parent, []).append(process.pid)

@@ -121,28 +121,6 @@ def _peer_uid(endpoint: socket.socket) -> int:
     return struct.unpack("3i", credentials)[1]
 
 
-def bind_unix(path: Path) -> socket.socket:
-    """Bind a listening socket at *path*, mode 0600 from its first instant.
-
-    The caller holds whatever lock makes it safe to remove a socket that an earlier run left there.
-    """
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        pass
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    except OSError:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    listener.listen(128)
-    return listener
-
-
 async def serve_unix(listener: socket.socket, accept: Accept) -> asyncio.Server:
     """Serve lines on a bound Unix socket; peers that run as another user are dropped."""
     loop = asyncio.get_running_loop()

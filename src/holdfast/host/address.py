@@ -1,0 +1,88 @@
+"""Where a host listens: parsing and binding of ``--listen``, without an event loop."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from holdfast.directories import socket_path
+from holdfast.errors import InvalidRequest
+
+SOCKET_NAME: Final = "host.sock"
+
+
+class RefusedAddress(InvalidRequest):
+    """The host does not listen there."""
+
+    code = "refused_address"
+
+
+def host_url(state_directory: Path) -> str:
+    """Where the host of *state_directory* listens when it is told ``unix://``."""
+    return f"unix://{socket_path(state_directory, SOCKET_NAME)}"
+
+
+def bind(listen: str, directory: Path, *, authenticated: bool) -> tuple[socket.socket, str]:
+    """Bind the socket that *listen* asks for; returns it, listening, with its URL.
+
+    :raises RefusedAddress: not an address, or one that others could reach without proving who they are
+    """
+    if listen.startswith("unix://"):
+        given = listen.removeprefix("unix://")
+        path = Path(given).absolute() if given else socket_path(directory, SOCKET_NAME)
+        return bind_unix(path), f"unix://{path}"
+    if listen.startswith("ws://"):
+        return _bind_tcp(listen.removeprefix("ws://"), authenticated=authenticated)
+    raise RefusedAddress(f"Cannot listen on {listen}.", hint="Use ws://IP:PORT, unix://PATH or stdio.")
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Bind a listening socket at *path*, mode 0600 from its first instant.
+
+    The caller holds whatever lock makes it safe to remove a socket that an earlier run left there.
+    """
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    listener.listen(128)
+    return listener
+
+
+def _bind_tcp(address: str, *, authenticated: bool) -> tuple[socket.socket, str]:
+    host, _, port = address.rstrip("/").rpartition(":")
+    try:
+        ip = ipaddress.ip_address(host.strip("[]"))
+        number = int(port)
+    except ValueError:
+        raise RefusedAddress(
+            f"ws://{address} is not an address to listen on.", hint="Use ws://IP:PORT, for example ws://127.0.0.1:0."
+        ) from None
+    if not ip.is_loopback and not authenticated:
+        raise RefusedAddress(
+            f"Listening on {ip} without authentication would give this account to the network.",
+            hint="Add --ws-auth, or listen on 127.0.0.1 and forward the port, for example with ssh -L.",
+        )
+    listener = socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((str(ip), number))
+    except OSError:
+        listener.close()
+        raise
+    listener.listen(512)
+    listener.setblocking(False)
+    bound: tuple[str, int] = listener.getsockname()
+    return listener, f"ws://[{bound[0]}]:{bound[1]}" if ip.version == 6 else f"ws://{bound[0]}:{bound[1]}"

@@ -1,0 +1,297 @@
+"""The keeper: the parent of the host's server, which holds what must not die with it.
+
+It holds a copy of every descriptor that the host has of a child's streams, the listening socket and the lock of the
+state directory; and as the nearest subreaper it inherits the children of a server that dies.  Then it starts the next
+server and hands everything over.  It does so little, on the standard library alone, that it has no reason to die; if it
+is killed all the same, the server takes its place (:func:`holdfast.host.keeping.KeeperLink.succeed`).
+
+Server and keeper talk over a ``SOCK_SEQPACKET`` pair, one JSON object to a packet, descriptors as ``SCM_RIGHTS``.  The
+keeper reads at leisure: descriptors in an unread packet are held by the kernel just as well, also after the server's
+death.
+
+To the keeper:
+
+=========  ==============================  ===========================================================================
+``hold``   ``key``, ``names``, descriptors  hold these under the key; sent before the child is started
+``drop``   ``key``, ``name``                close one of them (stdin)
+``let``    ``keys``                         close all of theirs
+``adopt``  ``pids``                         report the end of these children of yours; what is not adopted is reaped
+``reap``   ``pid``                          its end is recorded: reap it
+``ready``                                   the server works: from here on it is worth being restarted
+``leave``                                   the server is about to end on purpose
+=========  ==============================  ===========================================================================
+
+From the keeper: ``hold`` for everything held, then ``children`` (``pids``), and later ``ended`` (``pid``, ``code``,
+``signal``) for adopted children.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+#: The largest packet, in bytes, and the most descriptors in one.
+PACKET: Final = 65536
+_DESCRIPTORS: Final = 8
+#: Seconds for which packets are left to gather before they are read.
+_LEISURE: Final = 0.02
+#: A server that dies this often within so many seconds is given a pause before the next try.
+_DEATHS: Final = 5
+_WITHIN: Final = 10.0
+_PAUSE: Final = 1.0
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+#: Runs the server in a forked process: its end of the channel, and whether it is the first one.
+Serve = Callable[[socket.socket, bool], int]
+Held = dict[str, dict[str, int]]
+
+
+def become_subreaper() -> None:
+    """Inherit the orphans of all descendants."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_of(info: Any) -> tuple[int, int]:
+    """Exit code and signal number (or 0) from what ``waitid`` reports."""
+    if info.si_code == os.CLD_EXITED:
+        return info.si_status, 0
+    return info.si_status + 128, info.si_status
+
+
+class Keeper:
+    """Holds, reaps, and restarts."""
+
+    def __init__(self, serve: Serve, held: Held | None = None) -> None:
+        self._serve = serve
+        self._held: Held = held or {}
+        self._first = held is None
+        self._adopted: set[int] = set()
+        self._reported: set[int] = set()
+        #: Whether the present server has told which children it adopts.
+        self._settled = False
+        #: Whether any server ever got to work.
+        self._worked = held is not None
+        self._leaving = False
+        self._asked_to_stop = False
+        self._server = 0
+        self._channel: socket.socket | None = None
+
+    def run(self) -> int:
+        """Keep until the server ends on purpose; returns the exit status."""
+        become_subreaper()
+        wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _noted)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop_asked)
+        deaths: list[float] = []
+        while True:
+            status = self._keep_one_server(wake_read)
+            if status is not None:
+                return status
+            now = time.monotonic()
+            deaths = [*(moment for moment in deaths if now - moment < _WITHIN), now]
+            if len(deaths) >= _DEATHS:
+                time.sleep(_PAUSE)
+
+    def _stop_asked(self, number: int, frame: object) -> None:
+        self._asked_to_stop = True
+        if self._server:
+            try:
+                os.kill(self._server, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+
+    def _keep_one_server(self, wake: int) -> int | None:
+        """Run one server; returns the exit status if it ended on purpose, None if it is to be replaced."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, 4 * 1024 * 1024)
+        first, self._first = self._first, False
+        ours.setblocking(False)
+        pid = os.fork()
+        if pid == 0:
+            self._be_server(ours, theirs, first, wake)
+        theirs.close()
+        self._server = pid
+        self._channel = ours
+        self._settled = self._leaving = False
+        self._adopted.clear()
+        self._reported.clear()
+        if self._asked_to_stop:
+            os.kill(pid, signal.SIGTERM)
+        try:
+            self._hand_over()
+            return self._watch(wake)
+        finally:
+            self._server = 0
+            self._channel = None
+            ours.close()
+
+    def _be_server(self, ours: socket.socket, theirs: socket.socket, first: bool, wake: int) -> None:
+        status = 1
+        try:
+            ours.close()
+            signal.set_wakeup_fd(-1)
+            os.close(wake)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            # The copies of the fork are not needed: what is held comes over the channel.
+            for descriptors in self._held.values():
+                for descriptor in descriptors.values():
+                    os.close(descriptor)
+            status = self._serve(theirs, first)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _hand_over(self) -> None:
+        for key, descriptors in self._held.items():
+            self._send({"op": "hold", "key": key, "names": list(descriptors)}, list(descriptors.values()))
+        self._send({"op": "children", "pids": [pid for pid in self._children() if pid != self._server]})
+
+    def _children(self) -> list[int]:
+        pid = os.getpid()
+        try:
+            with open(f"/proc/self/task/{pid}/children") as file:
+                return [int(child) for child in file.read().split()]
+        except OSError:
+            # A kernel without that file: look at everybody's parent.
+            found: list[int] = []
+            for name in os.listdir("/proc"):
+                if name.isdigit():
+                    try:
+                        with open(f"/proc/{name}/stat") as file:
+                            if int(file.read().rpartition(")")[2].split()[1]) == pid:
+                                found.append(int(name))
+                    except OSError:
+                        continue
+            return found
+
+    def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        assert self._channel is not None
+        while True:
+            try:
+                socket.send_fds(self._channel, [json.dumps(message).encode()], descriptors or [])
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._channel, select.POLLOUT)
+                poll.poll()
+                continue
+            except OSError:
+                # The server is gone; its end is seen by waitid.
+                pass
+            return
+
+    # While a server runs
+
+    def _watch(self, wake: int) -> int | None:
+        assert self._channel is not None
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        listening = True
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == wake:
+                    _drain(wake)
+                elif listening:
+                    time.sleep(_LEISURE)
+                    listening = self._read_packets()
+                    if not listening:
+                        poll.unregister(self._channel)
+            info = os.waitid(os.P_PID, self._server, os.WEXITED | os.WNOHANG)
+            if info is not None:
+                self._read_packets()
+                return self._judge(*end_of(info))
+            self._look_after_children()
+
+    def _judge(self, code: int, number: int) -> int | None:
+        if self._leaving and not number:
+            return code
+        if self._asked_to_stop or (not self._worked and not number):
+            # It died of what it was asked to do; or none ever worked, so the next one would not either.
+            return code
+        return None
+
+    def _look_after_children(self) -> None:
+        if not self._settled:
+            return
+        for pid in self._children():
+            if pid == self._server or pid in self._reported:
+                continue
+            try:
+                if pid not in self._adopted:
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                    continue
+                info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                continue
+            if info is not None:
+                code, number = end_of(info)
+                self._reported.add(pid)
+                self._send({"op": "ended", "pid": pid, "code": code, "signal": number})
+
+    def _read_packets(self) -> bool:
+        """Read what is there; False when the server's end is closed."""
+        assert self._channel is not None
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._channel, PACKET, _DESCRIPTORS)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            self._obey(json.loads(data), descriptors)
+
+    def _obey(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        operation = message["op"]
+        if operation == "hold":
+            self._held[message["key"]] = dict(zip(message["names"], descriptors, strict=True))
+        elif operation == "drop":
+            descriptor = self._held.get(message["key"], {}).pop(message["name"], None)
+            if descriptor is not None:
+                os.close(descriptor)
+        elif operation == "let":
+            for key in message["keys"]:
+                for descriptor in self._held.pop(key, {}).values():
+                    os.close(descriptor)
+        elif operation == "adopt":
+            self._adopted.update(message["pids"])
+            self._settled = True
+        elif operation == "reap":
+            self._adopted.discard(message["pid"])
+            try:
+                os.waitid(os.P_PID, message["pid"], os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                pass
+        elif operation == "ready":
+            self._worked = True
+        elif operation == "leave":
+            self._leaving = True
+
+
+def _noted(number: int, frame: object) -> None:
+    """The wake-up descriptor has told the loop already."""
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 4096):
+            pass
+    except BlockingIOError:
+        pass

@@ -1,0 +1,104 @@
+"""The host's server: one event loop from the first connection to the orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import uvloop
+
+from holdfast.host.dispatch import ClientConnection
+from holdfast.host.keeping import KeeperLink
+from holdfast.host.server import ProcessHost
+from holdfast.jsonrpc.connection import Connection
+
+
+class Service(NamedTuple):
+    """What to serve, and how."""
+
+    directory: Path
+    #: The listening socket, or None for standard input and output.
+    listener: socket.socket | None
+    url: str
+    idle_exit: float | None
+    #: Decides on the headers of a WebSocket upgrade; see :mod:`holdfast.host.authentication`.
+    authorize: Callable[[Mapping[str, str]], str | None] | None
+
+
+def serve(
+    service: Service, link: KeeperLink, succeed: Callable[[ProcessHost], NoReturn] | None, *, announce: bool
+) -> int:
+    """Serve until told to stop; returns the exit status.
+
+    *succeed* is called when the keeper has died: it makes this process the next keeper.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(service, link, succeed, announce))
+
+
+async def _serve(
+    service: Service, link: KeeperLink, succeed: Callable[[ProcessHost], NoReturn] | None, announce: bool
+) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    host = ProcessHost(service.directory, link)
+    host.recover()
+    link.listen(loop)
+    if succeed is not None:
+        link.on_death = lambda: succeed(host)
+
+    def accept(connection: Connection) -> ClientConnection:
+        return ClientConnection(host, connection)
+
+    server: asyncio.Server | None = None
+    if service.listener is None:
+        from holdfast.jsonrpc.lines import serve_stdio
+
+        class OnlyClient(ClientConnection):
+            def connection_lost(self) -> None:
+                super().connection_lost()
+                stop.set()
+
+        await serve_stdio(sys.stdin.buffer, sys.stdout.buffer, lambda connection: OnlyClient(host, connection))
+    elif service.listener.family == socket.AF_UNIX:
+        from holdfast.jsonrpc.lines import serve_unix
+
+        server = await serve_unix(service.listener, accept)
+    else:
+        from holdfast.jsonrpc.websocket import serve_websocket
+
+        server = await serve_websocket(service.listener, accept, service.authorize)
+    link.ready()
+    if announce and service.url:
+        # The one line on standard output: the host is ready, and this is where.
+        print(service.url, flush=True)
+    # What exists now lives as long as the host: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+    if service.idle_exit is None:
+        await stop.wait()
+    else:
+        await _stopped_or_idle(stop, host, service.idle_exit)
+    if server is not None:
+        server.close()
+    await host.stop()
+    link.leave()
+    return 0
+
+
+async def _stopped_or_idle(stop: asyncio.Event, host: ProcessHost, limit: float) -> None:
+    """Return when told to stop, or when nobody was connected and nothing lived for *limit* seconds."""
+    while host.idle_for < limit:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), max(0.02, limit - host.idle_for))
+            return
