@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -35,20 +38,32 @@ def locate(command: str, environment: Mapping[str, str]) -> Path | None:
 
 
 def ask(argv: Sequence[str], environment: Mapping[str, str]) -> Answer:
-    """Run a short command to its end with nothing on standard input; never raises, kills it at the time limit."""
-    try:
-        done = subprocess.run(
-            list(argv),
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=QUESTION_TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Answer(exit_code=None, stdout="", stderr=str(error))
-    return Answer(
-        exit_code=done.returncode,
-        stdout=done.stdout.decode("utf-8", errors="replace"),
-        stderr=done.stderr.decode("utf-8", errors="replace"),
-    )
+    """Run a short command to its end with nothing on standard input; never raises, ends it at the time limit.
+
+    What it says goes to files: a descendant that holds a pipe open could keep us waiting after the time limit.
+    """
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Answer(exit_code=None, stdout="", stderr=str(error))
+        try:
+            exit_code = process.wait(QUESTION_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            # It is not reaped yet, so its process group is still its own.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return Answer(exit_code=None, stdout="", stderr=str(error))
+        return Answer(exit_code=exit_code, stdout=_text(stdout), stderr=_text(stderr))
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", errors="replace")
