@@ -18,9 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from holdfast.agents.catalogue import find_agent
-
 from holdfast.agents.adapter import Work
+from holdfast.agents.catalogue import find_agent
 
 PROMPT = b"rehearse: say done\n"
 

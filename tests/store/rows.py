@@ -30,6 +30,4 @@ def add_attempt(connection: sa.Connection, task_id: str, number: int, **values: 
 
 
 def add_process(connection: sa.Connection, process_id: str, task_id: str, **values: Any) -> None:
-    connection.execute(
-        processes.insert().values({"process_id": process_id, "task_id": task_id} | values)
-    )
+    connection.execute(processes.insert().values({"process_id": process_id, "task_id": task_id} | values))

@@ -95,8 +95,8 @@ def test_a_daemon_killed_again_and_again_still_brings_the_task_home(installation
     for _ in range(5):
         time.sleep(0.3)
         installation.kill_daemon()
-    assert process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors.decode()
     check(installation, "hard-times")
 
 
