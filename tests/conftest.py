@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,11 +40,21 @@ def model_server() -> Iterator[ModelServer]:
 
 
 @pytest.fixture
-def codex_environment(tmp_path: Path, model_server: ModelServer) -> dict[str, str]:
+def codex_home() -> Iterator[Path]:
+    """A ``CODEX_HOME`` outside of the temporary directory: below it Codex does without its own helper programs, and
+    then has no sandbox on a machine that has bubblewrap.
+    """
+    homes = AGENTS_DIRECTORY.parent / "homes"
+    homes.mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="codex-", dir=homes))
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def codex_environment(tmp_path: Path, codex_home: Path, model_server: ModelServer) -> dict[str, str]:
     """The environment of a user who has installed Codex, and configured it for the scripted model."""
-    home = tmp_path / "codex-home"
-    home.mkdir()
-    (home / "config.toml").write_text(
+    (codex_home / "config.toml").write_text(
         f"""
         model = "gpt-5.5"
         model_provider = "scripted"
@@ -58,7 +69,7 @@ def codex_environment(tmp_path: Path, model_server: ModelServer) -> dict[str, st
         stream_max_retries = 1
         """
     )
-    return {**user_environment(tmp_path, "codex"), "CODEX_HOME": str(home)}
+    return {**user_environment(tmp_path, "codex"), "CODEX_HOME": str(codex_home)}
 
 
 @pytest.fixture
@@ -79,8 +90,12 @@ def claude_environment(tmp_path: Path, model_server: ModelServer) -> dict[str, s
 def user_environment(home: Path, agent: str) -> dict[str, str]:
     """A small environment with *home* as the home directory and the real *agent* first on PATH."""
     command = locate_agent(agent)
+    temporary = home / "temporary"
+    temporary.mkdir(exist_ok=True)
     return {
         "HOME": str(home),
+        # Codex puts no helper programs into a home directory below this one, and its sandbox may need them.
+        "TMPDIR": str(temporary),
         "LANG": "C.UTF-8",
         "PATH": os.pathsep.join([str(command.parent), os.environ.get("PATH", os.defpath)]),
     }

@@ -7,6 +7,8 @@ A failed API call is reported as ``subtype: "success"`` with ``is_error: true``,
 
 from __future__ import annotations
 
+import msgspec
+
 from holdfast.agents import foreign
 from holdfast.agents.events import (
     Event,
@@ -311,6 +313,8 @@ def _failed(payload: Payload, subtype: str, reason: str, text: str | None) -> Tu
     known = known or by_message(message) or _API_ERROR_TYPES.get(api_error or "")
     if known is None and status is not None:
         known = by_http_status(status)
+    if known is FailureClass.CANCELLED:
+        message = "Claude Code was interrupted."
     if reason == "completed":
         # Releases before 2.1.260 say so of a failed call, too.
         reason = ""
@@ -320,40 +324,51 @@ def _failed(payload: Payload, subtype: str, reason: str, text: str | None) -> Tu
 
 
 def _usage(payload: Payload) -> list[Event]:
-    """What this run used.
+    """What this run used, as far as its version says.
 
-    ``usage`` leaves out sub-agents, and ``modelUsage`` and ``total_cost_usd`` of a resumed session go on counting where
-    the earlier run stopped; ``model_usage_since_last_result`` (absent before 2.1.3xx) is exactly this run.
+    ``model_usage_since_last_result`` is exactly this run (2.1.329).  Without it there are two figures: ``usage``, which
+    leaves out sub-agents, and ``modelUsage``, which in a resumed session goes on counting where the earlier run stopped
+    (2.1.300) or does not (2.1.260).  Where they agree it is this run; where they do not, only the latter is complete,
+    and may count the whole session, as may the cost.
     """
-    models = [entry for entry in foreign.member(payload, "model_usage_since_last_result").values()
-              if foreign.is_object(entry)]  # fmt: skip
-    if models:
-        fresh, cached, written = (
-            sum(foreign.whole(entry, key) or 0 for entry in models)
-            for key in ("inputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
-        )
-        usage = Usage(
-            input_tokens=fresh + cached + written,
-            cached_input_tokens=cached,
-            output_tokens=sum(foreign.whole(entry, "outputTokens") or 0 for entry in models),
-            reasoning_output_tokens=sum(foreign.whole(entry, "thinkingTokens") or 0 for entry in models),
-            cost_usd=sum(foreign.number(entry, "costUSD") or 0.0 for entry in models),
-        )
-        return [UsageReported(usage=usage, source="result")]
+    this_run = _models(foreign.member(payload, "model_usage_since_last_result"))
+    if this_run is not None:
+        return [UsageReported(usage=this_run, source="result")]
     counts = foreign.member(payload, "usage")
     if not counts or foreign.whole(payload, "num_turns") == 0:
         return []
     cached = foreign.whole(counts, "cache_read_input_tokens") or 0
     written = foreign.whole(counts, "cache_creation_input_tokens") or 0
     fresh = foreign.whole(counts, "input_tokens")
-    usage = Usage(
+    main_loop = Usage(
         input_tokens=fresh + cached + written if fresh is not None else None,
         cached_input_tokens=cached,
         output_tokens=foreign.whole(counts, "output_tokens"),
         reasoning_output_tokens=foreign.whole(foreign.member(counts, "output_tokens_details"), "thinking_tokens"),
         cost_usd=foreign.number(payload, "total_cost_usd"),
     )
-    return [UsageReported(usage=usage, source="result")]
+    models = _models(foreign.member(payload, "modelUsage"))
+    if models is None or models.input_tokens == main_loop.input_tokens:
+        return [UsageReported(usage=main_loop, source="result")]
+    return [UsageReported(usage=msgspec.structs.replace(models, cost_usd=None), of_thread=True, source="result")]
+
+
+def _models(by_model: Payload) -> Usage | None:
+    entries = [entry for entry in by_model.values() if foreign.is_object(entry)]
+    if not entries:
+        return None
+
+    def total(key: str) -> int:
+        return sum(foreign.whole(entry, key) or 0 for entry in entries)
+
+    cached = total("cacheReadInputTokens")
+    return Usage(
+        input_tokens=total("inputTokens") + cached + total("cacheCreationInputTokens"),
+        cached_input_tokens=cached,
+        output_tokens=total("outputTokens"),
+        reasoning_output_tokens=total("thinkingTokens"),
+        cost_usd=sum(foreign.number(entry, "costUSD") or 0.0 for entry in entries),
+    )
 
 
 def _rate_limit(info: Payload) -> list[Event]:
