@@ -280,3 +280,16 @@ async def until_dead(pid: int) -> None:
     finally:
         loop.remove_reader(handle)
         os.close(handle)
+
+
+async def kill_server(server: RunningServer) -> None:
+    """Kill the serving process, and wait until its keeper has another one."""
+    victim = server.server_pid
+    os.kill(victim, signal.SIGKILL)
+    await until_dead(victim)
+
+    async def replaced() -> None:
+        while server.server_pid in (victim, server.pid):  # noqa: ASYNC110 - another process brings it about
+            await asyncio.sleep(0.005)
+
+    await within(replaced())

@@ -21,6 +21,7 @@ from .harness import (
     RunningServer,
     WireClient,
     alive,
+    kill_server,
     serving_child,
     start_host,
     until_dead,
@@ -50,19 +51,6 @@ async def serving(state: Path) -> AsyncIterator[tuple[RunningServer, HostClient]
     finally:
         await client.aclose()
         server.stop()
-
-
-async def kill_server(server: RunningServer) -> None:
-    """Kill the serving process, and wait until its keeper has another one."""
-    victim = server.server_pid
-    os.kill(victim, signal.SIGKILL)
-    await until_dead(victim)
-
-    async def replaced() -> None:
-        while server.server_pid in (victim, server.pid):  # noqa: ASYNC110 - another process brings it about
-            await asyncio.sleep(0.005)
-
-    await within(replaced())
 
 
 def spec(process_id: str, *argv: str, tty: bool = False, stdin: bool = False) -> ProcessSpec:

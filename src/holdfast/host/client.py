@@ -16,6 +16,7 @@ import msgspec
 from pybase64 import b64encode
 
 from holdfast.clock import monotonic
+from holdfast.host.drop import drop_path
 from holdfast.host.port import (
     Gap,
     Host,
@@ -271,6 +272,8 @@ class HostClient(Host):
         extension: dict[str, Any] = {"persistent": True}
         if spec.stdin_file is not None:
             extension["stdinFile"] = str(spec.stdin_file)
+        if spec.signal_drop:
+            extension["signalDrop"] = True
         params: dict[str, Any] = {
             "processId": spec.process_id,
             "argv": spec.argv,
@@ -291,6 +294,9 @@ class HostClient(Host):
         status = msgspec.json.decode(raw, type=_WithStatus).status
         assert status is not None
         return status.public()
+
+    def signal_drop(self, process_id: str) -> Path:
+        return drop_path(Path(self.state_directory), process_id)
 
     async def status(self, process_id: str) -> ProcessStatus | None:
         found = await self._call("process/status", {"processId": process_id}, _WithStatus)

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from holdfast.directories import private_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
-from holdfast.host.address import bind
+from holdfast.host.address import RefusedAddress, bind
 from holdfast.host.keeper import Held, Keeper
 
 if TYPE_CHECKING:
+    from holdfast.host.authentication import Authorize
     from holdfast.host.server import ProcessHost
 
 #: The option by which a server becomes the keeper after the keeper's death; its value is a descriptor.
@@ -58,6 +59,23 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         help="end when there has been neither a connection nor a live process for so long",
     )
+    parser.add_argument(
+        "--retain-bytes",
+        metavar="N",
+        type=int,
+        default=20 * 1024**3,
+        help="output of closed processes to keep, in bytes (default 20 GiB); beyond it the oldest goes",
+    )
+    access = parser.add_argument_group("authentication of WebSocket clients (required off loopback)")
+    access.add_argument("--ws-auth", choices=["capability-token", "signed-bearer-token"])
+    access.add_argument("--ws-token-file", metavar="FILE", type=Path, help="the capability token")
+    access.add_argument("--ws-token-sha256", metavar="HEX", help="the digest of the capability token")
+    access.add_argument(
+        "--ws-shared-secret-file", metavar="FILE", type=Path, help="the secret of signed tokens (HS256)"
+    )
+    access.add_argument("--ws-issuer", metavar="TEXT", help="required issuer of signed tokens")
+    access.add_argument("--ws-audience", metavar="TEXT", help="required audience of signed tokens")
+    access.add_argument("--ws-max-clock-skew-seconds", metavar="SECONDS", type=float, default=30.0)
     parser.add_argument(_SUCCEED, type=int, help=argparse.SUPPRESS)
     return parser
 
@@ -110,17 +128,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser().parse_args(given)
     try:
+        authorize = _authorization(options)
         if options.succeed_keeper is not None:
             inheritance, held = Inheritance.inherit(options.succeed_keeper)
             _prepare_process()
-            return _keep(options, given, inheritance, held)
+            return _keep(options, given, inheritance, held, authorize)
         _prepare_process()
         directory, own = _directory(options.state_dir)
         lock = lock_directory(directory)
         if options.listen in ("stdio", "stdio://"):
             return _serve_stdio(options, directory, own)
-        listener, url = bind(options.listen, directory, authenticated=False)
-        return _keep(options, given, Inheritance(listener, url, lock, directory, own), None)
+        listener, url = bind(options.listen, directory, authenticated=authorize is not None)
+        return _keep(options, given, Inheritance(listener, url, lock, directory, own), None, authorize)
     except HoldfastError as error:
         print(f"Error: {error.message}", file=sys.stderr)
         if error.hint:
@@ -131,7 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _keep(options: argparse.Namespace, given: list[str], inheritance: Inheritance, held: Held | None) -> int:
+def _keep(
+    options: argparse.Namespace,
+    given: list[str],
+    inheritance: Inheritance,
+    held: Held | None,
+    authorize: Authorize | None,
+) -> int:
     def serve(channel: socket.socket, first: bool) -> int:
         from holdfast.host.keeping import KeeperLink
         from holdfast.host.serving import Service, serve
@@ -142,12 +167,41 @@ def _keep(options: argparse.Namespace, given: list[str], inheritance: Inheritanc
             os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *remaining, f"{_SUCCEED}={memory}"])
 
         _configure_log()
-        service = Service(inheritance.directory, inheritance.listener, inheritance.url, options.idle_exit, None)
+        service = Service(
+            directory=inheritance.directory,
+            listener=inheritance.listener,
+            url=inheritance.url,
+            idle_exit=options.idle_exit,
+            retain_bytes=options.retain_bytes,
+            authorize=authorize,
+        )
         return serve(service, KeeperLink(channel), succeed, announce=first)
 
     status = Keeper(serve, held).run()
     _clean_up(inheritance)
     return status
+
+
+def _authorization(options: argparse.Namespace) -> Authorize | None:
+    """What ``--ws-auth`` asks for; None if it was not given."""
+    if options.ws_auth is None:
+        if any((options.ws_token_file, options.ws_token_sha256, options.ws_shared_secret_file)):
+            raise RefusedAddress("A token without --ws-auth would protect nothing.", hint="Add --ws-auth.")
+        return None
+    from holdfast.host.authentication import capability_token, signed_bearer_token
+
+    if not options.listen.startswith("ws://"):
+        raise RefusedAddress("--ws-auth is for WebSocket; others are guarded by the file system.", hint="Leave it out.")
+    if options.ws_auth == "capability-token":
+        return capability_token(file=options.ws_token_file, sha256=options.ws_token_sha256)
+    if options.ws_shared_secret_file is None:
+        raise RefusedAddress("--ws-auth signed-bearer-token needs --ws-shared-secret-file.")
+    return signed_bearer_token(
+        secret_file=options.ws_shared_secret_file,
+        issuer=options.ws_issuer,
+        audience=options.ws_audience,
+        clock_skew=options.ws_max_clock_skew_seconds,
+    )
 
 
 def _serve_stdio(options: argparse.Namespace, directory: Path, own: bool) -> int:
@@ -156,7 +210,15 @@ def _serve_stdio(options: argparse.Namespace, directory: Path, own: bool) -> int
 
     _configure_log()
     try:
-        return serve(Service(directory, None, "", options.idle_exit, None), KeeperLink(None), None, announce=False)
+        service = Service(
+            directory=directory,
+            listener=None,
+            url="",
+            idle_exit=options.idle_exit,
+            retain_bytes=options.retain_bytes,
+            authorize=None,
+        )
+        return serve(service, KeeperLink(None), None, announce=False)
     finally:
         if own:
             shutil.rmtree(directory, ignore_errors=True)

@@ -354,6 +354,7 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
             tty=params.tty,
             pipe_stdin=params.pipe_stdin,
             stdin_file=extension.stdin_file,
+            signal_drop=extension.persistent and extension.signal_drop,
         )
     except DuplicateProcess as error:
         raise RpcError(INVALID_REQUEST, error.message) from None
@@ -427,33 +428,40 @@ def _read_now(process: HostedProcess, params: parameters.Read, after: int) -> by
     limit = READ_LIMIT if params.max_bytes is None else min(params.max_bytes, READ_LIMIT)
     chunks: list[bytes] = []
     size = 0
-    next_seq = 0
+    last = 0
+    cut = False
+    gap: tuple[int, int] | None = None
     position = after
     end = log.last_seq
-    while position < end and not next_seq:
+    while position < end and not cut:
         for entry in log.entries(position, min(256, end - position)):
             position = entry.seq
             stream = _STREAM_NAMES.get(EntryKind(entry.kind))
             if stream is None:
                 continue
+            if log.dropped:
+                gap = (gap[0] if gap else entry.seq, entry.seq)
+                continue
             if chunks and size + entry.length > limit:
-                next_seq = entry.seq
+                cut = True
                 break
             size += entry.length
+            last = entry.seq
             chunks.append(b'{"seq":%d,"stream":"%s","chunk":"%s"}' % (entry.seq, stream, b64encode(log.data(entry))))
-            if size >= limit and entry.seq < end:
-                next_seq = entry.seq + 1
-                break
+    # As the reference implementation has it: whoever limits a read is told of the chunk it ends with, cut or not.
+    next_seq = last + 1 if cut or (last and params.max_bytes is not None) else end + 1
     exit_code = process.exit[0] if process.exit is not None else None
     exited = process.exit is not None
     return (
-        b'{"chunks":[%s],"nextSeq":%d,"exited":%s,"exitCode":%s,"closed":%s,"failure":null,"sandboxDenied":false}'
+        b'{"chunks":[%s],"nextSeq":%d,"exited":%s,"exitCode":%s,"closed":%s,"failure":null,"sandboxDenied":false%s}'
         % (
             b",".join(chunks),
-            next_seq or end + 1,
+            next_seq,
             b"true" if exited else b"false",
             b"%d" % exit_code if exit_code is not None else b"-1" if exited else b"null",
             b"true" if process.closed else b"false",
+            # An extension: what is gone is said, not left to be noticed by a jump of the numbers.
+            b',"gap":{"first":%d,"last":%d}' % gap if gap else b"",
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 from holdfast.clock import wall
 from holdfast.host.port import (
@@ -138,6 +139,9 @@ class DummyHost(Host):
             if self.on_start is not None:
                 self.on_start(process)
         return process.status()
+
+    def signal_drop(self, process_id: str) -> Path:
+        return Path("/nonexistent/drops") / process_id
 
     async def status(self, process_id: str) -> ProcessStatus | None:
         self._check()

@@ -32,6 +32,9 @@ _TAIL: Final = 64
 #: Stands in the index for "how it ended is not known".
 UNKNOWN_EXIT: Final = -1
 
+#: The file whose existence says that the output was deleted.
+_DROPPED: Final = "dropped"
+
 #: Errors of a file system that may go away by themselves: the writer waits, it does not give up.
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -91,6 +94,8 @@ class ProcessLog:
         self._unindexed: list[Entry] = []
         #: The highest sequence number that readers may see.
         self.last_seq = 0
+        #: Whether the output was deleted by retention; readers are told of gaps instead.
+        self.dropped = False
 
     @classmethod
     def create(cls, directory: Path | str) -> ProcessLog:
@@ -116,6 +121,7 @@ class ProcessLog:
         """Open a log that nobody will write to any more; it holds no descriptor."""
         log = cls(directory)
         log.last_seq = os.stat(f"{log._directory}/index").st_size // RECORD_SIZE
+        log.dropped = os.path.exists(f"{log._directory}/{_DROPPED}")
         return log
 
     def last(self, kind: EntryKind) -> Entry | None:
@@ -296,10 +302,27 @@ class ProcessLog:
         finally:
             os.close(descriptor)
 
-    @property
-    def size(self) -> int:
-        """Bytes of output in the log."""
-        return sum(self._sizes.values())
+    def stored_bytes(self) -> int:
+        """Bytes that the stream files take."""
+        total = 0
+        for name in STREAM_FILES.values():
+            try:
+                total += os.stat(f"{self._directory}/{name}").st_size
+            except FileNotFoundError:
+                continue
+        return total
+
+    def drop_output(self) -> None:
+        """Delete the bytes of a complete log; its index, and so the knowledge of what is gone, stays."""
+        os.close(
+            os.open(f"{self._directory}/{_DROPPED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        )
+        self.dropped = True
+        for name in STREAM_FILES.values():
+            try:
+                os.unlink(f"{self._directory}/{name}")
+            except FileNotFoundError:
+                continue
 
     def close(self) -> None:
         """Close the files; reading goes on working, writing does not."""

@@ -31,6 +31,8 @@ class StartExtension(Parameters, frozen=True):
     persistent: bool = False
     #: A regular file of the host that becomes standard input.
     stdin_file: str | None = None
+    #: Make a drop for hook events (persistent processes only); see :mod:`holdfast.host.drop`.
+    signal_drop: bool = False
 
 
 class Start(Parameters, frozen=True):

@@ -62,6 +62,9 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     pipe_stdin: bool = False
     #: A regular file on the host that becomes standard input: byte-exact, and indifferent to our own death.
     stdin_file: Path | None = None
+    #: Give the process a drop for hook events (:meth:`Host.signal_drop`); each file left there becomes a ``signal``
+    #: record.
+    signal_drop: bool = False
 
 
 class ProcessState(StrEnum):
@@ -141,6 +144,13 @@ class Host(abc.ABC):
         :raises StartRefused: the operating system or the host refused; nothing runs
         :raises HostUnavailable: no answer; whether it was started can be asked with :meth:`status`
         """
+
+    def signal_drop(self, process_id: str) -> Path:
+        """Where on the host the signal drop of a process is; known before the start, so that arguments can name it.
+
+        A hook writes its event (JSON, at most 1 MiB) to a file in ``tmp`` there and renames it into ``new``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no signal drops")
 
     @abc.abstractmethod
     async def status(self, process_id: str) -> ProcessStatus | None:

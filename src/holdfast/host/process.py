@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from holdfast.host.child import Child
+from holdfast.host.drop import SignalDrop
 from holdfast.host.log import CHUNK, UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
 from holdfast.host.poller import READABLE, WRITABLE, Poller
 from holdfast.host.spawn import Streams
@@ -40,6 +41,8 @@ class Description(msgspec.Struct, kw_only=True, rename="camel"):
     cwd: str
     tty: bool
     marker: str | None
+    #: Whether it has a signal drop.
+    signal_drop: bool = False
     created_ns: int
     boot_id: str
 
@@ -85,6 +88,7 @@ class HostedProcess:
         #: Why the output is not being read at the moment, if it is not.
         self.stalled: str | None = None
         self.observers: set[Observer] = set()
+        self.drop: SignalDrop | None = None
         self._poller = poller
         self._on_closed = on_closed
         self._on_stdin_closed = on_stdin_closed
@@ -113,6 +117,8 @@ class HostedProcess:
             self._watch_output(descriptor, kind)
         self._child = child
         child.watch(self._end_seen)
+        if self.drop is not None:
+            self.drop.watch(self._events_arrived)
 
     def restored(self, pid: int, ticks: int, streams: Streams, child: Child | None) -> None:
         """Take over what an earlier server of this host left: a child (None if its end is recorded) and its streams."""
@@ -125,6 +131,9 @@ class HostedProcess:
             self._watch_output(descriptor, kind)
             self._move(descriptor, kind, _TURN)
         self._child = child
+        if self.drop is not None:
+            self.drop.watch(self._events_arrived)
+            self._collect_events()
         if child is not None:
             child.watch(self._end_seen)
         else:
@@ -199,6 +208,19 @@ class HostedProcess:
                 return 0
             raise
 
+    def _events_arrived(self) -> None:
+        if self._collect_events():
+            self._notify()
+
+    def _collect_events(self) -> bool:
+        if self.drop is None or self.closed:
+            return False
+        try:
+            return self.drop.collect(self.log)
+        except LogFull as error:
+            self._stall(None, error)
+            return False
+
     def _close_output(self, descriptor: int) -> None:
         assert self._streams is not None
         del self._streams.outputs[descriptor]
@@ -236,6 +258,7 @@ class HostedProcess:
             kind = self._streams.outputs[descriptor]
             self._watch_output(descriptor, kind)
             self._move(descriptor, kind, 1)
+        self._collect_events()
         self._end_seen()
         self._check_closed()
         self._notify()
@@ -257,6 +280,7 @@ class HostedProcess:
         for descriptor, kind in tuple(self._streams.outputs.items()):
             if descriptor not in self._stalled_outputs:
                 self._move(descriptor, kind, _LAST_WORDS)
+        self._collect_events()
         self.exit = end
         closed = not self._streams.outputs
         try:
@@ -279,6 +303,8 @@ class HostedProcess:
             return
         try:
             if not self._close_recorded:
+                if self.drop is not None:
+                    self.drop.collect(self.log)
                 self._close_recorded = True
                 self.log.append_end(exited=False, closed=True)
             self.log.flush()
@@ -287,6 +313,9 @@ class HostedProcess:
             return
         self.closed = True
         self._abandon_stdin()
+        if self.drop is not None:
+            self.drop.close()
+            self.drop = None
         self._notify()
         self.log.close()
         self._on_closed(self)

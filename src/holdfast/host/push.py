@@ -25,6 +25,7 @@ _STREAM: Final = {
     EntryKind.STDERR: b',"stream":"stderr","chunk":"',
     EntryKind.PTY: b',"stream":"pty","chunk":"',
 }
+_GAP: Final = b'{"kind":"gap","first":%d,"last":%d}'
 _KIND: Final = {
     EntryKind.STDOUT: b'"stdout"',
     EntryKind.STDERR: b'"stderr"',
@@ -150,13 +151,22 @@ class Subscription(Cursor):
                 self.receiver.wait_for_room(self)
                 return
             records: list[bytes] = []
+            gap: tuple[int, int] | None = None
             size = 0
             for entry in log.entries(self.position, min(_BATCH, end - self.position)):
-                if size and size + entry.length > TURN:
+                if size and size + entry.length > TURN and not log.dropped:
                     break
                 self.position = entry.seq
+                if log.dropped and entry.kind in STREAM_FILES:
+                    gap = (gap[0] if gap else entry.seq, entry.seq)
+                    continue
+                if gap is not None:
+                    records.append(_GAP % gap)
+                    gap = None
                 size += entry.length
                 records.append(self._encode(entry))
+            if gap is not None:
+                records.append(_GAP % gap)
             self._credit -= size
             last = self.position >= end and (self._until is not None or self.process.closed)
             connection.send(self._head + b",".join(records) + (b'],"done":true}}' if last else b"]}}"))

@@ -21,6 +21,7 @@ from holdfast.directories import private_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host import spawn
 from holdfast.host.child import KeptChild, OwnChild
+from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.log import ProcessLog
@@ -34,6 +35,8 @@ from holdfast.host.tree import MARKER, Tree, end_tree, start_time
 RETAIN_CLOSED: Final = 80.0
 #: Seconds for which a session waits for its client to come back.
 RETAIN_SESSION: Final = 80.0
+#: Bytes of output of closed processes in the host's namespace; beyond it the oldest goes, and readers are told.
+RETAIN_BYTES: Final = 20 * 1024**3
 #: Seconds between looks at what is to be cleaned up.
 _SWEEP: Final = 2.0
 #: Seconds that persistent processes get to end by themselves when the host is told to stop.
@@ -69,11 +72,15 @@ class _Place(NamedTuple):
 class ProcessHost:
     """Owns processes.  Everything happens on the event loop's thread, one thing at a time."""
 
-    def __init__(self, directory: Path, link: KeeperLink) -> None:
+    def __init__(self, directory: Path, link: KeeperLink, *, retain_bytes: int = RETAIN_BYTES) -> None:
         self._loop = asyncio.get_running_loop()
         self._link = link
         link.on_ended = self._kept_child_ended
         self._kept: dict[int, KeptChild] = {}
+        self._retain_bytes = retain_bytes
+        #: Closed processes of the host's namespace that still have their output, oldest first, and its size.
+        self._retained: deque[tuple[HostedProcess, int]] = deque()
+        self._retained_bytes = 0
         self.directory = directory
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -91,6 +98,7 @@ class ProcessHost:
         self._idle_since = monotonic()
         self._expiring: deque[tuple[float, HostedProcess]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._drops: DropWatcher | None = None
         self._spares: deque[_Place] = deque()
         self._stopping = False
         self._all_closed = asyncio.Event()
@@ -107,6 +115,8 @@ class ProcessHost:
             session_id = process.description.session_id
             if session_id is None:
                 self.persistent[process.process_id] = process
+                if process.closed:
+                    self._retain(process)
             else:
                 session = self.sessions.get(session_id)
                 if session is None:
@@ -134,6 +144,7 @@ class ProcessHost:
                 self._link.reap(running.pid)
         else:
             child = self._kept[running.pid] = KeptChild(running.pid, self._link)
+        process.drop = self._open_drop(process.description)
         process.restored(running.pid, running.started, running.streams, child)
 
     def _kept_child_ended(self, pid: int, code: int, number: int) -> None:
@@ -189,6 +200,8 @@ class ProcessHost:
             task.cancel()
         while self._spares:
             self._spares.pop().discard()
+        if self._drops is not None:
+            self._drops.close()
         self._poller.close()
         os.close(self._home)
 
@@ -254,6 +267,7 @@ class ProcessHost:
         tty: bool,
         pipe_stdin: bool,
         stdin_file: str | None = None,
+        signal_drop: bool = False,
     ) -> HostedProcess:
         """Start a process in *session*, or in the namespace of the host if that is None.
 
@@ -275,6 +289,7 @@ class ProcessHost:
             cwd=cwd,
             tty=tty,
             marker=marker,
+            signal_drop=signal_drop,
             created_ns=time.time_ns(),
             boot_id=self._boot_id,
         )
@@ -284,6 +299,7 @@ class ProcessHost:
         try:
             os.write(record, msgspec.json.encode(description) + b"\n")
             preparation = spawn.prepare(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
+            drop = self._open_drop(description)
             self._link.hold(os.path.basename(directory), preparation.streams.by_name())
             pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
         except BaseException:
@@ -297,6 +313,7 @@ class ProcessHost:
         self._loop.call_soon(self._make_spares)
         ticks = start_time(pid)
         process = self._new_process(description, directory, log)
+        process.drop = drop
         try:
             os.write(record, msgspec.json.encode(Started(pid=pid, started=ticks)) + b"\n")
         except OSError:
@@ -309,6 +326,14 @@ class ProcessHost:
         namespace[process_id] = process
         self.live.add(process)
         return process
+
+    def _open_drop(self, description: Description) -> SignalDrop | None:
+        if not description.signal_drop:
+            return None
+        if self._drops is None:
+            private_directory(self.directory / "drops")
+            self._drops = DropWatcher(self._poller)
+        return SignalDrop(drop_path(self.directory, description.process_id), self._drops)
 
     def _make_place(self) -> _Place:
         self._count += 1
@@ -344,11 +369,24 @@ class ProcessHost:
             self._all_closed.set()
         session_id = process.description.session_id
         if session_id is None:
+            self._retain(process)
             return
         if session_id in self.sessions:
             self._expiring.append((monotonic() + RETAIN_CLOSED, process))
         else:
             self._remove(process)
+
+    def _retain(self, process: HostedProcess) -> None:
+        """Count a closed log of the host's namespace, and delete the oldest output that the budget has no room for."""
+        size = 0 if process.log.dropped else process.log.stored_bytes()
+        if not size:
+            return
+        self._retained.append((process, size))
+        self._retained_bytes += size
+        while self._retained_bytes > self._retain_bytes and self._retained:
+            oldest, size = self._retained.popleft()
+            self._retained_bytes -= size
+            oldest.log.drop_output()
 
     def _remove(self, process: HostedProcess) -> None:
         """Forget a closed process; its directory is deleted by the next sweep's thread."""

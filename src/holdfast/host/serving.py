@@ -28,6 +28,8 @@ class Service(NamedTuple):
     listener: socket.socket | None
     url: str
     idle_exit: float | None
+    #: Bytes of output of closed processes that are retained.
+    retain_bytes: int
     #: Decides on the headers of a WebSocket upgrade; see :mod:`holdfast.host.authentication`.
     authorize: Callable[[Mapping[str, str]], str | None] | None
 
@@ -50,7 +52,7 @@ async def _serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
-    host = ProcessHost(service.directory, link)
+    host = ProcessHost(service.directory, link, retain_bytes=service.retain_bytes)
     host.recover()
     link.listen(loop)
     if succeed is not None:

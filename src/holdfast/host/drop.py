@@ -1,0 +1,149 @@
+"""The signal drop: where the hooks of a hosted agent leave events, one file each, without any program of ours.
+
+A drop is a private directory with ``tmp`` and ``new`` in it, as in a maildir.  A hook writes its event to a file in
+``tmp`` and renames it into ``new``; ``sh`` alone can do that, and it works whether or not a server is up.  The host
+turns each file into one ``signal`` record, exactly once: it first moves the file to ``cur`` under the number that the
+record will have, so that after a crash the number tells whether the record was written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from holdfast.host.log import EntryKind, LogFull, ProcessLog
+from holdfast.host.poller import READABLE, Poller
+
+#: The largest event, in bytes; of a larger one only its size is recorded.
+EVENT_LIMIT: Final = 1024 * 1024
+
+_IN_MOVED_TO: Final = 0x80
+_IN_CREATE: Final = 0x100
+_IN_NONBLOCK: Final = 0o4000
+_IN_CLOEXEC: Final = 0o2000000
+
+
+def drop_path(state_directory: Path, process_id: str) -> Path:
+    """The drop of a process; known before the process is started, so that its arguments can name it."""
+    return state_directory / "drops" / hashlib.sha256(process_id.encode()).hexdigest()[:32]
+
+
+class DropWatcher:
+    """Tells when something arrives in any of the watched drops."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor: int = self._libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+        if self._descriptor < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._poller = poller
+        poller.watch(self._descriptor, READABLE, self._ready)
+
+    def watch(self, directory: str, arrived: Callable[[], None]) -> int:
+        """Call *arrived* when a file appears in *directory*; returns a handle for :meth:`unwatch`."""
+        handle: int = self._libc.inotify_add_watch(self._descriptor, os.fsencode(directory), _IN_MOVED_TO | _IN_CREATE)
+        if handle < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), directory)
+        self._callbacks[handle] = arrived
+        return handle
+
+    def unwatch(self, handle: int) -> None:
+        """Stop."""
+        if self._callbacks.pop(handle, None) is not None:
+            self._libc.inotify_rm_watch(self._descriptor, handle)
+
+    def _ready(self) -> None:
+        try:
+            while os.read(self._descriptor, 65536):
+                pass
+        except BlockingIOError:
+            pass
+        # Which drop it was does not matter: looking into an empty one is cheap.
+        for callback in tuple(self._callbacks.values()):
+            callback()
+
+    def close(self) -> None:
+        """Stop watching everything."""
+        self._poller.unwatch(self._descriptor)
+        os.close(self._descriptor)
+
+
+class SignalDrop:
+    """The drop of one process."""
+
+    def __init__(self, directory: Path, watcher: DropWatcher) -> None:
+        self._directory = os.fspath(directory)
+        self._new = f"{self._directory}/new"
+        self._current = f"{self._directory}/cur"
+        for path in (self._directory, f"{self._directory}/tmp", self._new, self._current):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        self._watcher = watcher
+        self._handle = -1
+
+    def watch(self, arrived: Callable[[], None]) -> None:
+        """Call *arrived* when there may be events."""
+        self._handle = self._watcher.watch(self._new, arrived)
+
+    def collect(self, log: ProcessLog) -> bool:
+        """Turn every event that has arrived into a record, oldest first; returns whether there was one.
+
+        :raises LogFull: no room; what is not recorded stays where it is
+        """
+        found = False
+        for name in sorted(os.listdir(self._current)):
+            # Left by a crash: its number tells whether the record was written.
+            seq = int(name.partition("-")[0])
+            written = log.entries(seq - 1, 1)
+            if not written or written[0].kind != EntryKind.SIGNAL:
+                self._record(log, f"{self._current}/{name}")
+                found = True
+            os.unlink(f"{self._current}/{name}")
+        arrivals: list[tuple[int, str]] = []
+        for entry in os.scandir(self._new):
+            try:
+                arrivals.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
+            except FileNotFoundError:
+                continue
+        for _, name in sorted(arrivals):
+            log.flush()
+            taken = f"{self._current}/{log.last_seq + 1:020d}-{name}"
+            os.rename(f"{self._new}/{name}", taken)
+            try:
+                self._record(log, taken)
+            except LogFull:
+                os.rename(taken, f"{self._new}/{name}")
+                raise
+            os.unlink(taken)
+            found = True
+        return found
+
+    @staticmethod
+    def _record(log: ProcessLog, path: str) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            log.append(EntryKind.SIGNAL, b'{"holdfast":"unreadable event"}')
+            return
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                data = b'{"holdfast":"an event that is not a file"}'
+            elif status.st_size > EVENT_LIMIT:
+                data = b'{"holdfast":"event too large","bytes":%d}' % status.st_size
+            else:
+                data = os.read(descriptor, EVENT_LIMIT)
+        finally:
+            os.close(descriptor)
+        log.append(EntryKind.SIGNAL, data)
+
+    def close(self) -> None:
+        """Remove the drop: no event is expected any more."""
+        self._watcher.unwatch(self._handle)
+        shutil.rmtree(self._directory, ignore_errors=True)

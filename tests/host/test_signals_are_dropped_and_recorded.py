@@ -1,0 +1,110 @@
+"""What hooks leave in the drop of a process becomes records: each once, in order, also when nobody was there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from pathlib import Path
+
+from holdfast.host.client import HostClient
+from holdfast.host.drop import EVENT_LIMIT
+from holdfast.host.port import Kind, ProcessSpec, Record
+
+from .harness import PATH, RunningServer, kill_server, start_host, within
+
+#: What a hook does: no interpreter but sh.
+HOOK = 'f=$(mktemp "$1/tmp/XXXXXX") && printf "%s" "$2" > "$f" && mv "$f" "$1/new/"'
+
+
+def spec(process_id: str, script: str, *arguments: str) -> ProcessSpec:
+    return ProcessSpec(
+        process_id=process_id,
+        argv=["sh", "-c", script, "sh", *arguments],
+        cwd=Path("/"),
+        env={"PATH": PATH},
+        pipe_stdin=True,
+        signal_drop=True,
+    )
+
+
+async def read(client: HostClient, process_id: str) -> list[Record]:
+    async def all_records() -> list[Record]:
+        return [record async for record in client.records(process_id) if isinstance(record, Record)]
+
+    return await within(all_records())
+
+
+async def test_events_are_records_in_the_order_of_the_process(host: RunningServer) -> None:
+    client = await HostClient.connect(host.url)
+    drop = client.signal_drop("p")
+    hook = f"hook() {{ {HOOK}; }}"
+    script = f"{hook}; echo one; sleep 0.1; hook $1 '{{\"n\":1}}'; sleep 0.1; echo two; hook $1 '{{\"n\":2}}'; exit 3"
+    await client.start(spec("p", script, str(drop)))
+    assert stat.S_IMODE(os.stat(drop).st_mode) == 0o700
+    records = await read(client, "p")
+    told = [(record.kind, record.data) for record in records]
+    assert (Kind.SIGNAL, b'{"n":2}') in told
+    assert told.index((Kind.STDOUT, b"one\n")) < told.index((Kind.SIGNAL, b'{"n":1}'))
+    assert told.index((Kind.SIGNAL, b'{"n":1}')) < told.index((Kind.STDOUT, b"two\n"))
+    assert [kind for kind, _ in told][-2:] == [Kind.EXITED, Kind.CLOSED]
+    assert drop.name not in os.listdir(drop.parent)
+    await client.aclose()
+
+
+async def test_an_event_wakes_readers_at_once(host: RunningServer) -> None:
+    client = await HostClient.connect(host.url)
+    drop = client.signal_drop("w")
+    await client.start(spec("w", "read x"))
+
+    async def first() -> Record:
+        async for record in client.records("w"):
+            assert isinstance(record, Record)
+            return record
+        raise AssertionError
+
+    waiting = asyncio.ensure_future(first())
+    (drop / "tmp" / "a").write_text('{"hello":1}')
+    os.rename(drop / "tmp" / "a", drop / "new" / "a")
+    record = await within(waiting)
+    assert (record.kind, record.data) == (Kind.SIGNAL, b'{"hello":1}')
+    await client.terminate("w")
+    await client.aclose()
+
+
+async def test_events_that_cannot_be_read_or_are_too_large_are_named(host: RunningServer, tmp_path: Path) -> None:
+    client = await HostClient.connect(host.url)
+    drop = client.signal_drop("o")
+    await client.start(spec("o", "read x"))
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    os.symlink(secret, drop / "tmp" / "link")
+    os.mkfifo(drop / "tmp" / "fifo")
+    (drop / "tmp" / "large").write_bytes(b"x" * (EVENT_LIMIT + 1))
+    for name in ("link", "fifo", "large"):
+        os.rename(drop / "tmp" / name, drop / "new" / name)
+    await client.close_stdin("o")
+    events = [record.data for record in await read(client, "o") if record.kind is Kind.SIGNAL]
+    assert len(events) == 3
+    assert all("holdfast" in json.loads(event) for event in events)
+    assert secret.read_text() == "secret"
+    await client.aclose()
+
+
+async def test_no_event_is_lost_or_doubled_when_the_server_is_killed(state: Path) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url)
+    drop = client.signal_drop("k")
+    await client.start(spec("k", "read x"))
+    for number in range(300):
+        (drop / "tmp" / "e").write_text(json.dumps(number))
+        os.rename(drop / "tmp" / "e", drop / "new" / f"{number:04d}")
+        if number % 100 == 50:
+            await kill_server(server)
+    await client.status("k")
+    await client.close_stdin("k")
+    events = [int(record.data) for record in await read(client, "k") if record.kind is Kind.SIGNAL]
+    assert sorted(events) == list(range(300))
+    await client.aclose()
+    server.stop()

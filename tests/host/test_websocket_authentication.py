@@ -1,0 +1,112 @@
+"""With ``--ws-auth`` nobody gets in without proof, and the refusals are those of the reference implementation."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.host.authentication import InvalidAuthentication, capability_token, signed_bearer_token
+from holdfast.host.client import HostClient
+from holdfast.host.port import HostUnavailable
+
+from .harness import start_host
+
+SECRET = "s" * 40
+
+
+def jwt(claims: dict[str, Any], *, secret: str = SECRET, alg: str = "HS256") -> str:
+    def encode(value: bytes) -> str:
+        return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+    head, body = encode(json.dumps({"alg": alg, "typ": "JWT"}).encode()), encode(json.dumps(claims).encode())
+    signature = hmac.new(secret.encode(), f"{head}.{body}".encode(), hashlib.sha256).digest()
+    return f"{head}.{body}.{encode(signature) if alg != 'none' else ''}"
+
+
+@pytest.mark.parametrize(
+    ("header", "refusal"),
+    [
+        (None, "missing websocket bearer token"),
+        ("Bearer right", None),
+        ("bearer right", None),
+        ("Bearer wrong", "invalid websocket bearer token"),
+        ("Basic right", "invalid authorization header"),
+        ("right", "invalid authorization header"),
+        ("Bearer ", "invalid authorization header"),
+    ],
+)
+def test_capability_tokens(tmp_path: Path, header: str | None, refusal: str | None) -> None:
+    file = tmp_path / "token"
+    file.write_text("right\n")
+    headers = {} if header is None else {"Authorization": header}
+    assert capability_token(file=file)(headers) == refusal
+    assert capability_token(sha256=hashlib.sha256(b"right").hexdigest())(headers) == refusal
+
+
+@pytest.mark.parametrize(
+    ("claims", "refusal"),
+    [
+        ({}, None),
+        ({"exp": None}, "invalid websocket jwt"),
+        ({"exp": "soon"}, "invalid websocket jwt"),
+        ({"exp": -10}, None),
+        ({"exp": -40}, "expired websocket jwt"),
+        ({"nbf": 10}, None),
+        ({"nbf": 300}, "websocket jwt is not valid yet"),
+        ({"iss": "other"}, "websocket jwt issuer mismatch"),
+        ({"iss": None}, "websocket jwt issuer mismatch"),
+        ({"aud": ["x", "aud"]}, None),
+        ({"aud": "x"}, "websocket jwt audience mismatch"),
+    ],
+)
+def test_signed_tokens(tmp_path: Path, claims: dict[str, Any], refusal: str | None) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET + "\n")
+    authorize = signed_bearer_token(secret_file=file, issuer="iss", audience="aud")
+    given: dict[str, Any] = {"exp": 60, "iss": "iss", "aud": "aud", **claims}
+    for name in ("exp", "nbf"):
+        if isinstance(given.get(name), int):
+            given[name] += int(time.time())
+    given = {name: value for name, value in given.items() if value is not None}
+    assert authorize({"Authorization": f"Bearer {jwt(given)}"}) == refusal
+    for forged in (jwt(given, secret="t" * 40), jwt(given, alg="none"), jwt(given, alg="HS512"), "a.b.c", "x", ".."):
+        assert authorize({"Authorization": f"Bearer {forged}"}) == "invalid websocket jwt"
+
+
+def test_unusable_secrets_are_refused_at_the_start(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_text("short")
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    for make in (
+        lambda: signed_bearer_token(secret_file=short),
+        lambda: capability_token(file=empty),
+        lambda: capability_token(file=tmp_path / "missing"),
+        lambda: capability_token(sha256="abc"),
+        lambda: capability_token(),
+        lambda: capability_token(file=short, sha256="0" * 64),
+    ):
+        with pytest.raises(InvalidAuthentication):
+            make()
+
+
+async def test_a_host_off_loopback_needs_the_token(state: Path, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("right")
+    server = start_host(state, "ws://0.0.0.0:0", "--ws-auth", "capability-token", "--ws-token-file", str(file))
+    url = server.url.replace("0.0.0.0", "127.0.0.1")
+    with pytest.raises(HostUnavailable):
+        await HostClient.connect(url)
+    with pytest.raises(HostUnavailable):
+        await HostClient.connect(url, token="wrong")
+    client = await HostClient.connect(url, token="right")
+    assert await client.list() == []
+    await client.aclose()
+    server.stop()
