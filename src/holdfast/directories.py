@@ -5,10 +5,8 @@ Every directory made here is 0700 and owned by the user; one that is not (or is 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from holdfast.errors import InvalidRequest
@@ -78,5 +76,8 @@ def socket_path(directory: Path, name: str) -> Path:
     path = directory / name
     if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
         return path
+    import hashlib
+    import tempfile
+
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     return private_directory(Path(tempfile.gettempdir()) / f"holdfast-{os.geteuid()}-{digest}") / name

@@ -40,9 +40,8 @@ class Installation:
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start ``holdfast ARGUMENTS`` with its output in pipes."""
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        process: subprocess.Popen[bytes] = subprocess.Popen(
-            self.command(*arguments), env=self.environment, cwd=self.workspace, **options
-        )
+        command = self.command(*arguments)
+        process: Any = subprocess.Popen(command, env=self.environment, cwd=self.workspace, **options)
         return process
 
     def run(self, *arguments: str, input: bytes | None = None) -> subprocess.CompletedProcess[bytes]:

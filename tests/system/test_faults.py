@@ -395,3 +395,15 @@ def _nothing_runs_but_ours(holdfast: Installation) -> None:
         return [process for process in holdfast.processes() if "rehearsal_program.py" in " ".join(process.cmdline())]
 
     _until(lambda: not agents())
+
+
+def test_the_state_directory_is_no_change_of_the_agent(tmp_path: Path) -> None:
+    """Also where it lies in the middle of the working directory."""
+    inside = Installation(tmp_path)
+    inside.state = inside.workspace / "state"
+    inside.environment["HOLDFAST_STATE_DIR"] = str(inside.state)
+    try:
+        result = inside.json("run", "rehearsal", "rehearse: sneak seen.txt x\nrehearse: say done")
+        assert [file["path"] for file in result["files"]["changed"]] == ["seen.txt"]
+    finally:
+        inside.down()

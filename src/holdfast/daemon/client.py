@@ -7,11 +7,11 @@ Each call is a connection of its own, so a call that was interrupted leaves noth
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import socket
 import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
 from os import geteuid
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -158,6 +158,8 @@ class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__("holdfast", timeout=timeout)
         self._path = path
+        #: Ours to keep: a response that ends with the connection takes ``sock`` over.
+        self._socket: socket.socket | None = None
 
     def connect(self) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -168,7 +170,13 @@ class _UnixConnection(http.client.HTTPConnection):
         except BaseException:
             connection.close()
             raise
-        self.sock = connection
+        self.sock = self._socket = connection
+
+    def interrupt(self) -> None:
+        """Let whoever reads here see the end of the stream; closing would not wake them."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class DaemonClient:
@@ -190,6 +198,14 @@ class DaemonClient:
         self.in_process = in_process
         self.notice = notice
         self._on_close = on_close
+        self._interrupted = False
+        self._open: set[_UnixConnection] = set()
+
+    def interrupt(self) -> None:
+        """End every call that waits for an answer in another thread, and every later one, with :exc:`DaemonGone`."""
+        self._interrupted = True
+        for connection in self._open.copy():
+            connection.interrupt()
 
     def close(self) -> None:
         """Let go of the daemon; one that is a part of this process is stopped."""
@@ -324,7 +340,7 @@ class DaemonClient:
         with self._response(method, _target(path, query or {}), body, timeout=timeout) as response:
             return response.read()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _response(
         self, method: str, target: str, body: msgspec.Struct | None = None, *, timeout: float
     ) -> Generator[http.client.HTTPResponse]:
@@ -335,6 +351,9 @@ class DaemonClient:
             if body is not None:
                 headers["Content-Type"] = "application/json"
             connection.request(method, target, None if body is None else msgspec.json.encode(body), headers)
+            self._open.add(connection)
+            if self._interrupted:
+                raise ConnectionAbortedError("interrupted")
             response = connection.getresponse()
             if response.status >= 400:
                 raise _rebuild(response.status, response.read())
@@ -349,6 +368,7 @@ class DaemonClient:
                 f"The daemon at {self.socket_path} does not answer ({_reason(error)}).", hint=_HINT_DOCTOR
             ) from error
         finally:
+            self._open.discard(connection)
             connection.close()
 
     @staticmethod

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import select
-import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -79,6 +78,8 @@ def start_detached(directory: Path, *, idle_exit: float | None = None) -> Daemon
 
 
 def _spawn(directory: Path, idle_exit: float | None) -> None:
+    import subprocess
+
     log = directory / "daemon.log"
     try:
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -216,8 +216,10 @@ class Finalisation:
             self._unknowns["files"] = "nothing was started"
             return Files(concurrent_tasks_in_workdir=concurrent)
         reservation = self._task.reservation
-        # Ours, not the agent's; it is there already if the result is being made for a second time.
-        leave_out = [] if reservation is None else [Path(reservation.path)]
+        # Ours, not the agent's.  The output file is there already if the result is being made for a second time.
+        leave_out = [self._files.directory.parent.parent]
+        if reservation is not None:
+            leave_out.append(Path(reservation.path))
         changes = await observe_changes(self._task.baseline, leave_out=leave_out)
         claims = await asyncio.to_thread(reconcile_claims, changes, self._facts.claimed_files, Path(cwd))
         if changes.reason is not None:

@@ -25,6 +25,7 @@ from holdfast.errors import InvalidRequest
 from holdfast.host.port import Host
 from holdfast.tasks.facts import AttemptFacts, fold
 from holdfast.tasks.ledger import AttemptRow, TaskRow
+from holdfast.tasks.state import State
 from holdfast.tasks.view import Progress
 
 
@@ -79,7 +80,8 @@ async def read_attempt(
                     text=text,
                     elapsed_s=round(max(0.0, step.time - task.created_at), 3),
                     tool_uses=tool_uses,
-                    state=task.state,
+                    # Whoever has said something is running, whatever was stored when the reading began.
+                    state=State.RUNNING if task.state in (State.QUEUED, State.STARTING) else task.state,
                     cursor=position.encode(),
                 )
                 yield progress, position

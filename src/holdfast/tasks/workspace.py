@@ -159,7 +159,7 @@ async def observe_changes(
 ) -> Changes:
     """Compare the directory with its *baseline*.  Does not fail: what cannot be told is said in ``reason``.
 
-    :param leave_out: absolute paths of files that Holdfast itself put there
+    :param leave_out: absolute paths of files, and directories with all that is in them, that are Holdfast's own
     """
     deadline = monotonic() + timeout_s
     try:
@@ -251,7 +251,7 @@ def _report(baseline: Baseline, observation: Observation, ours: set[bytes]) -> C
             renamed_from=None if difference.renamed_from is None else relative(difference.renamed_from),
         )
         for difference in observation.differences
-        if os.path.join(root, difference.path) not in ours
+        if not _is_at_or_below(os.path.join(root, difference.path), ours)
     ]
     return Changes(
         method=baseline.method,
@@ -264,6 +264,10 @@ def _report(baseline: Baseline, observation: Observation, ours: set[bytes]) -> C
         omitted=max(0, len(changed) - LISTED_CHANGES),
         notes=observation.notes,
     )
+
+
+def _is_at_or_below(path: bytes, places: set[bytes]) -> bool:
+    return any(path == place or path.startswith(place + b"/") for place in places)
 
 
 def _real(directory: Path) -> bytes:
