@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.host.client import HostClient
-from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record
+from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record, WriteUncertain
 
 from .harness import (
     PATH,
@@ -160,6 +160,56 @@ async def test_input_goes_on_and_ends_after_a_kill(state: Path) -> None:
         records = await read(client, "w")
         assert joined(records, Kind.STDOUT) == sent
         assert records[-2].exit_code == 0
+
+
+async def test_a_write_is_never_doubled_by_a_kill(state: Path) -> None:
+    dice = random.Random(3)
+    async with serving(state) as (server, client):
+        await client.start(spec("d", "cat", stdin=True))
+        sure: list[bytes] = []
+        unsure: list[bytes] = []
+        stop = asyncio.Event()
+
+        async def writing() -> None:
+            number = 0
+            while not stop.is_set():
+                line = b"%d\n" % number
+                number += 1
+                try:
+                    await client.write("d", line)
+                except WriteUncertain:
+                    unsure.append(line)
+                else:
+                    sure.append(line)
+
+        writer = asyncio.ensure_future(writing())
+        for _ in range(4):
+            await asyncio.sleep(dice.uniform(0.05, 0.3))
+            await kill_server(server)
+        stop.set()
+        await writer
+        await client.close_stdin("d")
+        got = joined(await read(client, "d"), Kind.STDOUT).splitlines(keepends=True)
+        assert len(got) == len(set(got))
+        assert [line for line in got if line not in unsure] == sure
+        assert set(got) <= {*sure, *unsure}
+
+
+async def test_a_write_cut_off_by_a_kill_is_called_uncertain(state: Path) -> None:
+    async with serving(state) as (server, client):
+        await client.start(spec("u", "sleep", "1000", stdin=True))
+        # More than the pipe holds: the write is begun and cannot be finished.
+        writing = asyncio.ensure_future(client.write("u", b"x" * 300_000))
+        while not await noted(state):
+            await client.status("u")
+        await kill_server(server)
+        with pytest.raises(WriteUncertain):
+            await within(writing)
+        await client.terminate("u")
+
+
+async def noted(state: Path) -> bool:
+    return await asyncio.to_thread(lambda: any((state / "processes").glob("*/writes")))
 
 
 async def test_a_plain_client_resumes_its_session_with_the_next_server(state: Path) -> None:

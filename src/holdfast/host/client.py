@@ -31,6 +31,7 @@ from holdfast.host.port import (
     Termination,
     TreeMember,
     UnknownProcess,
+    WriteUncertain,
 )
 from holdfast.host.uri import path_to_uri
 from holdfast.jsonrpc.connection import Connection
@@ -355,7 +356,13 @@ class HostClient(Host):
                     "writeId": secrets.token_hex(16),
                     "untilWritten": True,
                 }
-                outcome = (await self._call("process/write", params, _WriteResult)).status
+                try:
+                    outcome = (await self._call("process/write", params, _WriteResult)).status
+                except RpcError as error:
+                    raise WriteUncertain(
+                        f"Writing to process {process_id!r} failed: {error.message}.",
+                        hint="Ask the process what it got before you repeat it.",
+                    ) from None
                 if outcome == "unknownProcess":
                     raise UnknownProcess(f"The host has no process {process_id!r}.")
                 if outcome != "accepted":

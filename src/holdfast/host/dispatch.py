@@ -8,9 +8,11 @@ alone.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from importlib import import_module
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from pybase64 import b64decode, b64encode
@@ -25,6 +27,7 @@ from holdfast.host.server import DuplicateProcess, ProcessHost, describe_os_erro
 from holdfast.host.session import Session
 from holdfast.host.tree import OsProcess, Tree, end_tree
 from holdfast.host.uri import InvalidUri, uri_to_path
+from holdfast.host.writes import WriteState
 from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.messages import (
     ABSENT,
@@ -69,9 +72,26 @@ class Method(NamedTuple):
 
 
 METHODS: Final[dict[str, Method]] = {}
+#: Where the other methods are, by the first part of their names: imported when the first of them is called.
+METHOD_MODULES: Final = {
+    "fs": "holdfast.host.files.methods",
+    "http": "holdfast.host.http.methods",
+}
+
+_log = logging.getLogger(__name__)
 
 
-def _method(
+class Resource(Protocol):
+    """Something that a connection has one of, and that ends with it."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+_R = TypeVar("_R", bound=Resource)
+
+
+def method(
     name: str, params: type[Any] | None, group: str = "exec"
 ) -> Callable[[Callable[[ClientConnection, Any], Reply]], Callable[[ClientConnection, Any], Reply]]:
     def register(call: Callable[[ClientConnection, Any], Reply]) -> Callable[[ClientConnection, Any], Reply]:
@@ -84,9 +104,11 @@ def _method(
 class ClientConnection:
     """The host's side of one connection."""
 
-    def __init__(self, host: ProcessHost, connection: Connection) -> None:
+    def __init__(self, host: ProcessHost, connection: Connection, *, root: str | None = None) -> None:
         self.host = host
         self.connection = connection
+        #: The directory outside of which ``fs/*`` touches nothing; None for no limit.
+        self.root = root
         self.session: Session | None = None
         self._ready = False
         self._loop = asyncio.get_running_loop()
@@ -95,6 +117,7 @@ class ClientConnection:
         self._room_waiters: list[asyncio.Future[None]] = []
         self._pushes: set[Cursor] = set()
         self.subscriptions: dict[int, Subscription] = {}
+        self._resources: dict[type[Resource], Resource] = {}
         host.connection_opened()
 
     # What the connection calls
@@ -157,6 +180,9 @@ class ClientConnection:
         for subscription in self.subscriptions.values():
             subscription.stop()
         self.subscriptions.clear()
+        for resource in self._resources.values():
+            resource.close()
+        self._resources.clear()
         session = self.session
         if session is not None and session.connection is self:
             session.connection = None
@@ -165,8 +191,16 @@ class ClientConnection:
 
     # Requests
 
+    def resource(self, kind: type[_R], make: Callable[[ClientConnection], _R]) -> _R:
+        """The connection's one resource of a kind, made when it is first asked for."""
+        found = self._resources.get(kind)
+        if found is None:
+            found = self._resources[kind] = make(self)
+        assert isinstance(found, kind)
+        return found
+
     def _call(self, name: str, params: msgspec.Raw) -> Reply:
-        method = METHODS.get(name)
+        method = METHODS.get(name) or _import_method(name)
         if method is None:
             raise RpcError(METHOD_NOT_FOUND, f"exec-server stub does not implement `{name}` yet")
         value = _decode_params(method, params)
@@ -182,6 +216,10 @@ class ClientConnection:
             self.connection.send(encode_result(identity, await reply))
         except HoldfastError as error:
             self._refuse(identity, error)
+        except Exception:
+            # A fault of ours: the client must not wait for ever for the answer.
+            _log.exception("a request failed")
+            self.connection.send(encode_error(identity, INTERNAL_ERROR, "internal error"))
 
     def _refuse(self, identity: RequestId, error: HoldfastError) -> None:
         code = error.rpc_code if isinstance(error, RpcError) else INTERNAL_ERROR
@@ -243,6 +281,13 @@ class ClientConnection:
         return process
 
 
+def _import_method(name: str) -> Method | None:
+    module = METHOD_MODULES.get(name.partition("/")[0])
+    if module is not None:
+        import_module(module)
+    return METHODS.get(name)
+
+
 def _decode_params(method: Method, params: msgspec.Raw) -> Any:
     if method.decoder is None:
         if params is not ABSENT and bytes(params).strip() not in (b"null", b"{}"):
@@ -266,7 +311,7 @@ def _explain(text: str) -> str:
 # Handshake and environment
 
 
-@_method("initialize", parameters.Initialize)
+@method("initialize", parameters.Initialize)
 def initialize(client: ClientConnection, params: parameters.Initialize) -> Reply:
     """Open a session, or resume one; the newest connection that resumes it wins."""
     if client.session is not None:
@@ -299,13 +344,13 @@ def initialize(client: ClientConnection, params: parameters.Initialize) -> Reply
     )
 
 
-@_method("environment/info", None, "environment info")
+@method("environment/info", None, "environment info")
 def information(client: ClientConnection, params: None) -> Reply:
     """What machine this is."""
     return encode_json(environment_info())
 
 
-@_method("environment/status", None, "environment status")
+@method("environment/status", None, "environment status")
 def environment_status(client: ClientConnection, params: None) -> Reply:
     """Whether the host is well."""
     return b'{"status":"ready"}'
@@ -314,14 +359,13 @@ def environment_status(client: ClientConnection, params: None) -> Reply:
 # Processes
 
 
-@_method("process/start", parameters.Start)
+@method("process/start", parameters.Start)
 def start(client: ClientConnection, params: parameters.Start) -> Reply:
     """Start a process."""
     extension = params.holdfast or parameters.StartExtension()
     if not params.argv:
         raise RpcError(INVALID_PARAMS, "argv must not be empty")
     unsupported = {
-        "sandbox": params.sandbox,
         "managedNetwork": params.managed_network,
         "networkProxy": params.network_proxy,
         "credentialProviders": params.credential_providers,
@@ -390,7 +434,7 @@ class _Wake:
             self.future.set_result(None)
 
 
-@_method("process/read", parameters.Read)
+@method("process/read", parameters.Read)
 def read(client: ClientConnection, params: parameters.Read) -> Reply:
     """Read from a cursor, and if there is nothing new wait for it."""
     process = client.require(params.process_id)
@@ -466,7 +510,7 @@ def _read_now(process: HostedProcess, params: parameters.Read, after: int) -> by
     )
 
 
-@_method("process/write", parameters.Write)
+@method("process/write", parameters.Write)
 def write(client: ClientConnection, params: parameters.Write) -> Reply:
     """Write to stdin, in order and once for each write id."""
     if not params.write_id:
@@ -478,13 +522,19 @@ def write(client: ClientConnection, params: parameters.Write) -> Reply:
     process = client.find(params.process_id)
     if process is None:
         return b'{"status":"unknownProcess"}'
-    if process.has_write(params.write_id):
-        return b'{"status":"accepted"}'
+    if (known := _known_write(process, params.write_id)) is not None:
+        return known
     if not process.accepts_input:
         return b'{"status":"stdinClosed"}'
-    process.remember_write(params.write_id)
-    waiter = process.write(data, until_written=params.until_written)
+    waiter = process.write(data, write_id=params.write_id, until_written=params.until_written)
     return b'{"status":"accepted"}' if waiter is None else _written(waiter)
+
+
+def _known_write(process: HostedProcess, write_id: str) -> bytes | None:
+    state = process.writes.state(write_id)
+    if state is WriteState.UNCERTAIN:
+        raise RpcError(INTERNAL_ERROR, "the server was killed during this write; how much of it arrived is not known")
+    return b'{"status":"accepted"}' if state is WriteState.TAKEN else None
 
 
 async def _written(waiter: asyncio.Future[bool]) -> bytes:
@@ -492,14 +542,14 @@ async def _written(waiter: asyncio.Future[bool]) -> bytes:
     return b'{"status":"accepted"}' if await asyncio.shield(waiter) else b'{"status":"stdinClosed"}'
 
 
-@_method("process/closeStdin", parameters.OneProcess)
+@method("process/closeStdin", parameters.OneProcess)
 def close_stdin(client: ClientConnection, params: parameters.OneProcess) -> Reply:
     """Extension: end of file on stdin."""
     client.require(params.process_id).close_stdin()
     return _EMPTY
 
 
-@_method("process/signal", parameters.Signal)
+@method("process/signal", parameters.Signal)
 def send_signal(client: ClientConnection, params: parameters.Signal) -> Reply:
     """Send a signal to the process group; a process that is gone is no error."""
     if isinstance(params.signal, int):
@@ -511,15 +561,16 @@ def send_signal(client: ClientConnection, params: parameters.Signal) -> Reply:
     else:
         raise RpcError(INVALID_PARAMS, f"unknown variant `{params.signal}`, expected `interrupt`")
     process = client.find(params.process_id)
-    if process is not None:
-        identity = f"signal {params.signal_id}" if params.signal_id else ""
-        if not process.has_write(identity):
-            process.remember_write(identity)
+    if process is not None and not process.closed:
+        identity = f"signal {params.signal_id}"
+        if params.signal_id is None or process.writes.state(identity) is WriteState.NEW:
+            if params.signal_id is not None:
+                process.writes.begin(identity)
             process.signal_group(number)
     return _EMPTY
 
 
-@_method("process/terminate", parameters.Terminate)
+@method("process/terminate", parameters.Terminate)
 def terminate(client: ClientConnection, params: parameters.Terminate) -> Reply:
     """Kill the process group at once; as an extension, end the whole tree with grace."""
     process = client.find(params.process_id)
@@ -574,20 +625,20 @@ def _status(process: HostedProcess) -> dict[str, Any]:
     }
 
 
-@_method("process/status", parameters.OneProcess)
+@method("process/status", parameters.OneProcess)
 def status(client: ClientConnection, params: parameters.OneProcess) -> Reply:
     """Extension: a process as the host sees it, null if there is none."""
     process = client.find(params.process_id)
     return encode_json({"status": None if process is None else _status(process)})
 
 
-@_method("process/list", None)
+@method("process/list", None)
 def list_processes(client: ClientConnection, params: None) -> Reply:
     """Extension: the processes of the host's namespace."""
     return encode_json({"processes": [_status(process) for process in client.host.persistent.values()]})
 
 
-@_method("process/members", parameters.OneProcess)
+@method("process/members", parameters.OneProcess)
 def members(client: ClientConnection, params: parameters.OneProcess) -> Reply:
     """Extension: what is alive of a process's tree."""
     tree = client.require(params.process_id).tree
@@ -599,7 +650,7 @@ async def _members(tree: Tree) -> bytes:
     return encode_json({"members": [_member(process) for process in found]})
 
 
-@_method("process/subscribe", parameters.Subscribe)
+@method("process/subscribe", parameters.Subscribe)
 def subscribe(client: ClientConnection, params: parameters.Subscribe) -> Reply:
     """Extension: push the log from a cursor on."""
     process = client.require(params.process_id)
@@ -618,7 +669,7 @@ def subscribe(client: ClientConnection, params: parameters.Subscribe) -> Reply:
     return encode_json({"status": _status(process)})
 
 
-@_method("process/unsubscribe", parameters.Unsubscribe)
+@method("process/unsubscribe", parameters.Unsubscribe)
 def unsubscribe(client: ClientConnection, params: parameters.Unsubscribe) -> Reply:
     """Extension: end a subscription."""
     subscription = client.subscriptions.pop(params.subscription_id, None)

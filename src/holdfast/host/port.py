@@ -128,6 +128,12 @@ class StdinClosed(HoldfastError):
     code = "stdin_closed"
 
 
+class WriteUncertain(HoldfastError):
+    """The host was killed in the middle of the write; how much of it the process got is not known."""
+
+    code = "write_uncertain"
+
+
 class StartRefused(InvalidRequest):
     """The host did not start the process (missing program, bad directory, ...); nothing runs."""
 
@@ -178,6 +184,7 @@ class Host(abc.ABC):
         Returns when the operating system has taken all of it, so it waits for a process that does not read.
 
         :raises StdinClosed: the process takes no input (any more); how much of *data* it got is not known
+        :raises WriteUncertain: the host was killed in mid-write, so that repeating it could double it
         """
 
     @abc.abstractmethod

@@ -18,11 +18,10 @@ from holdfast.host.log import CHUNK, UNKNOWN_EXIT, EntryKind, LogFull, ProcessLo
 from holdfast.host.poller import READABLE, WRITABLE, Poller
 from holdfast.host.spawn import Streams
 from holdfast.host.tree import Tree
+from holdfast.host.writes import WriteLedger
 
 #: Bytes of input that are taken off the client's hands while the process does not read.
 STDIN_BUFFER: Final = 1024 * 1024
-#: How many write ids are remembered, to recognise a repeated write (the reference implementation's number).
-WRITE_IDS: Final = 4096
 #: Chunks moved at one go before other streams get their turn.
 _TURN: Final = 8
 #: Chunks moved at most when the process has exited and its last words are collected.
@@ -99,10 +98,10 @@ class HostedProcess:
         self._close_recorded = False
         self._stdin = -1
         self._stdin_open = False
-        self._stdin_queue: deque[tuple[bytes, asyncio.Future[bool] | None]] = deque()
+        self._stdin_queue: deque[tuple[bytes, str, asyncio.Future[bool] | None]] = deque()
         self._stdin_queued = 0
         self._stdin_ending = False
-        self._write_ids: dict[str, None] = {}
+        self.writes = WriteLedger(directory)
 
     # Start
 
@@ -122,6 +121,7 @@ class HostedProcess:
 
     def restored(self, pid: int, ticks: int, streams: Streams, child: Child | None) -> None:
         """Take over what an earlier server of this host left: a child (None if its end is recorded) and its streams."""
+        self.writes.recover()
         self.pid = pid
         self.tree = Tree(pid, ticks, self.description.marker)
         self._streams = streams
@@ -318,6 +318,7 @@ class HostedProcess:
             self.drop = None
         self._notify()
         self.log.close()
+        self.writes.close()
         self._on_closed(self)
 
     @property
@@ -343,36 +344,28 @@ class HostedProcess:
         """Whether a write can still reach the process."""
         return self._stdin_open and not self._stdin_ending and self.exit is None
 
-    def has_write(self, write_id: str) -> bool:
-        """Whether a write with this id was taken already."""
-        return write_id in self._write_ids
-
-    def remember_write(self, write_id: str) -> None:
-        """Recognise *write_id* from now on; an empty one is not remembered."""
-        if not write_id:
-            return
-        self._write_ids[write_id] = None
-        if len(self._write_ids) > WRITE_IDS:
-            del self._write_ids[next(iter(self._write_ids))]
-
-    def write(self, data: bytes, *, until_written: bool = False) -> asyncio.Future[bool] | None:
+    def write(self, data: bytes, *, write_id: str = "", until_written: bool = False) -> asyncio.Future[bool] | None:
         """Queue *data* for stdin, in order.
 
         Returns None if it was taken, else a future that tells when it is: False if it never will be, because the
         process closed its stdin or ended.  With *until_written* "taken" means that the kernel has all of it.
+
+        :raises LogFull: the write could not be noted, so it did not begin
         """
-        if not data:
-            return None
+        if write_id:
+            self.writes.begin(write_id)
         if not self._stdin_queue:
-            data = self._write_now(data)
+            data = self._write_now(data) if data else data
             if not data:
+                if write_id:
+                    self.writes.done(write_id)
                 return None
             if not self._stdin_open:
                 return _settled(False)
         waiter: asyncio.Future[bool] | None = None
         if until_written or self._stdin_queued + len(data) > STDIN_BUFFER:
             waiter = asyncio.get_running_loop().create_future()
-        self._stdin_queue.append((data, waiter))
+        self._stdin_queue.append((data, write_id, waiter))
         self._stdin_queued += len(data)
         if len(self._stdin_queue) == 1:
             self._watch_stdin(True)
@@ -402,15 +395,17 @@ class HostedProcess:
     def _feed(self) -> None:
         queue = self._stdin_queue
         while queue and self._stdin_open:
-            data, waiter = queue[0]
-            rest = self._write_now(data)
+            data, write_id, waiter = queue[0]
+            rest = self._write_now(data) if data else data
             if not self._stdin_open:
                 return
             self._stdin_queued -= len(data) - len(rest)
             if rest:
-                queue[0] = (rest, waiter)
+                queue[0] = (rest, write_id, waiter)
                 return
             queue.popleft()
+            if write_id:
+                self.writes.done(write_id)
             if waiter is not None and not waiter.done():
                 waiter.set_result(True)
         if self._stdin_open:
@@ -441,7 +436,7 @@ class HostedProcess:
             self._on_stdin_closed(self)
         self._stdin_queued = 0
         queue, self._stdin_queue = self._stdin_queue, deque()
-        for _, waiter in queue:
+        for _, _, waiter in queue:
             if waiter is not None and not waiter.done():
                 waiter.set_result(False)
 
