@@ -8,6 +8,7 @@ import random
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from tests.system.conftest import PATIENCE, Installation
@@ -100,20 +101,51 @@ def test_a_daemon_killed_again_and_again_still_brings_the_task_home(installation
     check(installation, "hard-times")
 
 
-def test_a_host_that_is_killed_ends_the_task_in_the_truth(installation: Installation) -> None:
+def test_a_host_whose_server_is_killed_again_and_again_loses_nothing(installation: Installation) -> None:
+    """The keeper holds what the server held: not a byte, not an exit status, not a second run."""
+    process = start(installation, "hard-host")
+    killed: set[int] = set()
+    deadline = time.monotonic() + PATIENCE
+    while len(killed) < 4 and process.poll() is None:
+        assert time.monotonic() < deadline
+        for server in servers(installation):
+            if server.pid not in killed and time.sleep(0.15) is None:
+                killed.add(server.pid)
+                server.kill()
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors.decode()
+    assert killed
+    check(installation, "hard-host")
+
+
+def test_a_whole_host_that_is_killed_ends_the_task_in_the_truth(installation: Installation) -> None:
     """Without its host the agent's output has no reader: the task is aborted, said to be, and nothing is left."""
     process = installation.start("run", "rehearsal", "--task-id", "homeless-task", "rehearse: touch up\nrehearse: hang")
     deadline = time.monotonic() + PATIENCE
     while not (installation.workspace / "up").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    hosts = [each for each in installation.processes() if "holdfast.host" in " ".join(each.cmdline())]
-    assert hosts
-    for host in hosts:
-        host.kill()
+    # Stopped first, so that neither the keeper nor the server can take the other's place.
+    parts = hosts(installation)
+    assert len(parts) > 1
+    for part in parts:
+        part.suspend()
+    for part in parts:
+        part.kill()
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 125
     result = json.loads(installation.run("result", "--json", "homeless-task").stdout)
     assert (result["status"], result["error"]["class"]) == ("aborted", "host_lost")
     assert result["exit"]["leftover_pids"] == []
     assert [each for each in installation.processes() if "rehearsal_program" in " ".join(each.cmdline())] == []
+
+
+def hosts(installation: Installation) -> list[psutil.Process]:
+    """The processes of the host: keeper and server."""
+    return [each for each in installation.processes() if "holdfast.host" in " ".join(each.cmdline())]
+
+
+def servers(installation: Installation) -> list[psutil.Process]:
+    """The server of the host: the child of its keeper."""
+    parts = {each.pid: each for each in hosts(installation)}
+    return [each for each in parts.values() if each.ppid() in parts]
