@@ -12,7 +12,7 @@ from holdfast.agents.events import Event, Malformed, TurnFailed, Unrecognized
 from holdfast.agents.failure import Failure, FailureClass
 
 _decoder = msgspec.json.Decoder(Event)
-_NAMES = frozenset(
+NAMES = frozenset(
     {
         "thread_started",
         "turn_started",
@@ -48,7 +48,7 @@ def interpret(line: bytes) -> list[Event]:
         return [Malformed(excerpt=foreign.excerpt(line))]
     if name == "turn_failed":
         return [TurnFailed(failure=_failure(payload, line), message=foreign.text(payload, "message"))]
-    if name in _NAMES:
+    if name in NAMES:
         return [Malformed(excerpt=foreign.excerpt(line))]
     return [Unrecognized(name=name)]
 
