@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli.daemon_access import PAUSES, Daemon
+from holdfast.api.daemon_access import PAUSES, Daemon
 from holdfast.daemon import lifecycle
 from holdfast.daemon.client import DaemonClient, DaemonGone
 

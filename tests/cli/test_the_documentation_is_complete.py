@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from holdfast.cli.follow import StillRunning
+from holdfast.api.follow import StillRunning
 from holdfast.cli.main import COMMANDS, cli
 from holdfast.cli.terminal import INTERRUPTED_EXIT, PIPE_CLOSED_EXIT, OutputFailed
 from holdfast.tasks.result import EXIT_CODES

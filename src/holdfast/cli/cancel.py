@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 import msgspec
 
+from holdfast.api.follow import until_finished
 from holdfast.cli import completion_values, duration, terminal
 from holdfast.cli.daemon_access import Daemon
-from holdfast.cli.follow import deadline_after, until_finished
 from holdfast.tasks.state import State
 
 
@@ -21,7 +21,7 @@ def cancel(*, ids: tuple[str, ...], wait_: bool, timeout: float | None, as_json:
 
     What the agent said and changed until then stays in the result.  Cancelling a finished task changes nothing.
     """
-    deadline = deadline_after(timeout)
+    deadline = duration.deadline(timeout)
     with Daemon() as daemon:
         # All are looked up first: with one id wrong, none is cancelled.
         known = [daemon.call(lambda client, i=i: client.task(i)) for i in ids]

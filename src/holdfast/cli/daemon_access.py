@@ -1,84 +1,17 @@
-"""The daemon as a command sees it: there when it is needed, and found again when it went away."""
+"""The daemon as a command sees it: what there is to say about it goes to standard error."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-from typing import Final, Self, TypeVar
-
+from holdfast.api import daemon_access
 from holdfast.cli import terminal
-from holdfast.daemon.client import DaemonClient, DaemonGone
-from holdfast.directories import state_directory
-
-#: Seconds to wait before each further try in a row; a daemon that is not back after the last is given up.
-PAUSES: Final = (0.0, 0.2, 1.0, 3.0)
-
-_T = TypeVar("_T")
+from holdfast.daemon.client import DaemonClient
 
 
-class Daemon:
-    """The daemon of the state directory.  One that died is replaced, and the question asked again.
+class Daemon(daemon_access.Daemon):
+    """The daemon for the life of one command."""
 
-    Asking again is safe because every call of :class:`DaemonClient` that goes through here may be sent twice.
-    Threads may share it.
-    """
+    def _tell(self, notice: str) -> None:
+        terminal.tell(f"notice: {terminal.printable(notice)}")
 
-    def __init__(self) -> None:
-        self._client: DaemonClient | None = None
-        self._losses = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._client is not None:
-            self._client.close()
-
-    @property
-    def client(self) -> DaemonClient:
-        """The connected client; connects, and starts a daemon where there is none.
-
-        :raises Unavailable: none could be started
-        """
-        with self._lock:
-            if self._client is None:
-                from holdfast.daemon.lifecycle import connect
-
-                self._client = connect(state_directory())
-                if self._client.notice:
-                    terminal.tell(f"notice: {terminal.printable(self._client.notice)}")
-            return self._client
-
-    def call(self, ask: Callable[[DaemonClient], _T]) -> _T:
-        """Ask the daemon, and ask again when it goes away meanwhile."""
-        while True:
-            client = self._client
-            try:
-                client = self.client
-                answer = ask(client)
-            except DaemonGone as error:
-                self.lost(client, error)
-            else:
-                self.found()
-                return answer
-
-    def lost(self, client: DaemonClient | None, error: DaemonGone) -> None:
-        """Give up *client* because of *error*; the next use connects anew.
-
-        :raises DaemonGone: this happened too often in a row
-        """
-        with self._lock:
-            if self._losses == len(PAUSES):
-                raise error
-            pause = PAUSES[self._losses]
-            self._losses += 1
-            if self._client is client and client is not None and not client.in_process:
-                client.close()
-                self._client = None
-        time.sleep(pause)
-
-    def found(self) -> None:
-        """Note that the daemon answers."""
-        self._losses = 0
+    def _let_go(self, client: DaemonClient) -> None:
+        client.close()

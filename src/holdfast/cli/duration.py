@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from holdfast.clock import monotonic
+
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 
@@ -37,6 +39,12 @@ def parse(text: str) -> float | None:
 def limit(seconds: float) -> float | None:
     """A limit of a request: ``None`` stands for infinity there."""
     return None if seconds == float("inf") else seconds
+
+
+def deadline(seconds: float | None) -> float | None:
+    """The monotonic instant that is *seconds* from now; none for no limit."""
+    wait = None if seconds is None else limit(seconds)
+    return None if wait is None else monotonic() + wait
 
 
 def clock(seconds: float) -> str:

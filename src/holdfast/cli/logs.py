@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import click
 import msgspec
 
+from holdfast.api.follow import Follower, log_entries
 from holdfast.cli import completion_values, duration, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.error_report import UsageError
-from holdfast.cli.follow import Follower
-from holdfast.daemon.client import DaemonGone, LogEntry, StreamSilent
+from holdfast.daemon.client import LogEntry
 from holdfast.tasks.view import Progress
 
 _STDERR = "stderr"
@@ -40,33 +39,12 @@ def logs(*, task_id: str, follow: bool, raw: bool, as_json: bool, attempt: int |
             for line in lines:
                 terminal.write_line(_readable(line))
             return 0
-        for entry in _entries(daemon, task_id, attempt, follow=follow):
+        for entry in log_entries(daemon, task_id, attempt=attempt, follow=follow):
             if as_json:
                 terminal.write([msgspec.json.encode(entry) + b"\n"])
             else:
                 _write_raw(entry)
     return 0
-
-
-def _entries(daemon: Daemon, task_id: str, attempt: int | None, *, follow: bool) -> Iterator[LogEntry]:
-    """Yield the log to its end; one that breaks off is read on behind what was seen of the attempt."""
-    seen: dict[int, int] = {}
-    while True:
-        client = daemon.client
-        try:
-            for entry in client.log(task_id, attempt=attempt, follow=follow):
-                if entry.seq and entry.seq <= seen.get(entry.attempt, 0):
-                    continue
-                if entry.gap is not None and entry.gap[1] <= seen.get(entry.attempt, 0):
-                    continue
-                seen[entry.attempt] = entry.gap[1] if entry.gap is not None else entry.seq
-                daemon.found()
-                yield entry
-            return
-        except StreamSilent:
-            daemon.call(lambda client: client.status(timeout=10.0))
-        except DaemonGone as error:
-            daemon.lost(client, error)
 
 
 def _readable(line: Progress) -> str:

@@ -10,9 +10,9 @@ from typing import Unpack
 
 import click
 
+from holdfast.api.follow import Follower
 from holdfast.cli import progress_display, result_output, terminal
 from holdfast.cli.daemon_access import Daemon
-from holdfast.cli.follow import Follower
 from holdfast.cli.interrupts import Interrupts
 from holdfast.cli.output_options import output_options
 from holdfast.cli.progress_display import Display

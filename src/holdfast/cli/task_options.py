@@ -5,21 +5,29 @@ None of them has a one-letter form: a prompt that happens to begin with ``-m`` m
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 import click
-import msgspec
 
 from holdfast.agents.adapter import Sandbox
+from holdfast.api.order import Order, WorkOptions, describe
 from holdfast.cli import completion_values, duration, prompt, terminal
 from holdfast.cli.error_report import UsageError
-from holdfast.tasks.request import Limits, TaskRequest, new_task_id, validate
+from holdfast.tasks.request import Limits
 
-_VARIABLE: Final = re.compile(r"[A-Za-z_*][A-Za-z0-9_*]*")
+#: How an option of a piece of work is written here.
+_SPELLINGS: Final = {
+    "cwd": "--cwd",
+    "write": "--write",
+    "sandbox": "--sandbox",
+    "add_dirs": "--add-dir",
+    "output_file": "--output-file",
+    "overwrite": "--overwrite",
+    "output_roots": "--allow-output-root",
+    "env": "--env NAME=VALUE",
+    "pass_env": "--env NAME or --env 'PREFIX_*'",
+}
 
 _LIMITS: Final = Limits()
 
@@ -55,14 +63,6 @@ class Options(TypedDict):
 
 def _words(seconds: float | None) -> str:
     return "none" if seconds is None else duration.words(seconds)
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a task is created from."""
-
-    request: TaskRequest
-    prompt: bytes
-    environment: dict[str, str]
 
 
 _DECORATORS: Final = [
@@ -141,117 +141,46 @@ def order(**options: Unpack[Options]) -> Order:
     """
     if options["fresh"] and options["resume"] is not None:
         raise UsageError("--fresh and --resume contradict each other.", hint="Leave one of them out.")
-    request = TaskRequest(
-        task_id=options["task_id"] or new_task_id(),
-        agent=options["agent"],
-        cwd=_directory(options["cwd"] or _current_directory(), "--cwd"),
-        label=options["label"],
-        sandbox=_sandbox(options["write"], options["sandbox"]),
-        model=options["model"],
-        effort=options["effort"],
-        resume=options["resume"],
-        add_dirs=[_directory(path, "--add-dir") for path in options["add_dir"]],
-        limits=Limits(
-            total_s=_limit(options["timeout"], _LIMITS.total_s),
-            idle_s=_limit(options["idle_timeout"], _LIMITS.idle_s),
-            start_s=_limit(options["start_timeout"], _LIMITS.start_s),
-            max_tool_uses=options["max_tool_uses"],
-        ),
-        retries=options["retries"] or 0,
-        output_file=_output_file(options["output_file"], overwrite=options["overwrite"]),
-        overwrite=options["overwrite"],
-        output_roots=[_directory(path, "--allow-output-root") for path in options["allow_output_root"]],
-        pass_env=[entry.partition("=")[0] for entry in options["env"]],
-    )
-    validate(request)
-    environment = _environment(options["env"])
+    variables, pass_env = _variables(options["env"])
+    work: WorkOptions = {
+        "cwd": options["cwd"],
+        "write": options["write"],
+        "sandbox": options["sandbox"],
+        "add_dirs": options["add_dir"],
+        "model": options["model"],
+        "effort": options["effort"],
+        "resume": options["resume"],
+        "max_tool_uses": options["max_tool_uses"],
+        "retries": options["retries"] or 0,
+        "label": options["label"],
+        "output_file": options["output_file"],
+        "overwrite": options["overwrite"],
+        "output_roots": options["allow_output_root"],
+        "env": variables,
+        "pass_env": pass_env,
+        "task_id": options["task_id"],
+    }
+    for name in ("timeout", "idle_timeout", "start_timeout"):
+        seconds = options[name]
+        if seconds is not None:
+            work[name] = duration.limit(seconds)
+    request, environment, unreadable = describe(options["agent"], work, spell=_SPELLINGS.__getitem__)
+    if unreadable:
+        names = terminal.printable(", ".join(unreadable))
+        terminal.tell(f"notice: variables that are not UTF-8 are not passed on: {names}")
     return Order(
         request=request, prompt=prompt.read(options["prompt"], options["prompt_file"]), environment=environment
     )
 
 
-def _sandbox(write: bool, name: str | None) -> Sandbox:
-    if not write:
-        return Sandbox(name or Sandbox.READ_ONLY)
-    if name is not None and name != Sandbox.WORKSPACE_WRITE:
-        raise UsageError(f"--write and --sandbox {name} contradict each other.", hint="Leave one of them out.")
-    return Sandbox.WORKSPACE_WRITE
-
-
-def _limit(given: float | None, default: float | None) -> float | None:
-    return default if given is None else duration.limit(given)
-
-
-def _current_directory() -> str:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        raise UsageError(
-            "The current directory no longer exists.", hint="Change to another one, or give --cwd."
-        ) from None
-
-
-def _directory(path: str, option: str) -> str:
-    absolute = _absolute(path, option)
-    if not os.path.isdir(absolute):
-        problem = "is not a directory" if os.path.lexists(absolute) else "does not exist"
-        raise UsageError(f"The directory {absolute} {problem}.", hint=f"Check {option}{_tilde(path)}.")
-    return absolute
-
-
-def _output_file(path: str | None, *, overwrite: bool) -> str | None:
-    """Refuse early what would be refused anyway; the daemon decides, and reserves the name before it starts."""
-    if path is None:
-        return None
-    absolute = _absolute(path, "--output-file")
-    parent = Path(absolute).parent
-    if not parent.is_dir():
-        raise UsageError(
-            f"The directory {parent} does not exist.", hint=f"Make it, or check --output-file{_tilde(path)}."
-        )
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"You may not write to {parent}.", hint="Give --output-file another directory.")
-    if os.path.islink(absolute) or (os.path.lexists(absolute) and not os.path.isfile(absolute)):
-        raise UsageError(f"{absolute} is not a regular file.", hint="Give --output-file another name.")
-    if not overwrite and os.path.lexists(absolute):
-        raise UsageError(f"{absolute} exists already.", hint="Give another name, or --overwrite.")
-    return absolute
-
-
-def _absolute(path: str, option: str) -> str:
-    if not path or "\0" in path or path.encode("utf-8", "replace").decode() != path:
-        raise UsageError(f"{path!r} cannot be a path.", hint=f"Give {option} a path in UTF-8.")
-    return os.path.abspath(path)
-
-
-def _tilde(path: str) -> str:
-    return "; '~' means your home only where the shell sees it unquoted" if path.startswith("~") else ""
-
-
-def _environment(entries: tuple[str, ...]) -> dict[str, str]:
-    environment = dict(os.environ)
+def _variables(entries: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    """What ``--env`` sets, and what it lets through."""
+    variables: dict[str, str] = {}
+    passed: list[str] = []
     for entry in entries:
         name, separator, value = entry.partition("=")
-        if not _VARIABLE.fullmatch(name) or (separator and "*" in name):
-            raise UsageError(
-                f"{name!r} cannot be a variable.", hint="Write --env NAME, --env 'PREFIX_*' or --env NAME=VALUE."
-            )
         if separator:
-            environment[name] = value
-        elif "*" not in name and name not in environment:
-            raise UsageError(f"The variable {name} is not set.", hint="Set it, or write --env NAME=VALUE.")
-    unreadable = sorted(name for name, value in environment.items() if not _is_utf8(name + value))
-    for name in unreadable:
-        del environment[name]
-    if unreadable:
-        names = terminal.printable(", ".join(name.encode("utf-8", "backslashreplace").decode() for name in unreadable))
-        terminal.tell(f"notice: variables that are not UTF-8 are not passed on: {names}")
-    return environment
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+            variables[name] = value
+        else:
+            passed.append(name)
+    return variables, passed

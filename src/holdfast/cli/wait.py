@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Sequence
+from contextlib import closing
 
 import click
 
+from holdfast.api.follow import Follower, StillRunning, as_finished
 from holdfast.cli import completion_values, duration, progress_display, result_output, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.error_report import UsageError
-from holdfast.cli.follow import Follower, StillRunning, deadline_after, until_finished
 from holdfast.cli.output_options import output_options
 from holdfast.cli.result_output import Format
-from holdfast.errors import HoldfastError
 
 
 @click.command()
@@ -50,7 +48,7 @@ def wait(
     if any_ and all_:
         raise UsageError("--any and --all contradict each other.", hint="Leave one of them out.")
     wanted = result_output.choose(output_format, as_json=as_json)
-    deadline = deadline_after(timeout)
+    deadline = duration.deadline(timeout)
     with Daemon() as daemon:
         # Every id is looked up first, so that a wrong one is refused at once and not after an hour.
         views = {view.id: view for view in [daemon.call(lambda client, i=i: client.task(i)) for i in ids]}
@@ -73,31 +71,19 @@ def wait(
 def _wait_for_several(
     daemon: Daemon, ids: Sequence[str], deadline: float | None, *, first_only: bool, wanted: Format
 ) -> int:
-    """Wait with one thread for each task; print each as it finishes."""
-    finished: queue.SimpleQueue[tuple[str, HoldfastError | None]] = queue.SimpleQueue()
-
-    def attend(task_id: str) -> None:
-        try:
-            until_finished(daemon, task_id, deadline=deadline)
-        except HoldfastError as error:
-            finished.put((task_id, error))
-        else:
-            finished.put((task_id, None))
-
-    for task_id in ids:
-        threading.Thread(target=attend, args=(task_id,), name=f"wait {task_id}", daemon=True).start()
+    """Print each task as it finishes."""
     statuses: dict[str, int] = {}
     running: list[str] = []
-    for _ in ids:
-        task_id, error = finished.get()
-        if isinstance(error, StillRunning):
-            running.append(task_id)
-            continue
-        if error is not None:
-            raise error
-        statuses[task_id] = _show_one(daemon, task_id, wanted)
-        if first_only:
-            return statuses[task_id]
+    with closing(as_finished(daemon, ids, deadline=deadline)) as finished:
+        for task_id, error in finished:
+            if isinstance(error, StillRunning):
+                running.append(task_id)
+                continue
+            if error is not None:
+                raise error
+            statuses[task_id] = _show_one(daemon, task_id, wanted)
+            if first_only:
+                return statuses[task_id]
     if running:
         still = ", ".join(sorted(running))
         raise StillRunning(f"Still running: {still}.", hint=f"Go on waiting with: holdfast wait {' '.join(running)}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from typing import Final
 
-from holdfast.cli import duration
-from holdfast.cli.daemon_access import Daemon
+from holdfast.api.daemon_access import Daemon
 from holdfast.clock import monotonic
-from holdfast.daemon.client import STREAM_SILENCE, WAIT_BOUND, DaemonGone, StreamSilent
+from holdfast.daemon.client import STREAM_SILENCE, WAIT_BOUND, DaemonGone, LogEntry, StreamSilent
 from holdfast.errors import HoldfastError
 from holdfast.tasks.state import State
 from holdfast.tasks.view import Progress, TaskView
@@ -26,12 +27,14 @@ class StillRunning(HoldfastError):
 class Follower:
     """Reads the progress of one task; an interrupted reading goes on behind the last line that was seen."""
 
-    def __init__(self, daemon: Daemon, task_id: str, *, deadline: float | None = None) -> None:
+    def __init__(
+        self, daemon: Daemon, task_id: str, *, after: str | None = None, deadline: float | None = None
+    ) -> None:
         self._daemon = daemon
         self._task_id = task_id
         #: Monotonic seconds.
         self._deadline = deadline
-        self._cursor: str | None = None
+        self._cursor = after
         self._last: Progress | None = None
 
     def lines(self) -> Iterator[Progress]:
@@ -82,13 +85,62 @@ def until_finished(daemon: Daemon, task_id: str, *, deadline: float | None = Non
             raise still_running(task_id, view.evidence)
 
 
+def as_finished(
+    daemon: Daemon, ids: Sequence[str], *, deadline: float | None = None
+) -> Generator[tuple[str, HoldfastError | None]]:
+    """Yield each task's id when it is finished, or with the reason why its end was not seen.
+
+    A thread waits for each; closing the generator before its end leaves none behind, and *daemon* unusable.
+    """
+    seen: queue.SimpleQueue[tuple[str, BaseException | None]] = queue.SimpleQueue()
+
+    def attend(task_id: str) -> None:
+        try:
+            until_finished(daemon, task_id, deadline=deadline)
+        except BaseException as error:
+            seen.put((task_id, error))
+        else:
+            seen.put((task_id, None))
+
+    for task_id in ids:
+        threading.Thread(target=attend, args=(task_id,), name=f"wait {task_id}", daemon=True).start()
+    left = len(ids)
+    try:
+        while left:
+            task_id, error = seen.get()
+            left -= 1
+            if error is not None and not isinstance(error, HoldfastError):
+                raise error
+            yield task_id, error
+    finally:
+        if left:
+            daemon.interrupt()
+
+
+def log_entries(
+    daemon: Daemon, task_id: str, *, attempt: int | None = None, after: int = 0, follow: bool = False
+) -> Iterator[LogEntry]:
+    """Yield the log of a task's process to its end; one that breaks off is read on behind what was seen of it."""
+    seen: dict[int, int] = {}
+    while True:
+        client = daemon.client
+        try:
+            for entry in client.log(task_id, attempt=attempt, after=after, follow=follow):
+                if entry.seq and entry.seq <= seen.get(entry.attempt, 0):
+                    continue
+                if entry.gap is not None and entry.gap[1] <= seen.get(entry.attempt, 0):
+                    continue
+                seen[entry.attempt] = entry.gap[1] if entry.gap is not None else entry.seq
+                daemon.found()
+                yield entry
+            return
+        except StreamSilent:
+            daemon.call(lambda client: client.status(timeout=10.0))
+        except DaemonGone as error:
+            daemon.lost(client, error)
+
+
 def still_running(task_id: str, evidence: str | None) -> StillRunning:
     """The error that says so, with what was last seen of the task."""
     seen = f" ({evidence})" if evidence else ""
     return StillRunning(f"Task {task_id} is still running{seen}.", hint=f"Go on waiting with: holdfast wait {task_id}")
-
-
-def deadline_after(seconds: float | None) -> float | None:
-    """The monotonic instant *seconds* from now; none for no limit."""
-    limit = None if seconds is None else duration.limit(seconds)
-    return None if limit is None else monotonic() + limit
