@@ -34,6 +34,8 @@ CAPABILITIES: Final = (
     "linuxRootWritePreservesDevices",
     "linuxApprovedRootWritePreservesRestrictions",
 )
+#: Those of them that are implemented here.
+IMPLEMENTED: Final = frozenset({"fsWatchMissing", "httpHeaderEnvVars", "sandboxedFileStreaming", "fileWriteStreaming"})
 
 #: The environment variables of ``inherit: core``.
 _CORE: Final = frozenset(
@@ -95,7 +97,7 @@ def child_environment(env: Mapping[str, str], policy: EnvironmentPolicy | None) 
     return {name: value for name, value in result.items() if name and "=" not in name}
 
 
-def environment_info(capabilities: frozenset[str] = frozenset()) -> dict[str, Any]:
+def environment_info(capabilities: frozenset[str] = IMPLEMENTED) -> dict[str, Any]:
     """The ``environmentInfo`` object; *capabilities* names those that are implemented."""
     account = pwd.getpwuid(os.getuid())
     shell = os.environ.get("SHELL") or account.pw_shell or "/bin/sh"

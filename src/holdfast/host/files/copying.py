@@ -1,0 +1,131 @@
+"""``fs/copy``: a file, a symlink, or with ``recursive`` a directory.
+
+Symlinks are copied as symlinks.  What is neither file, directory nor symlink is refused, and left out below a copied
+directory.  A file that is copied onto itself, under whatever name, stays as it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Final
+
+from holdfast.host.files.parameters import Copy
+from holdfast.host.files.place import Place, locate, locate_entry, path_of, real_path
+from holdfast.host.files.reading import open_regular
+from holdfast.host.files.refusal import refused
+from holdfast.host.files.scope import Scope
+from holdfast.host.files.writing import replace, write_all
+
+_BLOCK: Final = 1024 * 1024
+#: What ``copy_file_range`` says where it does not work.
+_NO_COPY_RANGE: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
+
+
+def copy(scope: Scope, params: Copy) -> bytes:
+    """Copy.
+
+    :raises OSError: it cannot be copied
+    :raises RpcError: it is of a kind that is not copied, or a directory into itself
+    """
+    follow = params.follow_symlinks is not False
+    with locate_entry(path_of(params.source_path), scope, follow=follow, tree=params.recursive) as source:
+        mode = source.status().st_mode
+        destination = path_of(params.destination_path)
+        if stat.S_ISDIR(mode):
+            if not params.recursive:
+                raise refused("fs/copy requires recursive: true when sourcePath is a directory")
+            with locate(destination, scope, follow=follow, write=True) as place:
+                _copy_directory(source, place)
+        elif stat.S_ISLNK(mode):
+            with locate_entry(destination, scope, follow=follow, write=True) as place:
+                _copy_link(source, place)
+        elif stat.S_ISREG(mode):
+            with locate(destination, scope, follow=follow, write=True) as place:
+                _copy_file(source, place)
+        else:
+            raise refused("fs/copy only supports regular files, directories, and symlinks")
+    return b"{}"
+
+
+def _copy_link(source: Place, place: Place) -> None:
+    os.symlink(os.readlink(source.name, dir_fd=source.directory), place.name, dir_fd=place.directory)
+
+
+def _copy_file(source: Place, place: Place) -> None:
+    descriptor = open_regular(source)
+    try:
+        status = os.fstat(descriptor)
+        if _is_same(status, place):
+            return
+        replace(place, lambda copied: _copy_content(descriptor, copied), mode=stat.S_IMODE(status.st_mode))
+    finally:
+        os.close(descriptor)
+
+
+def _is_same(status: os.stat_result, place: Place) -> bool:
+    try:
+        return os.path.samestat(status, place.status())
+    except FileNotFoundError:
+        return False
+
+
+def _copy_content(source: int, destination: int) -> None:
+    try:
+        while os.copy_file_range(source, destination, 8 * _BLOCK):
+            pass
+    except OSError as error:
+        if error.errno not in _NO_COPY_RANGE:
+            raise
+    # Goes on where that stopped; files of /proc pretend to be empty to it.
+    while data := os.read(source, _BLOCK):
+        write_all(destination, data)
+
+
+def _copy_directory(source: Place, place: Place) -> None:
+    """Copy a tree, holding only descriptors: what is renamed meanwhile cannot lead elsewhere."""
+    top = source.open(os.O_RDONLY | os.O_DIRECTORY)
+    pending: list[tuple[int, int]] = []
+    try:
+        origin = real_path(top)
+        target = os.path.join(real_path(place.directory), place.name)
+        if target == origin or target.startswith(origin.rstrip("/") + "/"):
+            raise refused("fs/copy cannot copy a directory to itself or one of its descendants")
+        pending.append((top, _make_directory(place.directory, place.name)))
+        top = -1
+        while pending:
+            reading, writing = pending.pop()
+            try:
+                _copy_entries(reading, writing, pending)
+            finally:
+                os.close(reading)
+                os.close(writing)
+    finally:
+        if top >= 0:
+            os.close(top)
+        for pair in pending:
+            for descriptor in pair:
+                os.close(descriptor)
+
+
+def _make_directory(parent: int, name: str) -> int:
+    os.mkdir(name, dir_fd=parent)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+
+def _copy_entries(reading: int, writing: int, pending: list[tuple[int, int]]) -> None:
+    for name in os.listdir(reading):
+        mode = os.stat(name, dir_fd=reading, follow_symlinks=False).st_mode
+        source, place = Place(reading, name, name, linked=False), Place(writing, name, name, linked=False)
+        if stat.S_ISDIR(mode):
+            inner = source.open(os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                pending.append((inner, _make_directory(writing, name)))
+            except BaseException:
+                os.close(inner)
+                raise
+        elif stat.S_ISLNK(mode):
+            _copy_link(source, place)
+        elif stat.S_ISREG(mode):
+            _copy_file(source, place)

@@ -1,0 +1,100 @@
+"""Registers the ``fs/*`` methods."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from holdfast.host.dispatch import ClientConnection, method
+from holdfast.host.files import parameters
+from holdfast.host.files.copying import copy
+from holdfast.host.files.directories import create_directory, read_directory, remove
+from holdfast.host.files.metadata import canonicalize, get_metadata
+from holdfast.host.files.reading import read_file, size_of
+from holdfast.host.files.scope import Scope
+from holdfast.host.files.service import LARGE, FileService, in_thread, large_turn
+from holdfast.host.files.walk import walk
+from holdfast.host.files.watch import prepare
+from holdfast.host.files.writing import write_file
+from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
+
+_P = TypeVar("_P")
+
+
+def _service(client: ClientConnection) -> FileService:
+    return client.resource(FileService, FileService)
+
+
+def _register(name: str, params: type[_P], operation: Callable[[Scope, _P], bytes], *, alone: bool) -> None:
+    def call(client: ClientConnection, params: Any) -> Awaitable[bytes]:
+        return _service(client).run(operation, params, alone=alone)
+
+    method(f"fs/{name}", params, "filesystem")(call)
+
+
+_register("getMetadata", parameters.GetMetadata, get_metadata, alone=False)
+_register("canonicalize", parameters.OnePath, canonicalize, alone=False)
+_register("readDirectory", parameters.Directory, read_directory, alone=False)
+_register("walk", parameters.Walk, walk, alone=False)
+_register("writeFile", parameters.WriteFile, write_file, alone=True)
+_register("createDirectory", parameters.CreateDirectory, create_directory, alone=True)
+_register("remove", parameters.Remove, remove, alone=True)
+_register("copy", parameters.Copy, copy, alone=True)
+
+
+@method("fs/readFile", parameters.ReadFile, "filesystem")
+async def read_whole(client: ClientConnection, params: parameters.ReadFile) -> bytes:
+    """A whole file; large ones one at a time, and only as fast as the client takes them."""
+    service = _service(client)
+    async with service.order.turn(alone=False):
+        if await service.carry_out(size_of, params) <= LARGE:
+            return await service.carry_out(read_file, params)
+        await client.room()
+        async with large_turn():
+            return await service.carry_out(read_file, params)
+
+
+@method("fs/open", parameters.Open, "filesystem")
+def open_handle(client: ClientConnection, params: parameters.Open) -> Awaitable[bytes]:
+    """Open a file for reading or writing in blocks."""
+    service = _service(client)
+    return service.run(service.handles.open, params, alone=True)
+
+
+@method("fs/readBlock", parameters.ReadBlock, "filesystem")
+async def read_block(client: ClientConnection, params: parameters.ReadBlock) -> bytes:
+    """Read a block."""
+    service = _service(client)
+    block = await service.run(service.handles.read_block, params, alone=False)
+    # Many may be asked for at once; a client that does not read its replies gets no more of them.
+    await client.room()
+    return block
+
+
+@method("fs/writeBlock", parameters.WriteBlock, "filesystem")
+def write_block(client: ClientConnection, params: parameters.WriteBlock) -> Awaitable[bytes]:
+    """Write a block."""
+    service = _service(client)
+    return service.run(service.handles.write_block, params, alone=True)
+
+
+@method("fs/close", parameters.Close, "filesystem")
+def close_handle(client: ClientConnection, params: parameters.Close) -> Awaitable[bytes]:
+    """Close a handle."""
+    service = _service(client)
+    return service.run(service.handles.close_one, params, alone=True)
+
+
+@method("fs/watchMissing", parameters.WatchMissing, "filesystem")
+async def watch_missing(client: ClientConnection, params: parameters.WatchMissing) -> bytes:
+    """Watch for something to appear; replaces the watch of before."""
+    if params.watch_id >= 2**64:
+        raise RpcError(INVALID_PARAMS, "invalid number")
+    service = _service(client)
+    if not service.watch.begin(params):
+        return b'{"watching":false}'
+    inotify = await in_thread(prepare, service.scope(params), params)
+    if inotify is None:
+        return b'{"watching":false}'
+    service.watch.activate(params.watch_id, inotify)
+    return b'{"watching":true}'

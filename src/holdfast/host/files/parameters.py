@@ -1,0 +1,110 @@
+"""The parameters of the ``fs/*`` methods, as the exec-server protocol of Codex CLI 0.169 names them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from holdfast.host.parameters import Parameters
+from holdfast.host.sandbox.permissions import SandboxContext
+
+#: A size, an offset or a number that is not negative.
+Unsigned = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class FileParameters(Parameters, frozen=True, kw_only=True):
+    """What every method of files takes."""
+
+    sandbox: SandboxContext | None = None
+
+
+class OnePath(FileParameters, frozen=True, kw_only=True):
+    """``fs/canonicalize``."""
+
+    path: str
+
+
+class Directory(OnePath, frozen=True, kw_only=True):
+    """``fs/readDirectory``."""
+
+    follow_symlinks: bool | None = None
+
+
+class ReadFile(OnePath, frozen=True, kw_only=True):
+    follow_symlinks: bool | None = None
+
+
+class GetMetadata(OnePath, frozen=True, kw_only=True):
+    follow_symlinks: bool | None = None
+
+
+class WriteFile(OnePath, frozen=True, kw_only=True):
+    data_base64: str = msgspec.field(name="dataBase64")
+    follow_symlinks: bool | None = None
+
+
+class CreateDirectory(OnePath, frozen=True, kw_only=True):
+    recursive: bool | None = True
+    follow_symlinks: bool | None = None
+
+
+class Remove(OnePath, frozen=True, kw_only=True):
+    recursive: bool | None = True
+    force: bool | None = True
+    follow_symlinks: bool | None = None
+
+
+class Copy(FileParameters, frozen=True, kw_only=True):
+    source_path: str
+    destination_path: str
+    recursive: bool
+    follow_symlinks: bool | None = None
+
+
+class WalkOptions(Parameters, frozen=True, kw_only=True):
+    max_depth: Unsigned
+    max_directories: Unsigned
+    max_entries: Unsigned
+    follow_directory_symlinks: bool
+    prune_hidden_directories: bool = False
+
+
+class Walk(OnePath, frozen=True, kw_only=True):
+    options: WalkOptions
+
+
+class OpenMode(StrEnum):
+    """What a handle is for."""
+
+    READ = "read"
+    REPLACE = "replace"
+
+
+class Open(OnePath, frozen=True, kw_only=True):
+    handle_id: str
+    mode: OpenMode = OpenMode.READ
+    follow_symlinks: bool | None = None
+
+
+class ReadBlock(Parameters, frozen=True, kw_only=True):
+    handle_id: str
+    offset: Unsigned
+    len: Unsigned
+
+
+class WriteBlock(Parameters, frozen=True, kw_only=True):
+    handle_id: str
+    offset: Unsigned
+    chunk: str
+
+
+class Close(Parameters, frozen=True, kw_only=True):
+    handle_id: str
+
+
+class WatchMissing(FileParameters, frozen=True, kw_only=True):
+    watch_id: Unsigned
+    missing: list[str]
+    present: str | None = None

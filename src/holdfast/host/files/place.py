@@ -1,0 +1,155 @@
+"""Where a path leads: a name in an open directory.
+
+Every operation first opens the directory that holds its file, checks the real path of that descriptor against the
+scope, and then names the file relative to it without following symlinks.  A symlink that is put in the way between
+the check and the use changes nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+from typing import Final
+
+from holdfast.host.files.refusal import refused
+from holdfast.host.files.scope import Scope
+from holdfast.host.uri import InvalidUri, uri_to_path
+from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
+
+#: Symlinks followed before a path is declared a loop (the kernel's own number).
+LINK_LIMIT: Final = 40
+
+_O_PATH: Final = os.O_PATH | os.O_CLOEXEC
+_DIRECTORY: Final = _O_PATH | os.O_DIRECTORY
+
+
+def path_of(uri: str) -> str:
+    """The absolute path of a ``file:`` URI; ``.``, ``..`` and doubled slashes are resolved in the text, as in any URL.
+
+    :raises RpcError: it is none
+    """
+    try:
+        path = uri_to_path(uri)
+    except InvalidUri as error:
+        raise RpcError(INVALID_PARAMS, error.message) from None
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def real_path(descriptor: int) -> str:
+    """Where an open file lies now."""
+    return os.readlink(f"/proc/self/fd/{descriptor}")
+
+
+class Place:
+    """A name in an open directory; a context manager that closes the directory."""
+
+    __slots__ = ("directory", "linked", "name", "path")
+
+    def __init__(self, directory: int, name: str, path: str, *, linked: bool) -> None:
+        #: Descriptor of the directory, good for ``dir_fd`` only.
+        self.directory = directory
+        #: The name in it; ``.`` for the root of the file system.  It may not exist.
+        self.name = name
+        #: The path as asked for, or after symlinks were followed the one that they led to.
+        self.path = path
+        #: Whether the path asked for was a symlink.
+        self.linked = linked
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self.directory)
+
+    def status(self) -> os.stat_result:
+        """``lstat`` of the file.
+
+        :raises OSError: it does not exist, ...
+        """
+        return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+
+    def open(self, flags: int, mode: int = 0o666) -> int:
+        """Open the file, never through a symlink and never waiting for the other end of a FIFO.
+
+        :raises OSError: it cannot be opened
+        """
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return os.open(self.name, flags, mode, dir_fd=self.directory)
+
+
+def locate(path: str, scope: Scope, *, follow: bool = True, write: bool = False, tree: bool = False) -> Place:
+    """Find the place of an absolute path.
+
+    The scope is asked whether the file (with *tree* all that is below it) may be read, or changed with *write*.
+    With *follow* symlinks on the way and at the end are followed, without it neither; a symlink at the end is then
+    left to the caller to notice.
+
+    :raises OSError: a directory on the way does not exist or is no directory
+    :raises RpcError: the scope does not allow it
+    """
+    return _locate(path, scope, on_the_way=follow, at_the_end=follow, write=write, tree=tree)
+
+
+def locate_entry(path: str, scope: Scope, *, follow: bool = True, write: bool = False, tree: bool = False) -> Place:
+    """As :func:`locate`, but a symlink at the end is the place itself, also with *follow*."""
+    return _locate(path, scope, on_the_way=follow, at_the_end=False, write=write, tree=tree)
+
+
+def _locate(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, write: bool, tree: bool) -> Place:
+    links = 0
+    while True:
+        parent, name = posixpath.split(path)
+        if name in ("", ".", ".."):
+            parent, name = path, "."
+        directory = os.open(parent or "/", _DIRECTORY) if on_the_way else _walk_to(parent)
+        try:
+            target = _link_target(name, directory) if at_the_end else None
+            if target is None:
+                if scope.limited:
+                    scope.require(_real_name(directory, name), write=write, tree=tree)
+                return Place(directory, name, path, linked=links > 0)
+            path = posixpath.join(real_path(directory), target)
+        except BaseException:
+            os.close(directory)
+            raise
+        os.close(directory)
+        links += 1
+        if links > LINK_LIMIT:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _link_target(name: str, directory: int) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):
+            return None
+        raise
+
+
+def _real_name(directory: int, name: str) -> str:
+    parent = real_path(directory)
+    return parent if name == "." else posixpath.join(parent, name)
+
+
+def _walk_to(path: str) -> int:
+    """Open a directory without following any symlink.
+
+    :raises NotADirectoryError: there is one on the way
+    """
+    current = os.open("/", _DIRECTORY)
+    for component in path.split("/"):
+        if not component:
+            continue
+        try:
+            following = os.open(component, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
+        finally:
+            os.close(current)
+        current = following
+    return current
+
+
+def linked_path() -> RpcError:
+    """The path is (or leads through) a symlink, and none may be followed."""
+    return refused("path contains a symbolic link")

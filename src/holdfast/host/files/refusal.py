@@ -1,0 +1,42 @@
+"""How a failed file operation is told to the client: the protocol's code and the reference implementation's words."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_REQUEST, NOT_FOUND, RpcError
+
+#: Codex CLI 0.169 is linked with musl, whose texts differ from those of glibc in these.
+_WORDS: Final = {
+    errno.ELOOP: "Symbolic link loop",
+    errno.ENAMETOOLONG: "Filename too long",
+}
+_CODES: Final = {
+    errno.ENOENT: NOT_FOUND,
+    errno.EACCES: INVALID_REQUEST,
+    errno.EPERM: INVALID_REQUEST,
+    errno.EINVAL: INVALID_REQUEST,
+}
+
+
+def describe(error: OSError) -> str:
+    """What the operating system said, as the reference implementation says it."""
+    number = error.errno or 0
+    return f"{_WORDS.get(number) or os.strerror(number)} (os error {number})"
+
+
+def from_os_error(error: OSError) -> RpcError:
+    """The protocol's error for an error of the operating system."""
+    return RpcError(_CODES.get(error.errno or 0, INTERNAL_ERROR), describe(error))
+
+
+def refused(message: str) -> RpcError:
+    """The request is at fault: wrong kind of file, wrong arguments, or not allowed."""
+    return RpcError(INVALID_REQUEST, message)
+
+
+def missing() -> RpcError:
+    """There is no such file."""
+    return from_os_error(FileNotFoundError(errno.ENOENT, ""))

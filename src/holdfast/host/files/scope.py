@@ -1,0 +1,62 @@
+"""What a client may touch: everything, what lies below a root, or what a sandbox allows."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast.host.files.refusal import refused
+
+
+class Rule(Protocol):
+    """One limit to what may be touched."""
+
+    def require(self, path: str, *, write: bool, tree: bool = False) -> None:
+        """Check a real path (no symlinks in it, except perhaps the last component), with *tree* all that is below it.
+
+        :raises RpcError: reading it (or, with *write*, changing it) is not allowed
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """Nothing outside of one directory exists for the client."""
+
+    #: Real path of the directory, without a slash at its end.
+    path: str
+
+    def require(self, path: str, *, write: bool, tree: bool = False) -> None:
+        if path != self.path and not path.startswith(self.path.rstrip("/") + "/"):
+            raise refused(f"`{path}` is outside of `{self.path}`, the root of this exec-server")
+        if write and path == self.path:
+            raise refused(f"`{path}` is the root of this exec-server")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """All the rules that hold for one request; without any, everything is allowed that the account may do."""
+
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self.rules)
+
+    def require(self, path: str, *, write: bool, tree: bool = False) -> None:
+        """Check a real path against every rule; with *tree* also all that is below it.
+
+        :raises RpcError: not allowed
+        """
+        for rule in self.rules:
+            rule.require(path, write=write, tree=tree)
+
+    def narrowed(self, rule: Rule) -> Scope:
+        """This scope with one more rule."""
+        return Scope((*self.rules, rule))
+
+    @classmethod
+    def below(cls, root: str) -> Scope:
+        """The scope of a host that serves one directory only."""
+        return cls((Root(os.path.realpath(root)),))

@@ -1,0 +1,34 @@
+"""From the parameters of ``process/start`` to the command line that runs in the sandbox they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from holdfast.host.parameters import Start
+from holdfast.host.sandbox.bubblewrap import sandboxed
+from holdfast.host.sandbox.permissions import SandboxContext
+from holdfast.host.sandbox.policy import cannot_honour, policy_of
+from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
+
+
+def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> list[str] | None:
+    """The command line; None if the client's sandbox is "no sandbox".  Runs in a worker thread.
+
+    :raises RpcError: the sandbox is malformed, or cannot be had here
+    :raises OSError: there is no such program
+    :raises ValueError: a NUL byte where there cannot be one
+    """
+    try:
+        context = msgspec.convert(params.sandbox, SandboxContext)
+    except msgspec.ValidationError as error:
+        raise RpcError(INVALID_PARAMS, str(error)) from None
+    policy = policy_of(context)
+    if policy is None:
+        return None
+    if params.arg0 is not None:
+        raise cannot_honour("together with `arg0`")
+    if params.holdfast is not None and params.holdfast.persistent:
+        raise cannot_honour("for a process that outlives its session")
+    return sandboxed(policy, params.argv[0], params.argv, cwd=cwd, env=env)
