@@ -76,7 +76,7 @@ class ClaudeAgent(Agent):
         return Installation(command=[str(found), *self._command[1:]])
 
     def probe(self, installation: Installation, environment: Mapping[str, str]) -> Probe:
-        env = self._environment(environment, Path.cwd())
+        env = self._environment(environment, Work(cwd=Path.cwd()))
         version = program.ask([*installation.command, "--version"], env)
         if version.exit_code != 0:
             return Probe(
@@ -111,7 +111,7 @@ class ClaudeAgent(Agent):
             argv += ["--model", work.model]
         if work.effort is not None:
             argv += ["--effort", work.effort]
-        return Launch(argv=argv, env=self._environment(environment, work.cwd), thread_id=thread_id)
+        return Launch(argv=argv, env=self._environment(environment, work), thread_id=thread_id)
 
     def interpret(self, line: bytes) -> list[Event]:
         return claude_events.interpret(line)
@@ -132,11 +132,11 @@ class ClaudeAgent(Agent):
     def post_mortem(self, thread_id: str, environment: Mapping[str, str]) -> list[Event]:
         return claude_transcript.read(thread_id, environment)
 
-    def _environment(self, environment: Mapping[str, str], cwd: Path) -> dict[str, str]:
+    def _environment(self, environment: Mapping[str, str], work: Work) -> dict[str, str]:
         own = ["ANTHROPIC_*", "CLAUDE_*"]
         for switch, names in _CLOUDS.items():
             own += names if environment.get(switch) else ()
-        chosen = agent_environment(environment, cwd=cwd, own=own, passed=self._pass_env)
+        chosen = agent_environment(environment, cwd=work.cwd, own=own, passed=(*self._pass_env, *work.pass_env))
         # Without it a refusal to start is told on standard error alone, in prose.
         chosen["CLAUDE_CODE_STARTUP_FAILURE_RESULTS"] = "1"
         # A run must not replace the program of the runs beside it.

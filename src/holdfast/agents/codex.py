@@ -61,7 +61,7 @@ class CodexAgent(Agent):
         return Installation(command=[str(native_binary(found) or found), *self._command[1:]])
 
     def probe(self, installation: Installation, environment: Mapping[str, str]) -> Probe:
-        env = self._environment(installation, environment, Path.cwd())
+        env = self._environment(installation, environment, Work(cwd=Path.cwd()))
         version = program.ask([*installation.command, "--version"], env)
         if version.exit_code != 0:
             return Probe(
@@ -98,7 +98,7 @@ class CodexAgent(Agent):
         if work.effort is not None:
             argv += ["-c", f'model_reasoning_effort="{work.effort}"']
         argv += ["--json", "--skip-git-repo-check", "-"]
-        return Launch(argv=argv, env=self._environment(installation, environment, work.cwd))
+        return Launch(argv=argv, env=self._environment(installation, environment, work))
 
     def interpret(self, line: bytes) -> list[Event]:
         return codex_events.interpret(line)
@@ -118,10 +118,13 @@ class CodexAgent(Agent):
     def post_mortem(self, thread_id: str, environment: Mapping[str, str]) -> list[Event]:
         return codex_rollout.read(thread_id, environment)
 
-    def _environment(self, installation: Installation, environment: Mapping[str, str], cwd: Path) -> dict[str, str]:
+    def _environment(self, installation: Installation, environment: Mapping[str, str], work: Work) -> dict[str, str]:
         keys = codex_rollout.provider_key_names(environment)
         chosen = agent_environment(
-            environment, cwd=cwd, own=("OPENAI_*", "CODEX_*", "AZURE_OPENAI_*", *keys), passed=self._pass_env
+            environment,
+            cwd=work.cwd,
+            own=("OPENAI_*", "CODEX_*", "AZURE_OPENAI_*", *keys),
+            passed=(*self._pass_env, *work.pass_env),
         )
         chosen.update(launcher_environment(Path(installation.command[0]), chosen))
         return chosen

@@ -94,7 +94,9 @@ class DeclaredAgent(Agent):
         version_args = self._declaration.version_args
         if version_args is None:
             return Probe(version=None, login=Login.UNKNOWN, detail=detail)
-        answer = program.ask([*installation.command, *version_args], self._environment(environment, Path.cwd()))
+        answer = program.ask(
+            [*installation.command, *version_args], self._environment(environment, Work(cwd=Path.cwd()))
+        )
         if answer.exit_code != 0:
             return Probe(
                 version=None,
@@ -134,7 +136,7 @@ class DeclaredAgent(Agent):
             argv += sandbox
         for element in template:
             argv += _expand(element, work, sandbox)
-        return Launch(argv=argv, env=self._environment(environment, work.cwd))
+        return Launch(argv=argv, env=self._environment(environment, work))
 
     def interpret(self, line: bytes) -> list[Event]:
         return self._reader.interpret(line) if self._reader is not None else neutral.interpret(line)
@@ -145,8 +147,8 @@ class DeclaredAgent(Agent):
     def post_mortem(self, thread_id: str, environment: Mapping[str, str]) -> list[Event]:
         return self._reader.post_mortem(thread_id, environment) if self._reader is not None else []
 
-    def _environment(self, environment: Mapping[str, str], cwd: Path) -> dict[str, str]:
-        chosen = agent_environment(environment, cwd=cwd, passed=self._declaration.pass_env)
+    def _environment(self, environment: Mapping[str, str], work: Work) -> dict[str, str]:
+        chosen = agent_environment(environment, cwd=work.cwd, passed=(*self._declaration.pass_env, *work.pass_env))
         return {**chosen, **self._declaration.env}
 
 

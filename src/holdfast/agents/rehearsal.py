@@ -47,7 +47,7 @@ class RehearsalAgent(Agent):
             argv += [option, value] if value is not None else []
         if work.resume is not None:
             argv += ["--resume", options.require_uuid(work.resume, self.title)]
-        env = agent_environment(environment, cwd=work.cwd, passed=self._pass_env)
+        env = agent_environment(environment, cwd=work.cwd, passed=(*self._pass_env, *work.pass_env))
         env[HOME_VARIABLE] = environment.get(HOME_VARIABLE) or str(state_directory() / "rehearsal")
         return Launch(argv=argv, env=env)
 

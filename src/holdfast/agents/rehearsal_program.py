@@ -83,7 +83,10 @@ class Thread:
 
         self.id = thread_id
         self.path = os.path.join(home, "threads", thread_id)
-        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        # Mode 0700 for every directory that is made here, not only for the last one.
+        mask = os.umask(0o077)
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        os.umask(mask)
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self.descriptor = os.open(self.path, flags | (os.O_CREAT | os.O_EXCL if fresh else 0), 0o600)
         # Held for life: the kernel releases it even if this process is killed.
