@@ -432,7 +432,13 @@ class ProcessHost:
 
 def _remove_directories(directories: list[str]) -> None:
     for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            for name in os.listdir(directory):
+                os.unlink(f"{directory}/{name}")
+            os.rmdir(directory)
+        except OSError:
+            # Something that the host did not put there, or a full disk that needs room to delete.
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def describe_os_error(error: OSError) -> str:
