@@ -201,7 +201,8 @@ def write_svg(frames: list[tuple[float, list[str]]], path: Path) -> None:
         )
         shown.append(f'<g transform="translate({number * width:.1f})">{lines}</g>')
     definitions = "".join(f'<text id="{ids[row]}">{row}</text>' for row in rows)
-    last = f"translateX({-(len(frames) - 1) * width:.1f}px)"
+    # As an attribute too: a viewer that knows no animation shows the last frame, not the empty first one.
+    end = -(len(frames) - 1) * width
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,monospace" font-size="14">'
@@ -209,11 +210,11 @@ def write_svg(frames: list[tuple[float, list[str]]], path: Path) -> None:
         "<style>text{fill:#d5d8df;white-space:pre}.b{font-weight:600;fill:#fff}.d{fill:#8b93a3}"
         ".c31{fill:#ff7b72}.c32{fill:#7ee787}.c33{fill:#e3b341}"
         f"#film{{animation:film {total:.2f}s step-end infinite}}@keyframes film{{{''.join(steps)}}}"
-        f"@media(prefers-reduced-motion:reduce){{#film{{animation:none;transform:{last}}}}}</style>"
+        f"@media(prefers-reduced-motion:reduce){{#film{{animation:none;transform:translateX({end:.1f}px)}}}}</style>"
         f"<defs>{definitions}</defs>"
         f'<rect width="100%" height="100%" rx="9" fill="#14171f"/><g fill="#3b4252"><circle cx="20" cy="18" r="6"/>'
         '<circle cx="40" cy="18" r="6"/><circle cx="60" cy="18" r="6"/></g>'
-        f'<svg width="{width:.0f}" height="{height:.0f}"><g id="film">{"".join(shown)}</g></svg></svg>\n'
+        f'<svg width="{width:.0f}" height="{height:.0f}"><g id="film" transform="translate({end:.1f})">{"".join(shown)}</g></svg></svg>\n'
     )
 
 
