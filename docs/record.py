@@ -214,7 +214,8 @@ def write_svg(frames: list[tuple[float, list[str]]], path: Path) -> None:
         f"<defs>{definitions}</defs>"
         f'<rect width="100%" height="100%" rx="9" fill="#14171f"/><g fill="#3b4252"><circle cx="20" cy="18" r="6"/>'
         '<circle cx="40" cy="18" r="6"/><circle cx="60" cy="18" r="6"/></g>'
-        f'<svg width="{width:.0f}" height="{height:.0f}"><g id="film" transform="translate({end:.1f})">{"".join(shown)}</g></svg></svg>\n'
+        f'<svg width="{width:.0f}" height="{height:.0f}"><g id="film" transform="translate({end:.1f})">'
+        f"{''.join(shown)}</g></svg></svg>\n"
     )
 
 
