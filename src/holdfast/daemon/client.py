@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from holdfast.agents.adapter import AgentMissing, UnknownAgent, UnsupportedOption
+from holdfast.directories import socket_path
 from holdfast.errors import HoldfastError, InternalError, InvalidRequest, NotFound, Unavailable
 from holdfast.host.port import HostUnavailable, StartRefused
 from holdfast.tasks.request import TaskRequest
@@ -36,7 +37,13 @@ CANCEL_TIMEOUT: Final = 300.0
 WAIT_BOUND: Final = 60.0
 
 _CHUNK: Final = 65_536
+_SOCKET_NAME: Final = "daemon.sock"
 _T = TypeVar("_T")
+
+
+def daemon_socket(directory: Path) -> Path:
+    """Where the daemon of the state directory *directory* listens."""
+    return socket_path(directory, _SOCKET_NAME)
 
 
 class DaemonGone(Unavailable):

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.clock import monotonic
-from holdfast.daemon.client import DaemonClient, DaemonGone
-from holdfast.directories import private_directory, socket_path
+from holdfast.daemon.client import DaemonClient, DaemonGone, daemon_socket
+from holdfast.directories import private_directory
 from holdfast.errors import HoldfastError, Unavailable
 
-SOCKET_NAME: Final = "daemon.sock"
 #: For a daemon to come up on a loaded machine, seconds.
 START_PATIENCE: Final = 30.0
 #: A daemon that the first command started ends by itself after this long without work, seconds.
@@ -32,7 +31,7 @@ class DaemonStartFailed(Unavailable):
 
 def connect_existing(directory: Path) -> DaemonClient | None:
     """The client of the daemon that serves *directory*, or ``None`` if none answers."""
-    client = DaemonClient(socket_path(directory, SOCKET_NAME))
+    client = DaemonClient(daemon_socket(directory))
     try:
         client.status()
     except DaemonGone:
@@ -144,7 +143,7 @@ def _connect_in_process(directory: Path, reason: DaemonStartFailed) -> DaemonCli
             hint=error.hint or reason.hint,
         ) from reason
     return DaemonClient(
-        socket_path(directory, SOCKET_NAME),
+        daemon_socket(directory),
         in_process=True,
         notice=f"No daemon could be started, so this command does the work itself. {reason.message}",
         on_close=stop,

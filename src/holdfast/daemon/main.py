@@ -18,9 +18,8 @@ import uvicorn
 
 from holdfast.clock import monotonic
 from holdfast.daemon.api import Api
-from holdfast.daemon.lifecycle import SOCKET_NAME
+from holdfast.daemon.client import daemon_socket
 from holdfast.daemon.runtime import Runtime
-from holdfast.directories import socket_path
 
 logger: Final = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ async def _serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with Runtime(directory) as runtime:
-        listener = _listen(socket_path(directory, SOCKET_NAME))
+        listener = _listen(daemon_socket(directory))
         try:
             application = Api(runtime, stopping.set, in_process=in_process).application()
             config = uvicorn.Config(
@@ -127,7 +126,7 @@ async def _serve(
             await serving
         finally:
             listener.close()
-            socket_path(directory, SOCKET_NAME).unlink(missing_ok=True)
+            daemon_socket(directory).unlink(missing_ok=True)
         _, active = await runtime.tasks.counts()
         logger.info("stopped with %d unfinished tasks", active)
 
