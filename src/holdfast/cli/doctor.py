@@ -14,9 +14,8 @@ import click
 import msgspec
 
 from holdfast.cli import terminal
-from holdfast.daemon.client import DaemonClient
-from holdfast.daemon.lifecycle import SOCKET_NAME
-from holdfast.directories import socket_path, state_directory
+from holdfast.daemon.client import DaemonClient, daemon_socket
+from holdfast.directories import state_directory
 from holdfast.doctor.check import Check, Level, in_own_thread
 from holdfast.doctor.reachable import ReachableCheck
 from holdfast.doctor.report import CheckResult, Report, apply_fixes, diagnose
@@ -65,7 +64,7 @@ def _checks() -> list[Check]:
 
 
 async def _ask_daemon(state: Path) -> str | None:
-    path = socket_path(state, SOCKET_NAME)
+    path = daemon_socket(state)
     if not _listens(path):
         return None
     answer = await in_own_thread(lambda: DaemonClient(path).status(timeout=_PATIENCE))
