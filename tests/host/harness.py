@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,14 +283,27 @@ async def until_dead(pid: int) -> None:
         os.close(handle)
 
 
-async def kill_server(server: RunningServer) -> None:
-    """Kill the serving process, and wait until its keeper has another one."""
-    victim = server.server_pid
+def server_of(keeper: int) -> int:
+    """The serving child of *keeper*, 0 if it cannot be seen at the moment."""
+    try:
+        return serving_child(keeper)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+async def kill_serving(keeper: int) -> None:
+    """Kill the server of *keeper*, whatever it is doing, and wait until there is another one."""
+    deadline = time.monotonic() + 30
+    while not (victim := server_of(keeper)):
+        assert time.monotonic() < deadline and alive(keeper), "there is no server"
+        await asyncio.sleep(0.002)
     os.kill(victim, signal.SIGKILL)
     await until_dead(victim)
+    while server_of(keeper) in (0, victim):
+        assert time.monotonic() < deadline and alive(keeper), "no server came back"
+        await asyncio.sleep(0.005)
 
-    async def replaced() -> None:
-        while server.server_pid in (victim, server.pid):  # noqa: ASYNC110 - another process brings it about
-            await asyncio.sleep(0.005)
 
-    await within(replaced())
+async def kill_server(server: RunningServer) -> None:
+    """Kill the serving process, and wait until its keeper has another one."""
+    await kill_serving(server.pid)

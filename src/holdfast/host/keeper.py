@@ -21,8 +21,8 @@ To the keeper:
 ``leave``                                   the server is about to end on purpose
 =========  ==============================  ===========================================================================
 
-From the keeper: ``hold`` for everything held, then ``children`` (``pids``), and later ``ended`` (``pid``, ``code``,
-``signal``) for adopted children.
+From the keeper: ``hold`` for everything held, then ``children`` (``pids``, and whether it ``outlived`` a server: then
+whatever it does not hold was never started), and later ``ended`` (``pid``, ``code``, ``signal``) for adopted children.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Keeper:
         if self._asked_to_stop:
             os.kill(pid, signal.SIGTERM)
         try:
-            self._hand_over()
+            self._hand_over(outlived=not first)
             return self._watch(wake)
         finally:
             self._server = 0
@@ -157,10 +157,11 @@ class Keeper:
         finally:
             os._exit(status)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, *, outlived: bool) -> None:
         for key, descriptors in self._held.items():
             self._send({"op": "hold", "key": key, "names": list(descriptors)}, list(descriptors.values()))
-        self._send({"op": "children", "pids": [pid for pid in self._children() if pid != self._server]})
+        children = [pid for pid in self._children() if pid != self._server]
+        self._send({"op": "children", "pids": children, "outlived": outlived})
 
     def _children(self) -> list[int]:
         pid = os.getpid()

@@ -24,6 +24,8 @@ class KeeperLink:
         self.on_ended: Callable[[int, int, int], None] = lambda pid, code, number: None
         #: Called when the keeper is gone.
         self.on_death: Callable[[], None] = lambda: None
+        #: Whether the keeper has outlived an earlier server, so that what it did not hold was never started.
+        self.outlived = False
         self._letting: list[str] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -43,6 +45,7 @@ class KeeperLink:
             if message["op"] == "hold":
                 held[message["key"]] = dict(zip(message["names"], descriptors, strict=True))
             elif message["op"] == "children":
+                self.outlived = message["outlived"]
                 return held, message["pids"]
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,6 +1,7 @@
 """What a server does first: make sense of the directories that earlier servers left, and of what the keeper held.
 
-A directory without a description is a start that never happened and is removed.  A log that ends with ``closed`` is
+A directory without a description is a start that never happened and is removed; so is one without a pid that a keeper,
+which is given the streams before every start, does not hold.  A log that ends with ``closed`` is
 complete.  Anything else was alive when its server died.  If the keeper held its streams it goes on: from the size of
 the files, with the exit status that the keeper knows.  If nobody held them, its unindexed bytes are indexed, its exit
 is recorded as unknown unless somebody saw it, and what still lives of its tree is found to be ended.
@@ -47,10 +48,13 @@ class Recovered:
     survivors: Tree | None
 
 
-def recover(processes_directory: str, held: Held, children: list[int], make: MakeProcess) -> Iterator[Recovered]:
+def recover(
+    processes_directory: str, held: Held, children: list[int], make: MakeProcess, *, outlived: bool
+) -> Iterator[Recovered]:
     """Yield every process of earlier servers, oldest first.
 
-    What goes on takes its descriptors out of *held*.  *children* are the pids that the keeper can wait for.
+    What goes on takes its descriptors out of *held*.  *children* are the pids that the keeper can wait for;
+    *outlived* says that the keeper was there all the time.
     """
     found: list[tuple[Description, Started | None, str]] = []
     for name in os.listdir(processes_directory):
@@ -82,6 +86,8 @@ def recover(processes_directory: str, held: Held, children: list[int], make: Mak
             del held[key]
             process = make(description, directory, log)
             yield Recovered(process, Running(started.pid, started.started, streams, exit_recorded), None)
+        elif started is None and outlived:
+            shutil.rmtree(directory, ignore_errors=True)
         else:
             yield _lose(description, started, directory, ProcessLog.recover(directory), make)
 

@@ -110,7 +110,9 @@ class ProcessHost:
     def recover(self) -> None:
         """Bring back what earlier servers left: what runs goes on, what they lost is declared lost and ended."""
         held, children = self._link.take_over()
-        for found in recover(self._processes_directory, held, children, self._new_process):
+        for found in recover(
+            self._processes_directory, held, children, self._new_process, outlived=self._link.outlived
+        ):
             process = found.process
             session_id = process.description.session_id
             if session_id is None:
