@@ -44,7 +44,7 @@ STOP_GRACE: Final = 2.0
 #: Seconds that a host which is told to stop waits for the last streams to close.
 _LAST_CLOSE: Final = 1.0
 #: Places kept ready for the next starts.
-_SPARES: Final = 2
+_SPARES: Final = 8
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +67,32 @@ class _Place(NamedTuple):
         os.close(self.record)
         self.log.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _make_place(directory: str) -> _Place:
+    os.mkdir(directory, 0o700)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        record = os.open(f"{directory}/process", flags, 0o600)
+        try:
+            return _Place(directory, record, ProcessLog.create(directory))
+        except BaseException:
+            os.close(record)
+            raise
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _make_places(directories: list[str]) -> list[_Place]:
+    places: list[_Place] = []
+    try:
+        for directory in directories:
+            places.append(_make_place(directory))
+    except OSError:
+        # No room or no descriptors: the start that needs a place will say so.
+        pass
+    return places
 
 
 class ProcessHost:
@@ -100,6 +126,7 @@ class ProcessHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._drops: DropWatcher | None = None
         self._spares: deque[_Place] = deque()
+        self._replenishing = False
         self._stopping = False
         self._all_closed = asyncio.Event()
         become_subreaper()
@@ -200,8 +227,7 @@ class ProcessHost:
                 pass
         for task in tuple(self._tasks):
             task.cancel()
-        while self._spares:
-            self._spares.pop().discard()
+        self._discard_spares()
         if self._drops is not None:
             self._drops.close()
         self._poller.close()
@@ -295,7 +321,7 @@ class ProcessHost:
             created_ns=time.time_ns(),
             boot_id=self._boot_id,
         )
-        place = self._spares.popleft() if self._spares else self._make_place()
+        place = self._spares.popleft() if self._spares else _make_place(self._next_directory())
         directory, record, log = place
         preparation: spawn.Preparation | None = None
         try:
@@ -311,8 +337,7 @@ class ProcessHost:
             place.discard()
             raise
         preparation.release()
-        # Made while the child loads its program, so that the next start need not wait for the file system.
-        self._loop.call_soon(self._make_spares)
+        self._replenish()
         ticks = start_time(pid)
         process = self._new_process(description, directory, log)
         process.drop = drop
@@ -337,31 +362,28 @@ class ProcessHost:
             self._drops = DropWatcher(self._poller)
         return SignalDrop(drop_path(self.directory, description.process_id), self._drops)
 
-    def _make_place(self) -> _Place:
+    def _next_directory(self) -> str:
         self._count += 1
-        directory = f"{self._processes_directory}/{self.instance_id}-{self._count}"
-        os.mkdir(directory, 0o700)
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            record = os.open(f"{directory}/process", flags, 0o600)
-            try:
-                return _Place(directory, record, ProcessLog.create(directory))
-            except BaseException:
-                os.close(record)
-                raise
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
+        return f"{self._processes_directory}/{self.instance_id}-{self._count}"
 
-    def _make_spares(self) -> None:
-        if self._stopping:
+    def _replenish(self) -> None:
+        """Have places made by a thread: a file system that is slow today must not hold up the event loop."""
+        if self._replenishing or self._stopping or len(self._spares) > _SPARES // 2:
             return
+        self._replenishing = True
+        self._spawn_task(self._make_spares([self._next_directory() for _ in range(_SPARES - len(self._spares))]))
+
+    async def _make_spares(self, directories: list[str]) -> None:
         try:
-            while len(self._spares) < _SPARES:
-                self._spares.append(self._make_place())
-        except OSError:
-            # No room or no descriptors: the start that needs the place will say so.
-            pass
+            self._spares.extend(await asyncio.to_thread(_make_places, directories))
+        finally:
+            self._replenishing = False
+            if self._stopping:
+                self._discard_spares()
+
+    def _discard_spares(self) -> None:
+        while self._spares:
+            self._spares.pop().discard()
 
     def _process_closed(self, process: HostedProcess) -> None:
         self.live.discard(process)
