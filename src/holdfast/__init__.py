@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.agents.adapter import Sandbox as Sandbox
     from holdfast.api import aio as aio
     from holdfast.api.follow import StillRunning as StillRunning
+    from holdfast.api.order import WorkOptions as WorkOptions
     from holdfast.api.sync import Task as Task
     from holdfast.api.sync import TaskNotCompleted as TaskNotCompleted
     from holdfast.api.sync import cancel as cancel
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "agents.adapter": ["Sandbox"],
     "api.follow": ["StillRunning"],
+    "api.order": ["WorkOptions"],
     "api.sync": [
         *["Task", "TaskNotCompleted", "cancel", "list", "log", "message", "progress", "result", "run", "start"],
         *["status", "wait", "wait_all", "wait_any"],
