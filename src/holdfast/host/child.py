@@ -1,14 +1,23 @@
-"""Who waits for a child: the server that started it, or the keeper that inherited it from a dead server."""
+"""Who waits for a child: the server that started it, the keeper that inherited it, or (both dead) a stranger."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
+import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from holdfast.host.keeper import end_of
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.poller import READABLE, Poller
+from holdfast.host.tree import read_process
+
+#: ``struct pidfd_info`` of ``linux/pidfd.h`` (first version) with the request to fill it in.
+_PIDFD_INFO: Final = struct.Struct("=QQ11Ii")
+_PIDFD_INFO_EXIT: Final = 1 << 3
+_PIDFD_GET_INFO: Final = 0xC0000000 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
 
 
 class Child(Protocol):
@@ -17,8 +26,8 @@ class Child(Protocol):
     def watch(self, ended: Callable[[], None]) -> None:
         """Call *ended* when the child has ended (it may be called without need)."""
 
-    def end(self) -> tuple[int, int] | None:
-        """Exit code and signal number (or 0), without reaping; None while it runs."""
+    def end(self) -> tuple[int | None, int] | None:
+        """Exit code (None if nobody can know it) and signal number (or 0), without reaping; None while it runs."""
 
     def reap(self) -> None:
         """Forget it: its end is on disk."""
@@ -66,3 +75,75 @@ class KeptChild:
 
     def reap(self) -> None:
         self._link.reap(self._pid)
+
+
+class StrangersChild:
+    """A child of a dead server and then of a dead keeper: whoever inherited it will reap it.
+
+    Its end is seen by its pidfd.  How it ended is read where Linux tells it, else it stays unknown.
+    """
+
+    def __init__(self, pid: int, started: int, poller: Poller) -> None:
+        self._pid = pid
+        self._poller = poller
+        self._pidfd = -1
+        self._end: tuple[int | None, int] | None = None
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            pass
+        process = read_process(pid)
+        if self._pidfd < 0 or process is None or process.started != started:
+            # It ended, was reaped, and its pid may be another's by now.
+            self.reap()
+            self._end = (None, 0)
+
+    def watch(self, ended: Callable[[], None]) -> None:
+        if self._pidfd >= 0:
+            self._poller.watch(self._pidfd, READABLE, ended)
+
+    def end(self) -> tuple[int | None, int] | None:
+        if self._end is None and _readable(self._pidfd):
+            self._end = _decoded(end_of_stranger(self._pid, self._pidfd))
+        return self._end
+
+    def reap(self) -> None:
+        if self._pidfd >= 0:
+            self._poller.unwatch(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def end_of_stranger(pid: int, pidfd: int = -1) -> int | None:
+    """The wait status of a process that has ended and is not ours, None where the kernel does not tell.
+
+    While it is a zombie, ``/proc`` shows it to its own user; since Linux 6.15 a pidfd tells it afterwards.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        # To other users it is shown as 0.
+        if fields[0] == b"Z" and os.stat(f"/proc/{pid}").st_uid == os.geteuid():
+            return int(fields[-1])
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    information = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, information)
+    except (OSError, ValueError):
+        return None
+    fields = _PIDFD_INFO.unpack(information)
+    return fields[-1] if fields[0] & _PIDFD_INFO_EXIT else None
+
+
+def _decoded(status: int | None) -> tuple[int | None, int]:
+    if status is None:
+        return None, 0
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return 128 + number if number else os.WEXITSTATUS(status), number

@@ -132,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.succeed_keeper is not None:
             inheritance, held = Inheritance.inherit(options.succeed_keeper)
             _prepare_process()
+            _sign(inheritance.lock)
             return _keep(options, given, inheritance, held, authorize)
         _prepare_process()
         directory, own = _directory(options.state_dir)
@@ -275,6 +276,11 @@ def lock_directory(directory: Path) -> int:
             f"Another host is running with the state directory {directory}.",
             hint="Connect to that one, or choose another --state-dir.",
         ) from None
+    _sign(lock)
+    return lock
+
+
+def _sign(lock: int) -> None:
+    """Write into the lock whose it is."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-    return lock

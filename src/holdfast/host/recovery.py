@@ -35,6 +35,8 @@ class Running:
     streams: Streams
     #: Whether its exit is in the log, and only a stream is still open.
     exit_recorded: bool
+    #: Whether it is no child of the keeper, because the keeper of its server died as well.
+    stranger: bool
 
 
 @dataclass
@@ -80,12 +82,10 @@ def recover(
                 continue
             log = ProcessLog.recover(directory)
             exit_recorded = log.last(EntryKind.EXITED) is not None
-            if not exit_recorded and started.pid not in children:
-                yield _lose(description, started, directory, log, make)
-                continue
             del held[key]
             process = make(description, directory, log)
-            yield Recovered(process, Running(started.pid, started.started, streams, exit_recorded), None)
+            stranger = started.pid not in children
+            yield Recovered(process, Running(started.pid, started.started, streams, exit_recorded, stranger), None)
         elif started is None and outlived:
             shutil.rmtree(directory, ignore_errors=True)
         else:

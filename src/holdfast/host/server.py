@@ -20,7 +20,7 @@ from holdfast.clock import boot_id, monotonic
 from holdfast.directories import private_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host import spawn
-from holdfast.host.child import KeptChild, OwnChild
+from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
 from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
@@ -167,10 +167,12 @@ class ProcessHost:
 
     def _resume(self, process: HostedProcess, running: Running, children: list[int]) -> None:
         self.live.add(process)
-        child: KeptChild | None = None
+        child: Child | None = None
         if running.exit_recorded:
             if running.pid in children:
                 self._link.reap(running.pid)
+        elif running.stranger:
+            child = StrangersChild(running.pid, running.started, self._poller)
         else:
             child = self._kept[running.pid] = KeptChild(running.pid, self._link)
         process.drop = self._open_drop(process.description)

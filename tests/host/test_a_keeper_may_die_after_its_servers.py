@@ -1,0 +1,97 @@
+"""Children of a killed server belong to its keeper.  When that one is killed too, they go on all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from holdfast.host import child
+from holdfast.host.client import HostClient
+from holdfast.host.port import Kind, ProcessState, Record
+
+from .harness import alive, kill_server, serving_child, start_host, until_dead
+from .promises import eventually, kill_keeper, spec
+
+
+@asynccontextmanager
+async def orphaned(state: Path, tty: bool) -> AsyncIterator[tuple[HostClient, int]]:
+    """A process ``p`` whose server and then whose keeper were killed; with a client, and its pid."""
+    server = start_host(state)
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    keeper = server.pid
+    try:
+        script = "echo before; read x; echo after; exit 7"
+        await client.start(spec("p", "sh", "-c", script, tty=tty, stdin=not tty))
+        async for record in client.records("p"):
+            if isinstance(record, Record) and b"before" in record.data:
+                break
+        await kill_server(server)
+        # The next server must have taken over before its keeper dies.
+        status = await client.status("p")
+        assert status is not None
+        assert status.pid is not None
+        keeper = await kill_keeper(keeper)
+        server.process.wait(20)
+        yield client, status.pid
+    finally:
+        await client.aclose()
+        if alive(keeper):
+            os.kill(keeper, signal.SIGTERM)
+            await until_dead(keeper)
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_it_goes_on_and_no_byte_is_lost(state: Path, tty: bool) -> None:
+    async with orphaned(state, tty) as (client, pid):
+        status = await client.status("p")
+        assert status is not None
+        assert (status.state, status.pid) == (ProcessState.RUNNING, pid)
+        assert alive(pid)
+        await client.write("p", b"x\n")
+        records = [record async for record in client.records("p") if isinstance(record, Record)]
+        output = b"".join(record.data for record in records).replace(b"\r", b"")
+        assert output == (b"before\nx\nafter\n" if tty else b"before\nafter\n")
+        assert [record.kind for record in records[-2:]] == [Kind.EXITED, Kind.CLOSED]
+        # Whoever reaps it now is a stranger: the exit status is known or said to be unknown, never made up.
+        assert records[-2].exit_code in (7, None)
+
+
+async def test_it_can_be_ended(state: Path) -> None:
+    async with orphaned(state, False) as (client, pid):
+        ending = await client.terminate("p")
+        assert ending.was_running
+        assert pid in {member.pid for member in ending.ended}
+        assert ending.survivors == []
+        await until_dead(pid)
+
+
+async def test_a_kill_of_the_next_server_changes_nothing(state: Path) -> None:
+    async with orphaned(state, False) as (client, pid):
+        keeper = int((state / "lock").read_text())
+        victim = serving_child(keeper)
+        assert victim
+        os.kill(victim, signal.SIGKILL)
+        await until_dead(victim)
+        status = await client.status("p")
+        assert status is not None
+        assert status.state is ProcessState.RUNNING
+        await client.write("p", b"x\n")
+        records = [record async for record in client.records("p") if isinstance(record, Record)]
+        assert b"after" in b"".join(record.data for record in records)
+        assert alive(keeper)
+        assert not alive(pid)
+
+
+async def test_the_end_of_a_strangers_child_is_read_where_it_can_be() -> None:
+    process = await asyncio.create_subprocess_exec("sh", "-c", "exit 9")
+    await eventually(lambda: not alive(process.pid), "it never ended")
+    assert child.end_of_stranger(process.pid) in (9 << 8, None)
+    await process.wait()
