@@ -120,6 +120,8 @@ def _mount(policy: Policy, grant: Grant) -> list[str]:
         return []
     if os.path.islink(path):
         # Where it leads to has a grant of its own.
+        if above is Access.DENY:
+            return ["--symlink", os.readlink(path), path]
         if grant.access is Access.WRITE or above is not Access.WRITE:
             return []
         raise cannot_honour(f"`{path}` is a symlink in a writable directory and cannot be protected")

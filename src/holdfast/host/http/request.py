@@ -1,0 +1,234 @@
+"""What a client asks for, checked: method, address, headers and body, ready to be sent.
+
+The texts of refusals are those of Codex CLI 0.169, and so are the rules for redirects.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+
+import msgspec
+from pybase64 import b64decode
+
+from holdfast.host.files.writing import base64_fault
+from holdfast.host.parameters import Parameters
+from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, RpcError
+
+#: Variables of the host that no header may carry away, whatever the client asks for: credentials of the agents' own.
+DENIED_VARIABLES: Final = frozenset(
+    {
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "AWS_BEARER_TOKEN_BEDROCK",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AZURE_OPENAI_API_KEY",
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "CODEX_ACCESS_TOKEN",
+        "CODEX_API_KEY",
+        "CODEX_EXEC_SERVER_NOISE_AUTH_TOKEN",
+        "GEMINI_API_KEY",
+        "NODE_REPL_AUTH_TOKEN",
+        "OPENAI_API_KEY",
+        "OPENAI_FEDERATION_RULE_ID",
+        "OPENAI_IDENTITY_TOKEN_FILE",
+        "OPENAI_WORKLOAD_IDENTITY_CONTEXT",
+    }
+)
+#: Headers that a redirect to another server must not take along.
+_PRIVATE: Final = frozenset({"authorization", "cookie", "cookie2", "proxy-authorization", "www-authenticate"})
+#: Headers that we write ourselves; the client's would contradict the framing of the message.
+_FRAMING: Final = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer"})
+_PORTS: Final = {"http": 80, "https": 443}
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FORBIDDEN_IN_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class RedirectPolicy(StrEnum):
+    """What to do with an answer that points elsewhere."""
+
+    FOLLOW = "follow"
+    STOP = "stop"
+
+
+class Header(msgspec.Struct, frozen=True, rename="camel"):
+    """A header to send; the value of a variable of the host is appended to its value."""
+
+    name: str
+    value: str
+    value_env_var: str | None = None
+
+
+class HttpRequest(Parameters, frozen=True, kw_only=True):
+    """The parameters of ``http/request``."""
+
+    method: str
+    url: str
+    request_id: str
+    headers: list[Header] = msgspec.field(default_factory=list[Header])
+    body_base64: str | None = None
+    timeout_ms: int | None = None
+    redirect_policy: RedirectPolicy = RedirectPolicy.FOLLOW
+    stream_response: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request to one server."""
+
+    method: str
+    url: str
+    secure: bool
+    host: str
+    port: int
+    #: What stands in the request line.
+    target: str
+    #: Names in lower case.
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def head(self) -> bytes:
+        """The request line and the headers, as they are sent."""
+        names = {name for name, _ in self.headers}
+        lines = [f"{self.method} {self.target} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        if "accept" not in names:
+            lines.append("accept: */*")
+        if "host" not in names:
+            lines.append(f"host: {self._authority()}")
+        if self.body:
+            lines.append(f"content-length: {len(self.body)}")
+        lines.append("connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+    def _authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS["https" if self.secure else "http"] else f"{host}:{self.port}"
+
+    def redirected(self, status: int, location: str) -> Request:
+        """The request that follows an answer with *status* and *location*.
+
+        :raises RpcError: it leads to something that is not HTTP
+        """
+        url = urljoin(self.url, location)
+        parts = urlsplit(url)
+        if parts.scheme not in _PORTS:
+            problem = f"redirect target uses unsupported URL scheme: {parts.scheme}"
+            raise RpcError(INTERNAL_ERROR, f"http/request failed: {problem}")
+        method, body = self.method, self.body
+        if (status in (301, 302) and method == "POST") or (status == 303 and method != "HEAD"):
+            method, body = "GET", b""
+        secure, host, port, target = _address(parts)
+        same = (secure, host, port) == (self.secure, self.host, self.port)
+        kept = [
+            (name, value)
+            for name, value in self.headers
+            if name not in ("referer", "host")
+            and (same or name not in _PRIVATE)
+            and (body or not name.startswith("content-"))
+        ]
+        if not (self.secure and not secure):
+            kept.append(("referer", _referer(self.url, same=same)))
+        return replace(
+            self,
+            method=method,
+            url=url,
+            secure=secure,
+            host=host,
+            port=port,
+            target=target,
+            headers=tuple(kept),
+            body=body,
+        )
+
+
+def _referer(url: str, *, same: bool) -> str:
+    """Where a redirect came from, without credentials; another server learns no more than the origin."""
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return origin + (parts.path or "/") + (f"?{parts.query}" if parts.query else "") if same else origin + "/"
+
+
+def prepare(params: HttpRequest, environment: Mapping[str, str] = os.environ) -> Request:
+    """Check what a client asks for.
+
+    :raises RpcError: it is not a request that can be sent
+    """
+    if not _TOKEN.fullmatch(params.method):
+        raise _invalid("method is invalid: invalid HTTP method")
+    try:
+        parts = urlsplit(params.url)
+        if not parts.scheme:
+            raise _invalid("url is invalid: relative URL without a base")
+        if parts.scheme not in _PORTS:
+            raise _invalid(f"only supports http and https URLs, got {parts.scheme}")
+        secure, host, port, target = _address(parts)
+    except ValueError as error:
+        raise _invalid(f"url is invalid: {error}") from None
+    headers = [_header(header, environment) for header in params.headers]
+    if "@" in parts.netloc and not any(name == "authorization" for name, _ in headers):
+        credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+        headers.append(("authorization", "Basic " + base64.b64encode(credentials).decode()))
+    try:
+        body = b64decode(params.body_base64 or "", validate=True)
+    except ValueError as error:
+        raise RpcError(INVALID_PARAMS, base64_fault(params.body_base64 or "", error)) from None
+    wanted = tuple((name, value) for name, value in headers if name not in _FRAMING)
+    return Request(params.method, params.url, secure, host, port, target, wanted, body)
+
+
+def _invalid(problem: str) -> RpcError:
+    return RpcError(INVALID_PARAMS, f"http/request {problem}")
+
+
+def _address(parts: SplitResult) -> tuple[bool, str, int, str]:
+    """Whether it is TLS, the host, the port and the target of the request line.
+
+    :raises RpcError: there is no such address
+    """
+    try:
+        host, port = parts.hostname, parts.port
+        if not host:
+            raise ValueError("empty host")
+        if not _is_address(host):
+            host = host.encode("idna").decode()
+    except ValueError as error:
+        raise _invalid(f"url is invalid: {error}") from None
+    if _FORBIDDEN_IN_VALUE.search(host) or " " in host:
+        raise _invalid("url is invalid: invalid host")
+    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._[]|^")
+    if parts.query:
+        target += "?" + quote(parts.query, safe="/%:@!$&()*+,;=~-._?[]|^{}`\\")
+    return parts.scheme == "https", host, _PORTS[parts.scheme] if port is None else port, target
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _header(header: Header, environment: Mapping[str, str]) -> tuple[str, str]:
+    name, value = header.name, header.value
+    if not _TOKEN.fullmatch(name):
+        raise _invalid("header name is invalid: invalid HTTP header name")
+    variable = header.value_env_var
+    if variable is not None:
+        if variable.upper() in DENIED_VARIABLES or variable.upper().startswith("HOLDFAST_"):
+            raise _invalid(f"header {name} cannot use executor environment variable {variable}")
+        if not environment.get(variable):
+            raise _invalid(f"header {name} requires executor environment variable {variable}")
+        value += environment[variable]
+    if _FORBIDDEN_IN_VALUE.search(value):
+        raise _invalid(f"header value is invalid for {name}: failed to parse header value")
+    return name.lower(), value

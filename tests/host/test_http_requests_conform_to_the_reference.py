@@ -1,0 +1,212 @@
+"""The same ``http/request`` conversations with our host and with the real ``codex exec-server``."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from .harness import RunningServer, WireClient
+
+OK = b"HTTP/1.1 200 OK\r\nX-A: 1\r\nx-a: 2\r\nX-L: \xe9\xff\r\nContent-Length: 2\r\n\r\nok"
+ANSWERS = {
+    "/moved": b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: /ok\r\nContent-Length: 2\r\n\r\nxx",
+    "/kept": b"HTTP/1.1 307 Kept\r\nConnection: close\r\nLocation: ok\r\nContent-Length: 2\r\n\r\nxx",
+    "/other": b"HTTP/1.1 302 Found\r\nConnection: close\r\n"
+    b"Location: http://localhost:%d/ok\r\nContent-Length: 0\r\n\r\n",
+    "/round": b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: /round\r\nContent-Length: 0\r\n\r\n",
+    "/ftp": b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: ftp://x/\r\nContent-Length: 0\r\n\r\n",
+    "/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: t\r\n\r\n",
+    "/until-close": b"HTTP/1.1 200 OK\r\n\r\nuntil close",
+    "/cut": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+    "/garbage": b"garbage\r\n\r\n",
+    "/empty": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "/continue": b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+    "/gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nzzz",
+    "/big": b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000,
+}
+
+
+class Web:
+    """An HTTP server that keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.port = 0
+        #: Requests for ``/hang`` end when this is set.
+        self.release = asyncio.Event()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.split("\r\n")[:-2]
+            headers = dict(line.split(": ", 1) for line in lines)
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            headers.pop("connection", None)
+            self.requests.append((first.removesuffix(" HTTP/1.1"), headers, body))
+            path = first.split()[1]
+            if path == "/hang":
+                await self.release.wait()
+            answer = ANSWERS.get(path, OK)
+            writer.write(answer % self.port if path == "/other" else answer)
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            # The client has gone away, which some tests want it to.
+            pass
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[Web]:
+    web = Web()
+    server = await asyncio.start_server(web.handle, "127.0.0.1", 0)
+    web.port = server.sockets[0].getsockname()[1]
+    yield web
+    web.release.set()
+    server.close()
+    await server.wait_closed()
+
+
+class Http:
+    """``http/request`` to one server."""
+
+    def __init__(self, client: WireClient, web: Web) -> None:
+        self.client = client
+        self.web = web
+        self._count = 0
+
+    def params(self, url: str, given: dict[str, Any]) -> dict[str, Any]:
+        self._count += 1
+        url = f"http://127.0.0.1:{self.web.port}{url}" if url.startswith("/") else url
+        return {"method": "GET", "url": url, "requestId": f"r{self._count}", **given}
+
+    async def get(self, url: str, **given: Any) -> tuple[int, list[tuple[str, str]], bytes]:
+        result = await self.client.result("http/request", self.params(url, given))
+        headers = [(header["name"], header["value"]) for header in result["headers"]]
+        return result["status"], headers, base64.b64decode(result["bodyBase64"])
+
+    async def refused(self, url: str, **given: Any) -> tuple[int, str]:
+        code, message = await self.client.error("http/request", self.params(url, given))
+        return code, message.replace(f"127.0.0.1:{self.web.port}", "SERVER")
+
+    async def stream(self, url: str, **given: Any) -> tuple[bytes, str | None]:
+        params = self.params(url, {"streamResponse": True, **given})
+        result = await self.client.result("http/request", params)
+        assert result["bodyBase64"] == ""
+
+        def deltas() -> list[dict[str, Any]]:
+            found = [n["params"] for n in self.client.notifications if n["method"] == "http/request/bodyDelta"]
+            return [delta for delta in found if delta["requestId"] == params["requestId"]]
+
+        await self.client.until(lambda: [delta for delta in deltas() if delta["done"]])
+        found = deltas()
+        assert [delta["seq"] for delta in found] == list(range(1, len(found) + 1))
+        assert [delta["done"] for delta in found] == [False] * (len(found) - 1) + [True]
+        return b"".join(base64.b64decode(delta["deltaBase64"]) for delta in found), found[-1]["error"]
+
+
+@pytest.fixture
+async def http(either: RunningServer, web: Web) -> AsyncIterator[Http]:
+    client = await WireClient.connect(either.url)
+    yield Http(client, web)
+    await client.close()
+
+
+async def test_a_request_and_its_answer(http: Http, web: Web) -> None:
+    expected = [("x-a", "1"), ("x-a", "2"), ("content-length", "2")]
+    assert await http.get("/ok") == (200, expected, b"ok")
+    assert web.requests[-1] == ("GET /ok", {"accept": "*/*", "host": f"127.0.0.1:{web.port}"}, b"")
+    headers = [{"name": "A", "value": "é"}, {"name": "Host", "value": "other"}, {"name": "User-Agent", "value": "me"}]
+    await http.get("/ok", method="PUT", bodyBase64="aGk=", headers=headers)
+    line, sent, body = web.requests[-1]
+    assert (line, body) == ("PUT /ok", b"hi")
+    assert sent == {"a": "é", "host": "other", "user-agent": "me", "accept": "*/*", "content-length": "2"}
+    await http.get("/a b?x=é#fragment")
+    assert web.requests[-1][0] == "GET /a%20b?x=%C3%A9"
+    await http.get(f"http://user:pw@127.0.0.1:{web.port}/ok")
+    assert web.requests[-1][1]["authorization"] == "Basic dXNlcjpwdw=="
+    assert (await http.get("/ok", method="HEAD"))[2] == b""
+
+
+async def test_every_kind_of_body(http: Http) -> None:
+    for path, body in (
+        ("/chunked", b"abcde"),
+        ("/until-close", b"until close"),
+        ("/empty", b""),
+        ("/continue", b"ok"),
+        ("/gzip", b"zzz"),
+        ("/big", b"x" * 3_000_000),
+    ):
+        assert (await http.get(path))[2] == body
+        assert await http.stream(path) == (body, None)
+
+
+async def test_redirects(http: Http, web: Web) -> None:
+    assert (await http.get("/moved", redirectPolicy="stop"))[0::2] == (302, b"xx")
+    assert (await http.get("/moved", method="POST", bodyBase64="aGk="))[2] == b"ok"
+    line, headers, body = web.requests[-1]
+    assert (line, body) == ("GET /ok", b"")
+    assert headers["referer"] == f"http://127.0.0.1:{web.port}/moved"
+    await http.get("/kept", method="POST", bodyBase64="aGk=", headers=[{"name": "A", "value": "b"}])
+    line, headers, body = web.requests[-1]
+    assert (line, headers["a"], body) == ("POST /ok", "b", b"hi")
+    private = [{"name": name, "value": "secret"} for name in ("Authorization", "Cookie", "X-Y")]
+    await http.get("/other", headers=private)
+    headers = web.requests[-1][1]
+    assert (headers["host"], headers["x-y"]) == (f"localhost:{web.port}", "secret")
+    assert not {"authorization", "cookie"} & set(headers)
+    assert headers["referer"] == f"http://127.0.0.1:{web.port}/"
+    assert await http.refused("/round") == (-32603, "http/request failed: too many redirects")
+    unsupported = "http/request failed: redirect target uses unsupported URL scheme: ftp"
+    assert await http.refused("/ftp") == (-32603, unsupported)
+
+
+async def test_what_fails(http: Http) -> None:
+    cut = "error decoding response body"
+    assert await http.refused("/cut") == (-32603, f"failed to read http/request response body: {cut}")
+    assert await http.stream("/cut") == (b"abc", cut)
+    unsent = "http/request failed: error sending request for url"
+    assert await http.refused("/garbage") == (-32603, f"{unsent} (http://SERVER/garbage)")
+    assert await http.refused("http://127.0.0.1:1/") == (-32603, f"{unsent} (http://127.0.0.1:1/)")
+    assert (await http.refused("/hang", timeoutMs=100))[0] == -32603
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"url": "ftp://x/"}, "http/request only supports http and https URLs, got ftp"),
+        ({"url": "nope"}, "http/request url is invalid: relative URL without a base"),
+        ({"method": "foo bar"}, "http/request method is invalid: invalid HTTP method"),
+        ({"bodyBase64": "!!"}, "Invalid symbol 33, offset 0."),
+        (
+            {"headers": [{"name": "bad name", "value": "x"}]},
+            "http/request header name is invalid: invalid HTTP header name",
+        ),
+        (
+            {"headers": [{"name": "a", "value": "x\r\nY: z"}]},
+            "http/request header value is invalid for a: failed to parse header value",
+        ),
+        (
+            {"headers": [{"name": "a", "value": "", "valueEnvVar": "NOT_SET"}]},
+            "http/request header a requires executor environment variable NOT_SET",
+        ),
+        (
+            {"headers": [{"name": "a", "value": "", "valueEnvVar": "OPENAI_API_KEY"}]},
+            "http/request header a cannot use executor environment variable OPENAI_API_KEY",
+        ),
+        ({"headers": [{"name": "a"}]}, "missing field `value`"),
+    ],
+)
+async def test_what_is_refused(http: Http, web: Web, given: dict[str, Any], problem: str) -> None:
+    assert await http.refused(**{"url": "/ok", **given}) == (-32602, problem)
+    assert web.requests == []
+
+
+async def test_a_header_may_come_from_the_environment_of_the_host(http: Http, web: Web) -> None:
+    await http.get("/ok", headers=[{"name": "a", "value": "prefix ", "valueEnvVar": "PATH"}])
+    assert web.requests[-1][1]["a"].startswith("prefix /")

@@ -1,0 +1,225 @@
+"""A sandbox that a client asks for holds, or the request is refused: it is never ignored."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.host.sandbox.bubblewrap import unusable
+
+from .harness import PATH, RunningServer, WireClient, start_host, write_params
+
+bubblewrap = pytest.mark.skipif(unusable() is not None, reason=f"no sandbox on this machine: {unusable()}")
+
+
+def special(kind: str, access: str, subpath: str | None = None, **more: str) -> dict[str, Any]:
+    value = {"kind": kind} if subpath is None else {"kind": kind, "subpath": subpath}
+    return {"path": {"type": "special", "value": value}, "access": access, **more}
+
+
+def sandbox(workspace: Path, *entries: dict[str, Any], network: str = "restricted") -> dict[str, Any]:
+    """What Codex sends for ``-s workspace-write`` (or, with *entries*, something else)."""
+    protected = [special("project_roots", "read", name, missing_path_behavior="skip") for name in (".git", ".codex")]
+    usual = [special("root", "read"), special("project_roots", "write"), *protected]
+    return {
+        "permissions": {
+            "type": "managed",
+            "file_system": {"type": "restricted", "entries": list(entries) or usual},
+            "network": network,
+        },
+        "cwd": f"file://{workspace}",
+        "workspaceRoots": [f"file://{workspace}"],
+        "windowsSandboxLevel": "disabled",
+        "windowsSandboxProxySettingsMode": "reconcile",
+        "useLegacyLandlock": False,
+    }
+
+
+@pytest.fixture
+async def client(host: RunningServer) -> AsyncIterator[WireClient]:
+    connected = await WireClient.connect(host.url)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    directory = tmp_path / "workspace"
+    (directory / ".git").mkdir(parents=True)
+    (directory / ".git" / "config").write_text("protected")
+    (tmp_path / "outside").write_text("outside")
+    return directory
+
+
+async def run(client: WireClient, workspace: Path, script: str, **params: Any) -> tuple[int, str]:
+    """Run a script in the usual sandbox; returns exit code and output."""
+    given = {"cwd": f"file://{workspace}", "sandbox": sandbox(workspace), **params}
+    name = f"p{len(client.replies)}"
+    started = await client.start(name, "/bin/sh", "-c", script, **given)
+    assert started["sandboxType"] == "linuxSeccomp"
+    await client.until_closed(name)
+    exited = next(n for n in client.of(name) if n["method"] == "process/exited")
+    return exited["params"]["exitCode"], client.output(name).decode()
+
+
+@bubblewrap
+async def test_a_process_writes_in_its_workspace_only(client: WireClient, workspace: Path) -> None:
+    script = "echo a > in; cat ../outside; echo b > ../outside; echo c > .git/config; mv .git moved; pwd; exit 7"
+    code, output = await run(client, workspace, script)
+    assert code == 7
+    assert output.startswith("outside")
+    assert f"\n{workspace}\n" in output
+    assert (workspace / "in").read_text() == "a\n"
+    assert (workspace.parent / "outside").read_text() == "outside"
+    assert (workspace / ".git" / "config").read_text() == "protected"
+
+
+@bubblewrap
+async def test_a_sandboxed_process_has_no_privileges_and_no_network(client: WireClient, workspace: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connect = f"exec 3<>/dev/tcp/127.0.0.1/{listener.getsockname()[1]}"
+        _, output = await run(client, workspace, f"grep CapEff /proc/self/status; bash -c '{connect}' || echo cut off")
+        assert "CapEff:\t0000000000000000" in output
+        assert "cut off" in output
+        open_network = sandbox(workspace, special("root", "read"), network="enabled")
+        code, _ = await run(client, workspace, f"bash -c '{connect}'", sandbox=open_network)
+        assert code == 0
+
+
+@bubblewrap
+async def test_what_is_denied_cannot_be_read(client: WireClient, workspace: Path) -> None:
+    secret = workspace / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("hidden")
+    (workspace / "file").write_text("hidden")
+    denied = [{"path": {"type": "path", "path": str(path)}, "access": "deny"} for path in (secret, workspace / "file")]
+    asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), *denied)
+    _, output = await run(client, workspace, "cat secret/key file; ls secret; echo x > secret/new", sandbox=asked)
+    assert "hidden" not in output
+    assert sorted(os.listdir(secret)) == ["key"]
+
+
+@bubblewrap
+async def test_only_what_is_listed_is_there(client: WireClient, workspace: Path) -> None:
+    asked = sandbox(workspace, special("minimal", "read"), special("project_roots", "read"))
+    _, output = await run(client, workspace, "cat ../outside .git/config; echo x > new; ls /", sandbox=asked)
+    assert "outside\n" not in output.replace("../outside", "")
+    assert "protected" in output
+    assert not (workspace / "new").exists()
+
+
+@bubblewrap
+async def test_terminals_input_and_signals_work_in_a_sandbox(client: WireClient, workspace: Path) -> None:
+    params = {"cwd": f"file://{workspace}", "sandbox": sandbox(workspace)}
+    script = "trap 'echo interrupted; exit 5' INT; test -t 0 && echo terminal; while :; do sleep 0.05; done"
+    await client.start("t", "/bin/sh", "-c", script, tty=True, **params)
+    await client.until_output("t", b"terminal")
+    await client.result("process/write", write_params("t", b"\x03", "1"))
+    await client.until_closed("t")
+    assert b"interrupted" in client.output("t")
+    assert client.of("t")[-2]["params"]["exitCode"] == 5
+    await client.start("s", "/bin/sh", "-c", script.replace("test -t 0 &&", ""), **params)
+    await client.until_output("s", b"terminal")
+    await client.result("process/signal", {"processId": "s", "signal": "interrupt"})
+    await client.until_closed("s")
+    assert client.of("s")[-2]["params"]["exitCode"] == 5
+    await client.start("c", "/bin/cat", pipeStdin=True, **params)
+    await client.result("process/write", write_params("c", b"echo\n", "1"))
+    await client.until_output("c", b"echo\n")
+    assert await client.result("process/terminate", {"processId": "c"}) == {"running": True}
+    await client.until_closed("c")
+    code, message = await client.error(
+        "process/start", {"processId": "m", "argv": ["missing"], "env": {"PATH": PATH}, "tty": False, **params}
+    )
+    assert (code, message) == (-32603, "No such file or directory (os error 2)")
+
+
+async def test_no_sandbox_is_no_sandbox(client: WireClient, workspace: Path) -> None:
+    for permissions in ({"type": "disabled"}, {"type": "external", "network": "restricted"}):
+        asked = {**sandbox(workspace), "permissions": permissions}
+        started = await client.start(f"n{permissions['type']}", "/bin/true", sandbox=asked)
+        assert started["sandboxType"] == "none"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"path": {"type": "glob_pattern", "pattern": "**/*.key"}, "access": "deny"},
+        {"path": {"type": "special", "value": {"kind": "elsewhere"}}, "access": "read"},
+        special("project_roots", "read", "../outside"),
+        special("project_roots", "read", "not-there-yet"),
+    ],
+)
+async def test_what_cannot_be_enforced_is_refused(client: WireClient, workspace: Path, entry: dict[str, Any]) -> None:
+    asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), entry)
+    params = {"processId": "x", "argv": ["/bin/true"], "cwd": "file:///tmp", "env": {}, "tty": False, "sandbox": asked}
+    code, message = await client.error("process/start", params)
+    assert code == -32602
+    assert message.startswith("this exec-server cannot honour `sandbox` and will not ignore it: ")
+
+
+async def test_a_malformed_sandbox_is_refused(client: WireClient, workspace: Path) -> None:
+    params = {"processId": "x", "argv": ["/bin/true"], "cwd": "file:///tmp", "env": {}, "tty": False}
+    for malformed in ({}, 3, "x", {"permissions": {"type": "managed"}}, {"permissions": {"type": "new"}}):
+        assert (await client.error("process/start", {**params, "sandbox": malformed}))[0] == -32602
+        reading = {"path": "file:///etc/hostname", "sandbox": malformed}
+        assert (await client.error("fs/readFile", reading))[0] == -32602
+
+
+@pytest.fixture
+def host_without_bubblewrap(state: Path, tmp_path: Path) -> Iterator[RunningServer]:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "env").symlink_to(shutil.which("env") or "/usr/bin/env")
+    server = start_host(state, env={**os.environ, "PATH": str(programs)})
+    yield server
+    server.stop()
+
+
+async def test_without_bubblewrap_a_sandboxed_start_is_refused(
+    host_without_bubblewrap: RunningServer, workspace: Path
+) -> None:
+    client = await WireClient.connect(host_without_bubblewrap.url)
+    script = {"processId": "x", "argv": ["/bin/touch", str(workspace / "ran")], "cwd": "file:///tmp", "env": {}}
+    asked = {**script, "tty": False, "sandbox": sandbox(workspace)}
+    code, message = await client.error("process/start", asked)
+    assert code == -32602
+    assert message.endswith("bubblewrap (bwrap) is not installed")
+    assert not (workspace / "ran").exists()
+    await client.close()
+
+
+async def test_files_obey_the_sandbox_with_or_without_bubblewrap(
+    host_without_bubblewrap: RunningServer, workspace: Path
+) -> None:
+    client = await WireClient.connect(host_without_bubblewrap.url)
+    asked = sandbox(workspace)
+    outside = workspace.parent / "outside"
+    (workspace / "way-out").symlink_to(outside)
+    (workspace / "way-in").symlink_to(".git")
+
+    async def write(path: Path) -> dict[str, Any]:
+        return await client.call("fs/writeFile", {"path": f"file://{path}", "dataBase64": "eA==", "sandbox": asked})
+
+    assert "result" in await write(workspace / "new")
+    for path in (outside, workspace / "way-out", workspace / ".git" / "config", workspace / "way-in" / "config"):
+        assert (await write(path))["error"]["code"] == -32600
+    for path in (workspace, workspace / ".git"):
+        assert (await client.error("fs/remove", {"path": f"file://{path}", "sandbox": asked}))[0] == -32600
+    copying = {"sourcePath": f"file://{workspace}/new", "recursive": False, "sandbox": asked}
+    assert (await client.error("fs/copy", {**copying, "destinationPath": f"file://{outside}"}))[0] == -32600
+    opening = {"handleId": "h", "path": f"file://{outside}", "sandbox": asked}
+    assert (await client.error("fs/open", {**opening, "mode": "replace"}))[0] == -32600
+    assert await client.result("fs/open", opening) == {"handleId": "h"}
+    assert outside.read_text() == "outside"
+    narrow = sandbox(workspace, special("project_roots", "read"))
+    for name in ("outside", "workspace/way-out"):
+        reading = {"path": f"file://{workspace.parent}/{name}", "sandbox": narrow}
+        assert (await client.error("fs/readFile", reading))[0] == -32600
+    await client.close()
