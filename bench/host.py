@@ -194,15 +194,21 @@ class Server:
         self.url = self.process.stdout.readline().decode().strip()
         self.start_seconds = time.perf_counter() - began
 
+    def _processes(self) -> list[int]:
+        """The server with its keeper, if it has one; hosted children are not counted."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        own = Path(f"/proc/{self.process.pid}/cmdline").read_bytes()
+        return [self.process.pid, *(int(p) for p in children if Path(f"/proc/{p}/cmdline").read_bytes() == own)]
+
     def resident(self) -> float:
         """MB of memory."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(text.split("VmRSS:")[1].split()[0]) / 1000
+        texts = [Path(f"/proc/{pid}/status").read_text() for pid in self._processes()]
+        return sum(int(text.split("VmRSS:")[1].split()[0]) for text in texts) / 1000
 
     def cpu(self) -> float:
         """Seconds of processor time so far, children not included."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self._processes()]
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         self.process.terminate()
@@ -262,9 +268,8 @@ def main() -> None:
                 results[f"{which}: start seconds"] = server.start_seconds
                 results[f"{which}: resident MB"] = server.resident()
                 if not options.json:
-                    print(
-                        f"{which}: ready in {server.start_seconds:.3f} s, {server.resident():.0f} MB, {server.cpu():.1f} s CPU"
-                    )
+                    figures = f"{server.start_seconds:.3f} s, {server.resident():.0f} MB, {server.cpu():.1f} s CPU"
+                    print(f"{which}: ready in {figures}")
         finally:
             for server in servers.values():
                 server.stop()

@@ -126,7 +126,7 @@ class ProcessHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._drops: DropWatcher | None = None
         self._spares: deque[_Place] = deque()
-        self._replenishing = False
+        self._replenishing: asyncio.Task[None] | None = None
         self._stopping = False
         self._all_closed = asyncio.Event()
         become_subreaper()
@@ -227,9 +227,11 @@ class ProcessHost:
             except TimeoutError:
                 # A stranger holds a stream open, or the disk is full: recovery will say so.
                 pass
+        if self._replenishing is not None:
+            await self._replenishing
+        self._discard_spares()
         for task in tuple(self._tasks):
             task.cancel()
-        self._discard_spares()
         if self._drops is not None:
             self._drops.close()
         self._poller.close()
@@ -258,10 +260,11 @@ class ProcessHost:
         self.connections -= 1
         self._idle_since = monotonic()
 
-    def _spawn_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # Sessions
 
@@ -370,18 +373,16 @@ class ProcessHost:
 
     def _replenish(self) -> None:
         """Have places made by a thread: a file system that is slow today must not hold up the event loop."""
-        if self._replenishing or self._stopping or len(self._spares) > _SPARES // 2:
+        if self._replenishing is not None or self._stopping or len(self._spares) > _SPARES // 2:
             return
-        self._replenishing = True
-        self._spawn_task(self._make_spares([self._next_directory() for _ in range(_SPARES - len(self._spares))]))
+        directories = [self._next_directory() for _ in range(_SPARES - len(self._spares))]
+        self._replenishing = self._spawn_task(self._make_spares(directories))
 
     async def _make_spares(self, directories: list[str]) -> None:
         try:
             self._spares.extend(await asyncio.to_thread(_make_places, directories))
         finally:
-            self._replenishing = False
-            if self._stopping:
-                self._discard_spares()
+            self._replenishing = None
 
     def _discard_spares(self) -> None:
         while self._spares:
