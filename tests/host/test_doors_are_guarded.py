@@ -17,7 +17,7 @@ from holdfast.host.client import HostClient
 from holdfast.host.port import HostUnavailable, ProcessSpec, Record
 from holdfast.jsonrpc.lines import serve_unix
 
-from .harness import PATH, RunningServer, WireClient, start_host, within
+from .harness import BOUND, PATH, RunningServer, WireClient, start_host, within
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ async def http(server: RunningServer, request: str) -> tuple[int, str]:
 
 UPGRADE = "\n".join(
     (
-        "Host: x",
+        "Host: 127.0.0.1",
         "Upgrade: websocket",
         "Connection: Upgrade",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
@@ -54,11 +54,11 @@ UPGRADE = "\n".join(
     [
         (f"GET / HTTP/1.1\n{UPGRADE}\nOrigin: http://evil.example", 403),
         (f"GET / HTTP/1.1\n{UPGRADE}\nOrigin: null", 403),
-        ("GET /readyz HTTP/1.1\nHost: x\nOrigin: http://evil.example", 403),
-        ("GET /readyz HTTP/1.1\nHost: x", 200),
-        ("GET /healthz HTTP/1.1\nHost: x", 404),
+        ("GET /readyz HTTP/1.1\nHost: 127.0.0.1\nOrigin: http://evil.example", 403),
+        ("GET /readyz HTTP/1.1\nHost: localhost:1", 200),
+        ("GET /healthz HTTP/1.1\nHost: localhost:1", 404),
         (f"GET /x HTTP/1.1\n{UPGRADE}", 404),
-        ("GET / HTTP/1.1\nHost: x", 400),
+        ("GET / HTTP/1.1\nHost: localhost:1", 400),
     ],
 )
 async def test_http_answers(websocket_host: RunningServer, request_text: str, status: int) -> None:
@@ -227,3 +227,12 @@ async def test_a_host_is_reached_over_websocket_too_and_a_wrong_address_is_named
     assert isinstance(records[0], Record)
     assert records[0].data == b"over websocket\n"
     await client.aclose()
+
+
+def test_what_only_codex_can_do_is_refused_with_the_way_around() -> None:
+    command = [sys.executable, "-m", "holdfast.host", "--remote", "wss://registry", "--environment-id", "x"]
+    refused = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=BOUND)
+    assert refused.returncode == 2
+    assert b"--remote is not possible here" in refused.stderr
+    assert b"ssh -R" in refused.stderr
+    assert refused.stdout == b""

@@ -38,6 +38,12 @@ class StateDirectoryInUse(InvalidRequest):
     code = "state_directory_in_use"
 
 
+class RefusedOption(InvalidRequest):
+    """An option of the reference implementation that only it can keep."""
+
+    code = "refused_option"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``exec-server``."""
     parser = argparse.ArgumentParser(
@@ -66,6 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
         default=20 * 1024**3,
         help="output of closed processes to keep, in bytes (default 20 GiB); beyond it the oldest goes",
     )
+    parser.add_argument(
+        "--concurrent-requests",
+        metavar="N",
+        type=int,
+        help="understood because codex has it; here no request waits for another one anyway",
+    )
+    parser.add_argument("--remote", metavar="URL", help="refused: it takes OpenAI's registry, and a login there")
+    parser.add_argument("--environment-id", help=argparse.SUPPRESS)
+    parser.add_argument("--remote-transport", help=argparse.SUPPRESS)
     access = parser.add_argument_group("authentication of WebSocket clients (required off loopback)")
     access.add_argument("--ws-auth", choices=["capability-token", "signed-bearer-token"])
     access.add_argument("--ws-token-file", metavar="FILE", type=Path, help="the capability token")
@@ -128,6 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser().parse_args(given)
     try:
+        if options.remote is not None:
+            raise RefusedOption(
+                "--remote is not possible here: its registry is OpenAI's, and only codex can sign in to it.",
+                hint="Listen on this machine and bring the port to the other one, for example with ssh -R.",
+            )
         authorize = _authorization(options)
         if options.succeed_keeper is not None:
             inheritance, held = Inheritance.inherit(options.succeed_keeper)
