@@ -11,10 +11,11 @@ library alone.  A test writes the script step by step and reads in the journal w
 By hand: ``python -m tests.model_server --help``.
 """
 
-from .script import Drop, EditFile, Fail, Gate, Hang, Say, Shell, Tool, WriteFile
+from .script import Decide, Drop, EditFile, Fail, Gate, Hang, Say, Shell, Together, Tool, WriteFile
 from .server import ModelServer, Request
 
 __all__ = [
+    "Decide",
     "Drop",
     "EditFile",
     "Fail",
@@ -24,6 +25,7 @@ __all__ = [
     "Request",
     "Say",
     "Shell",
+    "Together",
     "Tool",
     "WriteFile",
 ]

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from .script import EditFile, Say, Shell, Step, Tool, WriteFile
+from .script import EditFile, Say, Shell, Step, Together, Tool, WriteFile
 
 Json = dict[str, Any]
 
@@ -62,6 +62,8 @@ def output(step: Step, body: Json) -> list[Json]:
     if isinstance(step, Say):
         content = [{"type": "output_text", "text": step.text, "annotations": []}]
         return [{"type": "message", "id": _id("msg"), "role": "assistant", "status": "completed", "content": content}]
+    if isinstance(step, Together):
+        return [item for one in step.steps for item in output(one, body)]
     offered = tools(body)
     match step:
         case Shell():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,20 @@ class Tool(Step):
 
     name: str
     arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Together(Step):
+    """Call several tools in one answer (Responses API only)."""
+
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Decide(Step):
+    """Do what a function of all tool results so far says."""
+
+    choose: Callable[[list[str]], Step]
 
 
 @dataclass(frozen=True)

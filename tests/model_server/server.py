@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import anthropic, openai
-from .script import Drop, Fail, Hang, Say, Step
+from .script import Decide, Drop, Fail, Hang, Say, Step
 
 #: By the end of the path of a POST.
 _APIS: dict[str, ModuleType] = {"/responses": openai, "/messages": anthropic}
@@ -121,6 +121,8 @@ class ModelServer:
     def take(self, path: str, headers: Mapping[str, str], body: dict[str, Any], api: ModuleType) -> Request:
         """Record a request and choose the step that answers it."""
         step = self._script.next() if api.tools(body) else None
+        if isinstance(step, Decide):
+            step = step.choose(api.tool_results(body))
         request = Request(path, headers, body, api.user_texts(body), api.tool_results(body), step)
         with self._lock:
             self.journal.append(request)
