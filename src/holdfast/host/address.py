@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -40,25 +41,49 @@ def bind(listen: str, directory: Path, *, authenticated: bool) -> tuple[socket.s
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """Bind a listening socket at *path*, mode 0600 from its first instant.
+    """Bind a listening socket at *path*, mode 0600 from its first instant; one that nobody answers is replaced.
 
-    The caller holds whatever lock makes it safe to remove a socket that an earlier run left there.
+    :raises RefusedAddress: something else is there, somebody answers, or the path cannot be bound
     """
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        pass
+    _clear(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     before = os.umask(0o177)
     try:
         listener.bind(str(path))
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise RefusedAddress(
+            f"Cannot listen on unix://{path}: {error.strerror or error}.",
+            hint="Use a path of at most 100 bytes in an existing directory of yours.",
+        ) from error
     finally:
         os.umask(before)
     listener.listen(128)
     return listener
+
+
+def _clear(path: Path) -> None:
+    """Remove the socket that an earlier run left at *path*, and nothing else."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise RefusedAddress(
+            f"Cannot listen on unix://{path}: {error.strerror}.", hint="Choose another path."
+        ) from error
+    if not stat.S_ISSOCK(mode):
+        raise RefusedAddress(f"{path} is there already, and is not a socket.", hint="Choose another path.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            # Too busy to answer (EAGAIN), or somebody else's: not ours to remove.
+            pass
+    raise RefusedAddress(f"Somebody answers on {path} already.", hint="Connect to it, or choose another path.")
 
 
 def _bind_tcp(address: str, *, authenticated: bool) -> tuple[socket.socket, str]:

@@ -1,13 +1,15 @@
 """WebSocket on TCP, as the reference exec-server serves it, with its faults mended.
 
 Only path ``/`` upgrades (a query is allowed), ``/readyz`` answers 200, and any request with an ``Origin`` header is a
-browser's and gets 403.  ``TCP_NODELAY`` is on, messages above 1 MiB go out in fragments (Codex as a client refuses
-frames above 16 MiB), and close frames carry a code and a reason.
+browser's and gets 403.  So does one whose ``Host`` is a name other than ``localhost``: a page that reached us under a
+foreign name (DNS rebinding) sends no ``Origin``, but it cannot hide that name.  ``TCP_NODELAY`` is on, messages above
+1 MiB go out in fragments (Codex as a client refuses frames above 16 MiB), and close frames carry a code and a reason.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -40,6 +42,8 @@ PONG_WITHIN: Final = 30.0
 Accept = Callable[[Connection], MessageHandler | None]
 #: Decides on the headers of an upgrade: None admits, a text refuses with 401.
 Authorize = Callable[[Mapping[str, str]], str | None]
+#: Makes the answer to an admitted request.
+Route = Callable[[Mapping[str, str]], WSListener | WSUpgradeResponseWithListener]
 
 
 class WebSocketConnection(WSListener, Connection):
@@ -161,28 +165,52 @@ def _answer(status: HTTPStatus, text: str = "") -> WSUpgradeResponseWithListener
     return WSUpgradeResponseWithListener(WSUpgradeResponse.create_error_response(status, body), None)
 
 
+def is_own_host(host: str | None) -> bool:
+    """Whether a ``Host`` header names this machine in a way that no foreign name can: ``localhost`` or an address."""
+    if host is None:
+        return False
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        name, port = host, ""
+    if port and not (port.isascii() and port.isdigit()):
+        return False
+    if name.lower() == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name[1:-1] if name[:1] == "[" and name[-1:] == "]" else name)
+    except ValueError:
+        return False
+    return True
+
+
+def make_routes(accept: Accept, authorize: Authorize | None) -> dict[bytes, Route]:
+    """Every path that is answered by something other than 404."""
+
+    def upgrade(headers: Mapping[str, str]) -> WSListener | WSUpgradeResponseWithListener:
+        refusal = None if authorize is None else authorize(headers)
+        return WebSocketConnection(accept) if refusal is None else _answer(HTTPStatus.UNAUTHORIZED, refusal)
+
+    def ready(headers: Mapping[str, str]) -> WSListener | WSUpgradeResponseWithListener:
+        return _answer(HTTPStatus.OK)
+
+    return {b"/": upgrade, b"/readyz": ready}
+
+
 async def serve_websocket(
     listener: socket.socket, accept: Accept, authorize: Authorize | None = None
 ) -> asyncio.Server:
     """Serve WebSocket connections on a bound TCP socket."""
+    routes = make_routes(accept, authorize)
 
-    def route(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
+    def answer(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
         headers = request.headers
-        if "Origin" in headers:
+        if "Origin" in headers or (authorize is None and not is_own_host(headers.get("Host"))):
             return _answer(HTTPStatus.FORBIDDEN)
-        path = request.path.split(b"?", 1)[0]
-        if path == b"/readyz":
-            return _answer(HTTPStatus.OK)
-        if path != b"/":
-            return _answer(HTTPStatus.NOT_FOUND)
-        if authorize is not None:
-            refusal = authorize(headers)
-            if refusal is not None:
-                return _answer(HTTPStatus.UNAUTHORIZED, refusal)
-        return WebSocketConnection(accept)
+        route = routes.get(request.path.split(b"?", 1)[0])
+        return _answer(HTTPStatus.NOT_FOUND) if route is None else route(headers)
 
     return await ws_create_server(
-        route,
+        answer,
         sock=listener,
         max_frame_size=MESSAGE_LIMIT + 1024,
         enable_auto_ping=True,
