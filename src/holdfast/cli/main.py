@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, str]] = {
     "doctor": "Check everything that Holdfast needs, and say how to repair it.",
     "up": "Start the daemon (commands that need it do so by themselves).",
     "down": "Stop the daemon; running tasks go on without it.",
+    "mcp": "Serve other agents, over the Model Context Protocol, so that they can delegate work.",
     "completion": "Print the completion script of a shell.",
     "version": "Print the version.",
     "exec-server": "Run a host: keep processes and their logs for clients.",
