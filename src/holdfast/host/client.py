@@ -22,6 +22,7 @@ from holdfast.host.port import (
     Host,
     HostUnavailable,
     Kind,
+    NoTerminal,
     ProcessSpec,
     ProcessState,
     ProcessStatus,
@@ -378,6 +379,9 @@ class HostClient(Host):
     async def close_stdin(self, process_id: str) -> None:
         await self._call("process/closeStdin", {"processId": process_id}, dict)
 
+    async def resize(self, process_id: str, *, columns: int, rows: int) -> None:
+        await self._call("process/resize", {"processId": process_id, "columns": columns, "rows": rows}, dict)
+
     async def signal(self, process_id: str, signal_number: int) -> None:
         params = {"processId": process_id, "signal": signal_number, "signalId": secrets.token_hex(16)}
         await self._call("process/signal", params, dict)
@@ -402,6 +406,8 @@ class HostClient(Host):
 def _typed(error: RpcError, params: dict[str, Any] | None) -> Exception:
     if error.rpc_code == INVALID_REQUEST and error.message.startswith("unknown process id"):
         return UnknownProcess(f"The host has no process {(params or {}).get('processId')!r}.")
+    if error.rpc_code == INVALID_REQUEST and error.message.endswith("has no terminal"):
+        return NoTerminal(f"{error.message.capitalize()}.", hint="Start it with tty=True.")
     if error.rpc_code == METHOD_NOT_FOUND:
         return HostUnavailable(
             f"The host is too old for this client: {error.message}.", hint="Stop it; a new one starts by itself."

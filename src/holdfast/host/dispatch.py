@@ -76,6 +76,7 @@ METHODS: Final[dict[str, Method]] = {}
 METHOD_MODULES: Final = {
     "fs": "holdfast.host.files.methods",
     "http": "holdfast.host.http.methods",
+    "process": "holdfast.host.resizing",
 }
 
 _log = logging.getLogger(__name__)

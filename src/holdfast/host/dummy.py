@@ -12,6 +12,7 @@ from holdfast.host.port import (
     Host,
     HostUnavailable,
     Kind,
+    NoTerminal,
     ProcessSpec,
     ProcessState,
     ProcessStatus,
@@ -35,6 +36,8 @@ class DummyProcess:
         #: What was written to it.
         self.stdin = b""
         self.stdin_closed = False
+        #: Columns and rows, where it has a terminal.
+        self.terminal_size: tuple[int, int] = (80, 24)
         #: The signals that it got.
         self.signals: list[int] = []
         self.members: list[TreeMember] = [TreeMember(pid=pid, command=spec.argv[0])]
@@ -178,6 +181,12 @@ class DummyHost(Host):
 
     async def close_stdin(self, process_id: str) -> None:
         self._process(process_id).stdin_closed = True
+
+    async def resize(self, process_id: str, *, columns: int, rows: int) -> None:
+        process = self._process(process_id)
+        if not process.spec.tty or process.exit is not None:
+            raise NoTerminal(f"Process {process_id!r} has no terminal.")
+        process.terminal_size = (columns, rows)
 
     async def signal(self, process_id: str, signal_number: int) -> None:
         self._check()

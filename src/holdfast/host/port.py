@@ -134,6 +134,12 @@ class WriteUncertain(HoldfastError):
     code = "write_uncertain"
 
 
+class NoTerminal(InvalidRequest):
+    """The process has no terminal, or not any more."""
+
+    code = "no_terminal"
+
+
 class StartRefused(InvalidRequest):
     """The host did not start the process (missing program, bad directory, ...); nothing runs."""
 
@@ -190,6 +196,13 @@ class Host(abc.ABC):
     @abc.abstractmethod
     async def close_stdin(self, process_id: str) -> None:
         """Let the process see end of file on its stdin."""
+
+    @abc.abstractmethod
+    async def resize(self, process_id: str, *, columns: int, rows: int) -> None:
+        """Change the size of the process's terminal, in characters.
+
+        :raises NoTerminal: it has none
+        """
 
     @abc.abstractmethod
     async def signal(self, process_id: str, signal_number: int) -> None:

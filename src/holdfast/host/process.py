@@ -16,7 +16,7 @@ from holdfast.host.child import Child
 from holdfast.host.drop import SignalDrop
 from holdfast.host.log import CHUNK, UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
 from holdfast.host.poller import READABLE, WRITABLE, Poller
-from holdfast.host.spawn import Streams
+from holdfast.host.spawn import Streams, set_terminal_size
 from holdfast.host.tree import Tree
 from holdfast.host.writes import WriteLedger
 
@@ -423,6 +423,16 @@ class HostedProcess:
         self._stdin_ending = True
         if not self._stdin_queue:
             self._abandon_stdin()
+
+    @property
+    def has_terminal(self) -> bool:
+        """Whether its streams are a terminal that is still there."""
+        return self._streams is not None and self._streams.tty and self._stdin >= 0
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of its terminal; what is in front there gets SIGWINCH."""
+        if self.has_terminal:
+            set_terminal_size(self._stdin, columns, rows)
 
     def _abandon_stdin(self) -> None:
         if not self._stdin_open:

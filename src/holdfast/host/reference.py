@@ -326,6 +326,12 @@ class ReferenceHost(Host):
             hint="End it with terminate(), or use a Holdfast host.",
         )
 
+    async def resize(self, process_id: str, *, columns: int, rows: int) -> None:
+        raise Unsupported(
+            "A codex exec-server cannot change the size of a terminal; it is 24 rows of 80.",
+            hint="Use a Holdfast host.",
+        )
+
     async def signal(self, process_id: str, signal_number: int) -> None:
         if signal_number != signals.SIGINT:
             raise Unsupported(

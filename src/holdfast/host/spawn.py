@@ -34,6 +34,11 @@ _F_SETPIPE_SZ: Final = 1031
 _RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 
 
+def set_terminal_size(terminal: int, columns: int, rows: int) -> None:
+    """Set the size of the terminal with the descriptor *terminal*."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
 @dataclass(slots=True)
 class Streams:
     """The host's ends of a child's streams, all non-blocking."""
@@ -153,7 +158,7 @@ def _prepare_terminal() -> Preparation:
     master, slave = os.openpty()
     try:
         rows, columns = TERMINAL_SIZE
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        set_terminal_size(master, columns, rows)
         os.set_blocking(master, False)
         name = os.ttyname(slave)
         gather = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
