@@ -12,7 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +25,7 @@ from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.log import ProcessLog
+from holdfast.host.place import Nursery, Place, make_place, make_places
 from holdfast.host.poller import Poller
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.recovery import Running, recover
@@ -55,46 +56,6 @@ class DuplicateProcess(InvalidRequest):
     code = "duplicate_process"
 
 
-class _Place(NamedTuple):
-    """An empty directory for a process, with its description file and its log open."""
-
-    directory: str
-    record: int
-    log: ProcessLog
-
-    def discard(self) -> None:
-        """Remove it."""
-        os.close(self.record)
-        self.log.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _make_place(directory: str) -> _Place:
-    os.mkdir(directory, 0o700)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        record = os.open(f"{directory}/process", flags, 0o600)
-        try:
-            return _Place(directory, record, ProcessLog.create(directory))
-        except BaseException:
-            os.close(record)
-            raise
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-
-
-def _make_places(directories: list[str]) -> list[_Place]:
-    places: list[_Place] = []
-    try:
-        for directory in directories:
-            places.append(_make_place(directory))
-    except OSError:
-        # No room or no descriptors: the start that needs a place will say so.
-        pass
-    return places
-
-
 class ProcessHost:
     """Owns processes.  Everything happens on the event loop's thread, one thing at a time."""
 
@@ -109,6 +70,7 @@ class ProcessHost:
         self._retained_bytes = 0
         self.directory = directory
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
+        self._nursery = Nursery(directory)
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._poller = Poller(self._loop)
         #: Random for each run of the host; part of the names of the directories that it makes.
@@ -125,7 +87,7 @@ class ProcessHost:
         self._expiring: deque[tuple[float, HostedProcess]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._drops: DropWatcher | None = None
-        self._spares: deque[_Place] = deque()
+        self._spares: deque[Place] = deque()
         self._replenishing: asyncio.Task[None] | None = None
         self._stopping = False
         self._all_closed = asyncio.Event()
@@ -230,6 +192,7 @@ class ProcessHost:
         if self._replenishing is not None:
             await self._replenishing
         self._discard_spares()
+        self._nursery.close()
         for task in tuple(self._tasks):
             task.cancel()
         if self._drops is not None:
@@ -326,7 +289,7 @@ class ProcessHost:
             created_ns=time.time_ns(),
             boot_id=self._boot_id,
         )
-        place = self._spares.popleft() if self._spares else _make_place(self._next_directory())
+        place = self._spares.popleft() if self._spares else make_place(self._nursery, self._next_directory())
         directory, record, log = place
         preparation: spawn.Preparation | None = None
         try:
@@ -380,7 +343,7 @@ class ProcessHost:
 
     async def _make_spares(self, directories: list[str]) -> None:
         try:
-            self._spares.extend(await asyncio.to_thread(_make_places, directories))
+            self._spares.extend(await asyncio.to_thread(make_places, self._nursery, directories))
         finally:
             self._replenishing = None
 

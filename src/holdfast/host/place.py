@@ -1,0 +1,124 @@
+"""Places: empty directories for the processes that come next, with their files made and open.
+
+ext4 looks for a free inode in the block group of the directory and passes over those that were deleted in the last
+minutes, one by one, at each creation: where tests or builds delete by the thousand, one small file costs a millisecond.
+So a place is made in a *nursery*, a directory that the file system is asked to put into a group of its own (the top of
+a hierarchy, in its terms), and then moved to where it belongs; what is later made inside stays in that group.  Other
+file systems ignore the wish.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import secrets
+import shutil
+from pathlib import Path
+from threading import Lock
+from typing import Final, NamedTuple
+
+from holdfast.host.log import ProcessLog
+
+#: Places made in one nursery before the next one: what the host itself deleted meanwhile is passed over as well.
+_LITTER: Final = 1000
+
+# linux/fs.h; the argument is an int, whatever the size in the number says.
+_FS_IOC_GETFLAGS: Final = 0x80006601 | array.array("l").itemsize << 16
+_FS_IOC_SETFLAGS: Final = 0x40006602 | array.array("l").itemsize << 16
+_FS_TOPDIR_FL: Final = 0x00020000
+
+
+class Place(NamedTuple):
+    """An empty directory for a process, with its description file and its log open."""
+
+    directory: str
+    record: int
+    log: ProcessLog
+
+    def discard(self) -> None:
+        """Remove it."""
+        os.close(self.record)
+        self.log.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Nursery:
+    """Where places are made, by any thread."""
+
+    def __init__(self, state_directory: Path) -> None:
+        self._above = os.fspath(state_directory / "nurseries")
+        # Empty, or with what a killed server was about to make.
+        shutil.rmtree(self._above, ignore_errors=True)
+        os.mkdir(self._above, 0o700)
+        _spread_below(self._above)
+        self._directory = ""
+        self._made = 0
+        self._lock = Lock()
+
+    def make_directory(self, directory: str) -> None:
+        """Make *directory*, which is on the same file system."""
+        with self._lock:
+            if not self._directory or self._made >= _LITTER:
+                self._renew()
+            self._made += 1
+            cradle = f"{self._directory}/{self._made}"
+            os.mkdir(cradle, 0o700)
+            os.rename(cradle, directory)
+
+    def _renew(self) -> None:
+        left, self._directory = self._directory, f"{self._above}/{secrets.token_hex(8)}"
+        self._made = 0
+        os.mkdir(self._directory, 0o700)
+        if left:
+            shutil.rmtree(left, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self._above, ignore_errors=True)
+
+
+def make_place(nursery: Nursery, directory: str) -> Place:
+    """Make the place *directory*.
+
+    :raises OSError: no room, or no descriptors; nothing is left
+    """
+    nursery.make_directory(directory)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        record = os.open(f"{directory}/process", flags, 0o600)
+        try:
+            return Place(directory, record, ProcessLog.create(directory))
+        except BaseException:
+            os.close(record)
+            raise
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def make_places(nursery: Nursery, directories: list[str]) -> list[Place]:
+    """Make as many of them as can be made."""
+    places: list[Place] = []
+    try:
+        for directory in directories:
+            places.append(make_place(nursery, directory))
+    except OSError:
+        # No room or no descriptors: the start that needs a place will say so.
+        pass
+    return places
+
+
+def _spread_below(directory: str) -> None:
+    """Let each directory that is made in *directory* be in a part of the disk of its own."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = array.array("l", [0])
+        fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
+        flags[0] |= _FS_TOPDIR_FL
+        fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, flags)
+    except OSError:
+        # A file system that knows no such wish.
+        pass
+    finally:
+        os.close(descriptor)
