@@ -20,6 +20,7 @@ from holdfast.errors import InvalidRequest
 from holdfast.host.client import HostClient
 from holdfast.host.launch import ensure_host
 from holdfast.host.port import Host, HostUnavailable
+from holdfast.jsonrpc.messages import RpcError
 from holdfast.store.store import Store
 from holdfast.tasks.service import TaskService
 
@@ -70,8 +71,13 @@ class LocalHost:
         return None if self._client is None else self._client.url
 
     async def aclose(self) -> None:
-        """Leave the host; its processes go on."""
+        """Leave the host; its processes go on.  A host that nobody needs any more ends at once."""
         if self._client is not None:
+            try:
+                await self._client.stop_if_idle()
+            except (HostUnavailable, RpcError) as error:
+                # It ends by itself when it has been idle for a while.
+                logger.warning("the host could not be asked to end: %s", error)
             await self._client.aclose()
             self._client = None
 

@@ -7,7 +7,9 @@ by the ids that make a repetition harmless.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,6 +19,7 @@ from pybase64 import b64encode
 
 from holdfast.clock import monotonic
 from holdfast.host.drop import drop_path
+from holdfast.host.overview import Overview, Stopping
 from holdfast.host.port import (
     Gap,
     Host,
@@ -45,6 +48,8 @@ RECONNECT_FOR: Final = 20.0
 #: Seconds between tries: the first, and the most.
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.5
+#: Seconds that a host which said that it ends is waited for.
+STOP_WITHIN: Final = 5.0
 #: Bytes of records that may be under way to one reader.
 WINDOW: Final = 1024 * 1024
 #: Bytes written with one request.
@@ -394,6 +399,25 @@ class HostClient(Host):
     async def members(self, process_id: str) -> list[TreeMember]:
         return (await self._call("process/members", {"processId": process_id}, _Members)).members
 
+    async def overview(self) -> Overview:
+        """How the host itself is.
+
+        :raises HostUnavailable: no answer
+        """
+        return await self._call("host/status", None, Overview)
+
+    async def stop_if_idle(self, *, wait: float = STOP_WITHIN) -> bool:
+        """End the host if nothing lives in it and nobody else is connected; whether it does.
+
+        Returns when a host of this machine has ended, *wait* seconds later at most.  This client is of no use then.
+
+        :raises HostUnavailable: no answer
+        """
+        answer = await self._call("host/stop", {"ifIdle": True}, Stopping)
+        if answer.stopping and self.url.startswith("unix://"):
+            await asyncio.to_thread(_wait_for_end, answer.pid, wait)
+        return answer.stopping
+
     async def aclose(self) -> None:
         self._closed = True
         if self._connecting is not None:
@@ -401,6 +425,20 @@ class HostClient(Host):
         if self._link is not None:
             self._link.peer.close()
             self._link = None
+
+
+def _wait_for_end(pid: int, timeout: float) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        # It has ended already, or this system cannot tell.
+        return
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        poll.poll(timeout * 1000)
+    finally:
+        os.close(handle)
 
 
 def _typed(error: RpcError, params: dict[str, Any] | None) -> Exception:

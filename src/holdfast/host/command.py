@@ -81,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--remote", metavar="URL", help="refused: it takes OpenAI's registry, and a login there")
     parser.add_argument("--environment-id", help=argparse.SUPPRESS)
     parser.add_argument("--remote-transport", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--log-format", choices=["text", "json"], default="text", help="lines for people, or JSON objects"
+    )
     access = parser.add_argument_group("authentication of WebSocket clients (required off loopback)")
     access.add_argument("--ws-auth", choices=["capability-token", "signed-bearer-token"])
     access.add_argument("--ws-token-file", metavar="FILE", type=Path, help="the capability token")
@@ -187,7 +190,7 @@ def _keep(
             remaining = [word for word in given if not word.startswith(_SUCCEED)]
             os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *remaining, f"{_SUCCEED}={memory}"])
 
-        _configure_log()
+        _configure_log(options)
         service = Service(
             directory=inheritance.directory,
             listener=inheritance.listener,
@@ -229,7 +232,7 @@ def _serve_stdio(options: argparse.Namespace, directory: Path, own: bool) -> int
     from holdfast.host.keeping import KeeperLink
     from holdfast.host.serving import Service, serve
 
-    _configure_log()
+    _configure_log(options)
     try:
         service = Service(
             directory=directory,
@@ -252,10 +255,12 @@ def _clean_up(inheritance: Inheritance) -> None:
         shutil.rmtree(inheritance.directory, ignore_errors=True)
 
 
-def _configure_log() -> None:
+def _configure_log(options: argparse.Namespace) -> None:
     import logging
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    from holdfast.host.log_lines import configure
+
+    configure(level=logging.WARNING, log_format=options.log_format)
 
 
 def _prepare_process() -> None:

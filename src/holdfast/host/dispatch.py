@@ -75,6 +75,7 @@ METHODS: Final[dict[str, Method]] = {}
 #: Where the other methods are, by the first part of their names: imported when the first of them is called.
 METHOD_MODULES: Final = {
     "fs": "holdfast.host.files.methods",
+    "host": "holdfast.host.administration",
     "http": "holdfast.host.http.methods",
     "process": "holdfast.host.resizing",
 }
@@ -224,7 +225,9 @@ class ClientConnection:
 
     def _refuse(self, identity: RequestId, error: HoldfastError) -> None:
         code = error.rpc_code if isinstance(error, RpcError) else INTERNAL_ERROR
-        self.connection.send(encode_error(identity, code, error.message))
+        # A message may name a path, and a path may be bytes that are no text.
+        message = error.message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        self.connection.send(encode_error(identity, code, message))
 
     def _notified(self, name: str, params: msgspec.Raw) -> None:
         if name == "initialized":
@@ -451,7 +454,7 @@ def _started(process: HostedProcess, *, existing: bool) -> bytes:
             "processId": process.process_id,
             "sandboxType": "none",
             "existing": existing,
-            "status": _status(process),
+            "status": describe(process),
         }
     )
 
@@ -639,7 +642,8 @@ def _member(process: OsProcess) -> dict[str, Any]:
     return {"pid": process.pid, "command": process.command}
 
 
-def _status(process: HostedProcess) -> dict[str, Any]:
+def describe(process: HostedProcess) -> dict[str, Any]:
+    """A process as the extensions show it."""
     if process.lost:
         state = "lost"
     elif process.closed:
@@ -662,13 +666,13 @@ def _status(process: HostedProcess) -> dict[str, Any]:
 def status(client: ClientConnection, params: parameters.OneProcess) -> Reply:
     """Extension: a process as the host sees it, null if there is none."""
     process = client.find(params.process_id)
-    return encode_json({"status": None if process is None else _status(process)})
+    return encode_json({"status": None if process is None else describe(process)})
 
 
 @method("process/list", None)
 def list_processes(client: ClientConnection, params: None) -> Reply:
     """Extension: the processes of the host's namespace."""
-    return encode_json({"processes": [_status(process) for process in client.host.persistent.values()]})
+    return encode_json({"processes": [describe(process) for process in client.host.persistent.values()]})
 
 
 @method("process/members", parameters.OneProcess)
@@ -699,7 +703,7 @@ def subscribe(client: ClientConnection, params: parameters.Subscribe) -> Reply:
     )
     client.subscriptions[params.subscription_id] = subscription
     asyncio.get_running_loop().call_soon(subscription.pump)
-    return encode_json({"status": _status(process)})
+    return encode_json({"status": describe(process)})
 
 
 @method("process/unsubscribe", parameters.Unsubscribe)

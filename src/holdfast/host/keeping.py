@@ -29,6 +29,11 @@ class KeeperLink:
         self._letting: list[str] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is a keeper."""
+        return self._channel is not None
+
     def take_over(self) -> tuple[Held, list[int]]:
         """What an earlier server left with the keeper: descriptors by key and name, and the pids of its children."""
         held: Held = {}

@@ -10,7 +10,7 @@ import shutil
 import time
 import uuid
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -213,6 +213,22 @@ class ProcessHost:
     def idle_for(self) -> float:
         """Seconds since the last moment with a connection or a live process; 0 while there is one."""
         return 0.0 if self.connections or self.live else monotonic() - self._idle_since
+
+    @property
+    def keeper_pid(self) -> int | None:
+        """The process that holds what must not die with this one; None if there is none."""
+        return os.getppid() if self._link.kept else None
+
+    @property
+    def retention(self) -> tuple[int, int]:
+        """Bytes of output of closed processes that are kept in the host's namespace, and how many may be."""
+        return self._retained_bytes, self._retain_bytes
+
+    def processes(self) -> Iterator[HostedProcess]:
+        """Every process that can be asked about, in whatever namespace."""
+        yield from self.persistent.values()
+        for session in self.sessions.values():
+            yield from session.processes.values()
 
     def connection_opened(self) -> None:
         """Count a connection."""
