@@ -33,6 +33,8 @@ COMMANDS: Final[dict[str, str]] = {
     "up": "Start the daemon (commands that need it do so by themselves).",
     "down": "Stop the daemon; running tasks go on without it.",
     "mcp": "Serve other agents, over the Model Context Protocol, so that they can delegate work.",
+    "host": "Show what the host keeps and needs.",
+    "service": "Print a unit for systemd or launchd, or install it.",
     "completion": "Print the completion script of a shell.",
     "version": "Print the version.",
     "exec-server": "Run a host: keep processes and their logs for clients.",

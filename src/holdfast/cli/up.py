@@ -15,8 +15,14 @@ from holdfast.directories import state_directory
 @click.option(
     "--idle-exit", metavar="SECONDS", type=click.FloatRange(min=0.05), help="End after this long without any work."
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="What the daemon says of its work: lines for people, or JSON objects.",
+)
 @click.option("--ready-fd", type=click.IntRange(min=0), hidden=True)
-def up(*, foreground: bool, detach: bool, idle_exit: float | None, ready_fd: int | None) -> int:
+def up(*, foreground: bool, detach: bool, idle_exit: float | None, log_format: str, ready_fd: int | None) -> int:
     """Start the daemon, which needs no root, no port and no configuration.
 
     Commands that need a daemon start one by themselves; such a one ends when it has had nothing to do for half an
@@ -29,8 +35,9 @@ def up(*, foreground: bool, detach: bool, idle_exit: float | None, ready_fd: int
         import logging
 
         from holdfast.daemon.main import run_foreground
+        from holdfast.host.log_lines import configure
 
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        configure(level=logging.INFO, log_format=log_format)
         run_foreground(directory, ready_fd=ready_fd, idle_exit=idle_exit)
         return 0
     from holdfast.daemon.lifecycle import connect_existing, start_detached
