@@ -139,6 +139,7 @@ class ProcessTable(HostMachine):
         if model.end is None:
             model.open = False
             model.end = (0, None)
+            self.run(self.output(name, 0))
 
     @rule(name=processes, number=st.sampled_from([2, 9, 10, 15]))
     def signal(self, name: str, number: int) -> None:
@@ -149,6 +150,7 @@ class ProcessTable(HostMachine):
         self.run(self.client.signal(name, number))
         if model.end is None:
             model.end = (128 + number, number)
+            self.run(self.output(name, 0))
 
     @rule(name=processes)
     def terminate(self, name: str) -> None:
@@ -160,6 +162,7 @@ class ProcessTable(HostMachine):
         if model.end is None:
             assert ending.was_running
             model.end = (137, 9)
+            self.run(self.output(name, 0))
 
     @rule(name=processes, after=st.integers(0, 5))
     def read(self, name: str, after: int) -> None:
