@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -105,6 +104,8 @@ class Daemon:
 
     def _tell(self, notice: str) -> None:
         """Pass on a sentence about the daemon that a person should know."""
+        import logging
+
         logging.getLogger("holdfast").warning("%s", notice)
 
     def _let_go(self, client: DaemonClient) -> None:

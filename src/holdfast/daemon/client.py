@@ -19,10 +19,8 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from holdfast.agents.adapter import AgentMissing, UnknownAgent, UnsupportedOption
 from holdfast.directories import socket_path
 from holdfast.errors import HoldfastError, InternalError, InvalidRequest, NotFound, Unavailable
-from holdfast.host.port import HostUnavailable, StartRefused
 from holdfast.tasks.request import TaskRequest
 from holdfast.tasks.result import Result
 from holdfast.tasks.view import Progress, TaskView
@@ -142,9 +140,12 @@ class _ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
     error: _ErrorBody
 
 
-_KNOWN_ERRORS: Final[dict[str, type[HoldfastError]]] = {
-    error.code: error
-    for error in (
+def _known_errors() -> dict[str, type[HoldfastError]]:
+    # Imported here: only a mistake needs them, and every command pays for what is imported above.
+    from holdfast.agents.adapter import AgentMissing, UnknownAgent, UnsupportedOption
+    from holdfast.host.port import HostUnavailable, StartRefused
+
+    errors = (
         AgentMissing,
         HostUnavailable,
         InternalError,
@@ -156,7 +157,7 @@ _KNOWN_ERRORS: Final[dict[str, type[HoldfastError]]] = {
         UnknownAgent,
         UnsupportedOption,
     )
-}
+    return {error.code: error for error in errors}
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -418,7 +419,7 @@ def _rebuild(status: int, body: bytes) -> HoldfastError:
         error = msgspec.json.decode(body, type=_ErrorAnswer).error
     except (msgspec.DecodeError, UnicodeDecodeError):
         return InternalError(f"The daemon answered {status}: {body[:200]!r}", hint=_HINT_DOCTOR)
-    kind = _KNOWN_ERRORS.get(error.code)
+    kind = _known_errors().get(error.code)
     if kind is None:
         base = Unavailable if status == 503 else InvalidRequest if 400 <= status < 500 else InternalError
         exit_code = base.exit_code if error.exit_code is None else error.exit_code
