@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from holdfast.host.launch import ensure_host
 from holdfast.host.port import HostUnavailable, ProcessSpec
 
-from .harness import until_dead
+from .harness import until_dead, within
 
 
 def host_pid(state: Path) -> int:
@@ -62,3 +63,17 @@ async def test_a_host_that_cannot_start_says_why(state: Path) -> None:
         await ensure_host(state)
     assert caught.value.hint
     assert "host.log" in caught.value.hint
+
+
+async def test_a_host_that_is_just_ending_is_waited_for(state: Path) -> None:
+    # As seen from outside: nobody listens any more, and the directory is not free yet.
+    lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    starting = asyncio.ensure_future(ensure_host(state, idle_exit=0.1))
+    await asyncio.wait({starting}, timeout=0.3)
+    os.close(lock)
+    client = await within(starting)
+    assert await client.list() == []
+    pid = host_pid(state)
+    await client.aclose()
+    await until_dead(pid)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from holdfast.clock import monotonic
 from holdfast.directories import private_directory
 from holdfast.host.address import host_url
 from holdfast.host.client import RECONNECT_FOR, HostClient
@@ -18,6 +19,9 @@ from holdfast.host.port import HostUnavailable
 
 #: Seconds that a new host has to say that it is ready.
 READY_WITHIN: Final = 20.0
+#: Seconds that a host which listens no more has to let go of its directory, and between looks.
+_END_WITHIN: Final = 5.0
+_PAUSE: Final = 0.02
 #: Bytes of the host's log that an error shows.
 _TAIL: Final = 2000
 LOG_NAME: Final = "host.log"
@@ -41,14 +45,34 @@ async def ensure_host(
     lock = os.open(state_directory / "launch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-        try:
-            return await HostClient.connect(url, reconnect_for=reconnect_for)
-        except HostUnavailable:
-            pass
+        deadline = monotonic() + _END_WITHIN
+        while True:
+            try:
+                return await HostClient.connect(url, reconnect_for=reconnect_for)
+            except HostUnavailable:
+                if _is_free(state_directory) or monotonic() > deadline:
+                    break
+            # Another one is just ending, or just coming up by itself.
+            await asyncio.sleep(_PAUSE)
         await asyncio.to_thread(_start, state_directory, idle_exit)
         return await HostClient.connect(url, reconnect_for=reconnect_for)
     finally:
         os.close(lock)
+
+
+def _is_free(state_directory: Path) -> bool:
+    """Whether no host has the directory at the moment."""
+    try:
+        lock = os.open(state_directory / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def _start(state_directory: Path, idle_exit: float | None) -> None:
