@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from holdfast.api.sync import wait_all as wait_all
     from holdfast.api.sync import wait_any as wait_any
     from holdfast.daemon.client import LogEntry as LogEntry
-    from holdfast.daemon.client import NotFinished as NotFinished
     from holdfast.errors import HoldfastError as HoldfastError
     from holdfast.errors import InternalError as InternalError
     from holdfast.errors import InvalidRequest as InvalidRequest
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from holdfast.tasks.result import Result as Result
     from holdfast.tasks.result import Status as Status
     from holdfast.tasks.state import State as State
+    from holdfast.tasks.view import NotFinished as NotFinished
     from holdfast.tasks.view import Progress as Progress
     from holdfast.tasks.view import TaskView as TaskView
 
@@ -59,11 +59,11 @@ _HOMES = {
         *["Task", "TaskNotCompleted", "cancel", "list", "log", "message", "progress", "result", "run", "start"],
         *["status", "wait", "wait_all", "wait_any"],
     ],
-    "daemon.client": ["LogEntry", "NotFinished"],
+    "daemon.client": ["LogEntry"],
     "errors": ["HoldfastError", "InternalError", "InvalidRequest", "NotFound", "Unavailable"],
     "tasks.result": ["Result", "Status"],
     "tasks.state": ["State"],
-    "tasks.view": ["Progress", "TaskView"],
+    "tasks.view": ["NotFinished", "Progress", "TaskView"],
 }
 
 

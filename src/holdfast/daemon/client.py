@@ -23,7 +23,7 @@ from holdfast.directories import socket_path
 from holdfast.errors import HoldfastError, InternalError, InvalidRequest, NotFound, Unavailable
 from holdfast.tasks.request import TaskRequest
 from holdfast.tasks.result import Result
-from holdfast.tasks.view import Progress, TaskView
+from holdfast.tasks.view import NotFinished, Progress, TaskView
 
 #: Seconds in which a daemon answers anything that does not wait by design.
 ANSWER_TIMEOUT: Final = 30.0
@@ -54,13 +54,6 @@ class StreamSilent(DaemonGone):
     """A followed stream said nothing for :data:`STREAM_SILENCE` seconds; ask again behind the last cursor."""
 
     code = "stream_silent"
-
-
-class NotFinished(HoldfastError):
-    """The task has no result yet."""
-
-    code = "not_finished"
-    exit_code = 75
 
 
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):

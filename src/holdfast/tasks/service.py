@@ -29,7 +29,7 @@ from holdfast.tasks.result import Result
 from holdfast.tasks.runner import TaskRunner
 from holdfast.tasks.state import State
 from holdfast.tasks.versions import Versions
-from holdfast.tasks.view import Progress, TaskView, derive_view, finished_line
+from holdfast.tasks.view import NotFinished, Progress, TaskView, derive_view, finished_line
 
 logger: Final = logging.getLogger(__name__)
 
@@ -45,12 +45,6 @@ _RECORD_VARIABLES: Final = (
     "XDG_DATA_HOME",
     "XDG_STATE_HOME",
 )
-
-
-class NotFinished(InvalidRequest):
-    """The task has no result yet."""
-
-    code = "not_finished"
 
 
 class ThreadBusy(InvalidRequest):

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from holdfast.clock import isoformat, wall
+from holdfast.errors import HoldfastError
 from holdfast.tasks.result import Status
 from holdfast.tasks.state import State
 
 if TYPE_CHECKING:
     # Only for the annotations: what a client decodes must not cost it the import of the store.
     from holdfast.tasks.ledger import AttemptRow, TaskRow
+
+
+class NotFinished(HoldfastError):
+    """The task has no result yet."""
+
+    code = "not_finished"
+    exit_code = 75
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
