@@ -15,7 +15,7 @@ from holdfast.host.files.place import locate, path_of
 from holdfast.host.files.scope import Scope
 from holdfast.jsonrpc.messages import RpcError
 
-from .harness import RunningServer, WireClient, within
+from .harness import RunningServer, WireClient, start_host, within
 
 WALK = {"maxDepth": 64, "maxDirectories": 10_000, "maxEntries": 50_000, "followDirectorySymlinks": True}
 
@@ -256,3 +256,23 @@ async def test_handles_and_watches_end_with_the_connection(host: RunningServer, 
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_a_host_with_a_root_serves_nothing_outside_of_it(tmp_path: Path, state: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "inside").write_text("inside")
+    (tmp_path / "outside").write_text("outside")
+    server = start_host(state, "unix://", "--root", str(root))
+    client = await WireClient.connect(server.url)
+    try:
+        found = await client.result("fs/readFile", {"path": (root / "inside").as_uri()})
+        assert base64.b64decode(found["dataBase64"]) == b"inside"
+        code, message = await client.error("fs/readFile", {"path": (tmp_path / "outside").as_uri()})
+        assert code == -32600, message
+        code, _ = await client.error("fs/writeFile", {"path": (tmp_path / "new").as_uri(), "dataBase64": ""})
+        assert code == -32600
+        assert not (tmp_path / "new").exists()
+    finally:
+        await client.close()
+        server.stop()

@@ -73,6 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="output of closed processes to keep, in bytes (default 20 GiB); beyond it the oldest goes",
     )
     parser.add_argument(
+        "--root",
+        metavar="DIR",
+        type=Path,
+        help="let fs/* touch nothing outside of DIR (processes are not limited by it)",
+    )
+    parser.add_argument(
         "--concurrent-requests",
         metavar="N",
         type=int,
@@ -151,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "--remote is not possible here: its registry is OpenAI's, and only codex can sign in to it.",
                 hint="Listen on this machine and bring the port to the other one, for example with ssh -R.",
             )
+        if options.root is not None and not options.root.is_dir():
+            raise RefusedOption(f"--root {options.root} is not a directory.", hint="Give an existing directory.")
         authorize = _authorization(options)
         if options.succeed_keeper is not None:
             inheritance, held = Inheritance.inherit(options.succeed_keeper)
@@ -198,6 +206,7 @@ def _keep(
             idle_exit=options.idle_exit,
             retain_bytes=options.retain_bytes,
             authorize=authorize,
+            root=_root(options),
         )
         return serve(service, KeeperLink(channel), succeed, announce=first)
 
@@ -241,11 +250,16 @@ def _serve_stdio(options: argparse.Namespace, directory: Path, own: bool) -> int
             idle_exit=options.idle_exit,
             retain_bytes=options.retain_bytes,
             authorize=None,
+            root=_root(options),
         )
         return serve(service, KeeperLink(None), None, announce=False)
     finally:
         if own:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _root(options: argparse.Namespace) -> str | None:
+    return None if options.root is None else os.path.realpath(options.root)
 
 
 def _clean_up(inheritance: Inheritance) -> None:

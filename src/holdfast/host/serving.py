@@ -32,6 +32,8 @@ class Service(NamedTuple):
     retain_bytes: int
     #: Decides on the headers of a WebSocket upgrade; see :mod:`holdfast.host.authentication`.
     authorize: Callable[[Mapping[str, str]], str | None] | None
+    #: The directory outside of which ``fs/*`` touches nothing; None for no limit.
+    root: str | None
 
 
 def serve(
@@ -59,7 +61,7 @@ async def _serve(
         link.on_death = lambda: succeed(host)
 
     def accept(connection: Connection) -> ClientConnection:
-        return ClientConnection(host, connection)
+        return ClientConnection(host, connection, root=service.root)
 
     server: asyncio.Server | None = None
     if service.listener is None:
@@ -70,7 +72,9 @@ async def _serve(
                 super().connection_lost()
                 stop.set()
 
-        await serve_stdio(sys.stdin.buffer, sys.stdout.buffer, lambda connection: OnlyClient(host, connection))
+        await serve_stdio(
+            sys.stdin.buffer, sys.stdout.buffer, lambda connection: OnlyClient(host, connection, root=service.root)
+        )
     elif service.listener.family == socket.AF_UNIX:
         from holdfast.jsonrpc.lines import serve_unix
 
