@@ -1,11 +1,12 @@
 """Compare our host with the real ``codex exec-server``, both measured in turns by the same client in the same run.
 
     python bench/host.py                      # needs codex: $HOLDFAST_TEST_CODEX, .tools/agents or PATH
-    python bench/host.py --rounds 5 --only starts
+    python bench/host.py --runs 9 --only starts
 
-Read the ratios (ours / theirs); absolute figures say more about the machine.  The client is a blocking socket with a
-WebSocket framing of its own, so that what it costs is small and the same for both.  "quickack" is a client that sets
-TCP_QUICKACK before each read, which hides that the reference server leaves Nagle's algorithm on.
+Read the ratios (ours / theirs) and the bars beside them; absolute figures say more about the machine.  The client is a
+blocking socket with a WebSocket framing of its own, so that what it costs is small and the same for both.  "quickack"
+is a client that sets TCP_QUICKACK before each read, which hides that the reference server leaves Nagle's algorithm on.
+Memory is the proportional set size: pages that our server shares with its keeper count once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", 12)
 
@@ -51,6 +52,10 @@ class Client:
         self.send({"method": "initialized"})
 
     def send(self, message: dict[str, Any]) -> None:
+        self.socket.sendall(self.frame(message))
+
+    @staticmethod
+    def frame(message: dict[str, Any]) -> bytes:
         payload = json.dumps(message).encode()
         size = len(payload)
         # A mask of zeros is a valid mask and leaves the payload as it is.
@@ -60,7 +65,7 @@ class Client:
             head = struct.pack("!BBH", 0x81, 0xFE, size)
         else:
             head = struct.pack("!BBQ", 0x81, 0xFF, size)
-        self.socket.sendall(head + b"\0\0\0\0" + payload)
+        return head + b"\0\0\0\0" + payload
 
     def _fill(self, size: int) -> None:
         while len(self.buffer) < size:
@@ -147,14 +152,6 @@ def pushed(client: Client, size: int) -> float:
     return size / (time.perf_counter() - began) / 1e6
 
 
-def round_trips(client: Client, count: int) -> float:
-    """``environment/status`` per second, one at a time."""
-    began = time.perf_counter()
-    for _ in range(count):
-        client.call("environment/status", None)
-    return count / (time.perf_counter() - began)
-
-
 def echoes(client: Client, count: int) -> float:
     """Lines per second written to a process and seen in its output, one at a time."""
     process_id = _fresh()
@@ -167,19 +164,6 @@ def echoes(client: Client, count: int) -> float:
     rate = count / (time.perf_counter() - began)
     client.call("process/terminate", {"processId": process_id})
     return rate
-
-
-#: Name, unit, whether the client sets quickack, and the measurement with its size for (ours, theirs).
-MEASUREMENTS: list[tuple[str, str, bool, Callable[[Client, bool], float]]] = [
-    ("starts: sequential, ordinary client", "/s", False, lambda c, ours: starts(c, 300 if ours else 20, 1)),
-    ("starts: sequential, quickack client", "/s", True, lambda c, ours: starts(c, 300 if ours else 100, 1)),
-    ("starts: 8 in flight, ordinary client", "/s", False, lambda c, ours: starts(c, 400 if ours else 100, 8)),
-    ("starts: 8 in flight, quickack client", "/s", True, lambda c, ours: starts(c, 400 if ours else 100, 8)),
-    ("starts: terminals, 8 in flight", "/s", False, lambda c, ours: starts(c, 300 if ours else 100, 8, tty=True)),
-    ("output pushed", "MB/s", False, lambda c, ours: pushed(c, 400_000_000)),
-    ("round trips", "/s", True, lambda c, ours: round_trips(c, 3000)),
-    ("stdin echo, ordinary client", "/s", False, lambda c, ours: echoes(c, 300 if ours else 20)),
-]
 
 
 class Server:
@@ -202,8 +186,8 @@ class Server:
 
     def resident(self) -> float:
         """MB of memory."""
-        texts = [Path(f"/proc/{pid}/status").read_text() for pid in self._processes()]
-        return sum(int(text.split("VmRSS:")[1].split()[0]) for text in texts) / 1000
+        texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self._processes()]
+        return sum(int(text.split("\nPss:")[1].split()[0]) for text in texts) / 1000
 
     def cpu(self) -> float:
         """Seconds of processor time so far, children not included."""
@@ -213,6 +197,97 @@ class Server:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(10)
+
+
+def pushed_terminal(client: Client, size: int) -> float:
+    """MB of a terminal's output per second by notifications."""
+    process_id = _fresh()
+    began = time.perf_counter()
+    client.start(process_id, ["/usr/bin/head", "-c", str(size), "/dev/zero"], tty=True)
+    while b"process/closed" not in client.receive_raw()[:60]:
+        pass
+    return size / (time.perf_counter() - began) / 1e6
+
+
+def processor(server: Server, client: Client, size: int) -> float:
+    """Seconds of processor time for each GB pushed."""
+    before = server.cpu()
+    pushed(client, size)
+    return (server.cpu() - before) / size * 1e9
+
+
+def wakes(client: Client, count: int) -> float:
+    """Microseconds from a write of a process until a long poll that waited for it has returned."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch:
+        fifo = f"{scratch}/fifo"
+        os.mkfifo(fifo)
+        process_id = _fresh()
+        client.start(process_id, ["/bin/cat", fifo])
+        samples: list[float] = []
+        after = 0
+        with open(fifo, "wb", buffering=0) as file:
+            for _ in range(count):
+                poll = {"processId": process_id, "afterSeq": after, "waitMs": 10_000}
+                identity = client.request("process/read", poll)
+                # Both servers have it by then; a poll that came too late would return at once and look better.
+                time.sleep(0.005)
+                began = time.perf_counter()
+                file.write(b"x")
+                while True:
+                    message = client.receive()
+                    if message.get("id") == identity:
+                        break
+                samples.append(time.perf_counter() - began)
+                after = message["result"]["nextSeq"] - 1
+        while b"process/closed" not in client.receive_raw():
+            pass
+    return statistics.median(samples) * 1e6
+
+
+def round_trip(client: Client, count: int, in_flight: int) -> float:
+    """Microseconds for each ``environment/status``."""
+    batch = b"".join(client.frame({"id": n, "method": "environment/status", "params": None}) for n in range(in_flight))
+    began = time.perf_counter()
+    for _ in range(count // in_flight):
+        client.socket.sendall(batch)
+        for _ in range(in_flight):
+            client.receive_raw()
+    return (time.perf_counter() - began) / count * 1e6
+
+
+class Measurement(NamedTuple):
+    """One row: what is measured, and where the bar is."""
+
+    name: str
+    unit: str
+    #: Whether the client sets quickack.
+    quickack: bool
+    #: Ours / theirs that is asked for, with the direction; empty for a row that is only told.
+    bar: str
+    #: Measures the server with a client of it; the last argument says whether it is ours.
+    measure: Callable[[Server, Client, bool], float]
+
+
+MEASUREMENTS: list[Measurement] = [
+    Measurement("memory, idle", "MB", True, "<= 0.6", lambda s, c, ours: s.resident()),
+    Measurement("round trip, one at a time", "us", True, "<= 0.9", lambda s, c, ours: round_trip(c, 2000, 1)),
+    Measurement("round trip, 64 in flight", "us", True, "<= 0.5", lambda s, c, ours: round_trip(c, 6400, 64)),
+    Measurement("starts, ordinary client", "/s", False, ">= 20", lambda s, c, o: starts(c, 200 if o else 20, 1)),
+    Measurement("starts, quickack client", "/s", True, ">= 5", lambda s, c, o: starts(c, 200 if o else 60, 1)),
+    Measurement("starts, 8 in flight", "/s", True, "", lambda s, c, o: starts(c, 300 if o else 80, 8)),
+    Measurement("starts, 64 in flight", "/s", True, ">= 8", lambda s, c, o: starts(c, 400 if o else 128, 64)),
+    Measurement(
+        "starts of terminals, 8 in flight", "/s", True, "", lambda s, c, o: starts(c, 200 if o else 80, 8, tty=True)
+    ),
+    Measurement("output pushed", "MB/s", True, ">= 2", lambda s, c, ours: pushed(c, 200_000_000)),
+    Measurement("processor for output pushed", "s/GB", True, "<= 0.4", lambda s, c, ours: processor(s, c, 200_000_000)),
+    Measurement(
+        "output of a terminal pushed", "MB/s", True, ">= 1.3", lambda s, c, ours: pushed_terminal(c, 20_000_000)
+    ),
+    Measurement("long poll wakes, ordinary client", "us", False, "<= 0.1", lambda s, c, ours: wakes(c, 20)),
+    Measurement("long poll wakes, quickack client", "us", True, "<= 1", lambda s, c, ours: wakes(c, 60)),
+    Measurement("stdin echo, ordinary client", "/s", False, "", lambda s, c, ours: echoes(c, 200 if ours else 20)),
+]
 
 
 def find_codex() -> str | None:
@@ -227,7 +302,7 @@ def find_codex() -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each server gets (default 5)")
+    parser.add_argument("--runs", type=int, default=3, help="turns that each server gets in each row (default 3)")
     parser.add_argument("--only", default="", help="measurements whose name contains this")
     parser.add_argument("--ours-only", action="store_true", help="no comparison")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -247,21 +322,27 @@ def main() -> None:
             print("no codex found: measuring ours only", file=sys.stderr)
         results: dict[str, Any] = {}
         try:
-            for name, unit, quickack, measure in MEASUREMENTS:
+            load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+            if not options.json:
+                print(f"load {load}, {os.cpu_count()} processors, {options.runs} runs, medians")
+            for name, unit, quickack, bar, measure in MEASUREMENTS:
                 if options.only not in name:
                     continue
                 samples: dict[str, list[float]] = {which: [] for which in servers}
-                for _ in range(options.rounds):
+                for _ in range(options.runs):
                     for which, server in servers.items():
                         client = Client(server.url, quickack=quickack)
-                        samples[which].append(measure(client, which == "ours"))
+                        samples[which].append(measure(server, client, which == "ours"))
                         client.close()
                 median = {which: statistics.median(values) for which, values in samples.items()}
-                results[name] = {**median, "unit": unit}
-                line = f"{name:40} ours {median['ours']:9.0f} {unit}"
+                results[name] = {**median, "unit": unit, "bar": bar}
+                line = f"{name:34} ours {median['ours']:9.1f} {unit:5}"
                 if "theirs" in median:
-                    results[name]["ratio"] = median["ours"] / median["theirs"]
-                    line += f"   theirs {median['theirs']:8.0f} {unit}   ratio {results[name]['ratio']:6.1f}x"
+                    ratio = results[name]["ratio"] = median["ours"] / max(median["theirs"], 1e-9)
+                    line += f" theirs {median['theirs']:9.1f} {unit:5} ratio {ratio:7.2f}x"
+                    if bar:
+                        reached = ratio >= float(bar[3:]) if bar[0] == ">" else ratio <= float(bar[3:])
+                        line += f"  bar {bar}x{'' if reached else ', missed'}"
                 if not options.json:
                     print(line, flush=True)
             for which, server in servers.items():
