@@ -317,7 +317,7 @@ LIMITS = settings(
     deadline=None,
     # Each example is a host of its own: one that fails is small enough to be read as it is.
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 TestProcessTable = ProcessTable.TestCase

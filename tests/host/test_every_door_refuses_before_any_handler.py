@@ -264,7 +264,7 @@ async def test_a_socket_on_which_another_host_answers_is_not_taken_from_it(tmp_p
     client = await WireClient.connect(first.url)
     assert await client.result("environment/status") == {"status": "ready"}
     await client.close()
-    first.kill()
+    first.stop()
 
 
 def test_a_socket_path_that_is_too_long_is_a_mistake_with_a_hint(tmp_path: Path) -> None:
