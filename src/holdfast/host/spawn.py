@@ -41,7 +41,7 @@ def set_terminal_size(terminal: int, columns: int, rows: int) -> None:
 
 @dataclass(slots=True)
 class Streams:
-    """The host's ends of a child's streams, all non-blocking."""
+    """The host's ends of a child's streams."""
 
     #: Where input is written (a pipe or the terminal), or -1.
     stdin: int
@@ -127,8 +127,8 @@ def prepare(*, tty: bool, pipe_stdin: bool, stdin_file: str | None = None) -> Pr
         for number, kind in ((1, EntryKind.STDOUT), (2, EntryKind.STDERR)):
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
             preparation.child_ends.append(write_end)
+            # It may stay blocking: it is only ever spliced from, and each splice says that it does not wait.
             preparation.streams.outputs[read_end] = kind
-            os.set_blocking(read_end, False)
             _enlarge(read_end)
             actions.append((os.POSIX_SPAWN_DUP2, write_end, number))
     except BaseException:

@@ -35,6 +35,10 @@ from holdfast.jsonrpc.messages import MESSAGE_LIMIT
 
 #: Messages above this size leave in fragments of this size, in bytes.
 FRAGMENT: Final = 1024 * 1024
+#: Up to this size, in bytes, the messages of a server that answer what was read at once wait for each other ...
+SMALL: Final = 4096
+#: ... until this many bytes have gathered.
+GATHERED: Final = 64 * 1024
 #: Seconds of silence after which a peer is asked for a sign of life, and seconds it has to give one.
 PING_AFTER: Final = 30.0
 PONG_WITHIN: Final = 30.0
@@ -55,6 +59,11 @@ class WebSocketConnection(WSListener, Connection):
         self._transport: WSTransport | None = None
         self._fragments: list[bytes] = []
         self._size = 0
+        #: Whether the frame being handled is followed by others that were read with it.
+        self._more_to_come = False
+        self._gathered: list[bytes] = []
+        self._gathered_size = 0
+        self._loop = asyncio.get_running_loop()
         self.writable = True
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -70,6 +79,7 @@ class WebSocketConnection(WSListener, Connection):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
+        self._more_to_come = not frame.last_in_buffer
         if kind in (WSMsgType.TEXT, WSMsgType.BINARY):
             if frame.fin:
                 if self._handler is not None:
@@ -90,11 +100,13 @@ class WebSocketConnection(WSListener, Connection):
                 if self._handler is not None:
                     self._handler.message_received(message)
         elif kind is WSMsgType.CLOSE:
+            self._flush()
             transport.send_close(frame.get_close_code())
             transport.disconnect()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._transport = None
+        self._gathered = []
         handler, self._handler = self._handler, None
         if handler is not None:
             handler.connection_lost()
@@ -111,6 +123,30 @@ class WebSocketConnection(WSListener, Connection):
         transport = self._transport
         if transport is None or transport.is_disconnected:
             return
+        gathering = self._gathered or self._more_to_come
+        if gathering and len(message) <= SMALL and not transport.is_client_side:
+            # Most of what a reply costs is its system call, so what answers one read leaves in one go.
+            if not self._gathered:
+                self._loop.call_soon(self._flush)
+            self._gathered.append(message)
+            self._gathered_size += len(message)
+            if self._gathered_size >= GATHERED:
+                self._flush()
+            return
+        self._flush()
+        self._send_now(transport, message)
+
+    def _flush(self) -> None:
+        messages, self._gathered, self._gathered_size = self._gathered, [], 0
+        transport = self._transport
+        if not messages or transport is None or transport.is_disconnected:
+            return
+        if len(messages) == 1:
+            self._send_now(transport, messages[0])
+        else:
+            self._write_frames(transport, messages)
+
+    def _send_now(self, transport: WSTransport, message: bytes) -> None:
         if len(message) <= FRAGMENT:
             transport.send(WSMsgType.TEXT, message)
         else:
@@ -119,6 +155,9 @@ class WebSocketConnection(WSListener, Connection):
             for start in range(0, len(view), FRAGMENT):
                 transport.send(kind, view[start : start + FRAGMENT], start + FRAGMENT >= len(view))
                 kind = WSMsgType.CONTINUATION
+        self._bound_backlog(transport)
+
+    def _bound_backlog(self, transport: WSTransport) -> None:
         if not self.writable and transport.underlying_transport.get_write_buffer_size() > BACKLOG_LIMIT:
             transport.disconnect(False)
 
@@ -127,17 +166,24 @@ class WebSocketConnection(WSListener, Connection):
         if len(messages) == 1 or transport is None or transport.is_client_side or transport.is_disconnected:
             super().send_all(messages)
             return
+        if any(len(message) > FRAGMENT for message in messages):
+            super().send_all(messages)
+            return
+        self._flush()
+        self._write_frames(transport, messages)
+
+    def _write_frames(self, transport: WSTransport, messages: list[bytes]) -> None:
+        """Write several messages, none of which needs fragments, in one go."""
         # The library writes each frame by itself; frames of a server need no mask and are as easily made here.
         frames: list[bytes] = []
         for message in messages:
-            if len(message) > FRAGMENT:
-                super().send_all(messages)
-                return
             frames += (_frame_head(len(message)), message)
         transport.underlying_transport.write(b"".join(frames))
+        self._bound_backlog(transport)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         if self._transport is not None and not self._transport.is_disconnected:
+            self._flush()
             self._transport.send_close(_close_code(code), reason.encode())
             self._transport.disconnect()
 
