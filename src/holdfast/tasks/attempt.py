@@ -180,6 +180,9 @@ class AttemptRunner:
                 if termination is not None and not termination.done():
                     # The stream is at its end, or broken: either way the tree is being ended, and that is waited for.
                     await asyncio.wait({termination})
+                if termination is not None and not termination.cancelled():
+                    # Looked at here, because below it is not when the stream broke first.
+                    termination.exception()
         if termination is not None:
             self._note_termination(termination.result())
         await self._fold()
