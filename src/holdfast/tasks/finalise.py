@@ -7,7 +7,6 @@ that was published already is recognised.
 from __future__ import annotations
 
 import asyncio
-import signal as signals
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +24,7 @@ from holdfast.tasks.answer import keep_answer
 from holdfast.tasks.attempt import Hosts
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow
-from holdfast.tasks.outcome import Outcome, decide, reported_success
+from holdfast.tasks.outcome import Outcome, decide, reported_success, signal_name
 from holdfast.tasks.output_file import OutputPathRefused, Published, publish
 from holdfast.tasks.result import (
     EXIT_CODES,
@@ -272,7 +271,7 @@ class Finalisation:
         facts = self._facts
         return Exit(
             code=facts.exit_code if facts.signal is None else None,
-            signal=None if facts.signal is None else _signal_name(facts.signal),
+            signal=None if facts.signal is None else signal_name(facts.signal),
             wrapper_code=EXIT_CODES[status],
             leftover_pids=facts.survivors,
         )
@@ -354,10 +353,3 @@ def _instant(seconds: float | None) -> str | None:
 
 def _milliseconds(begin: float, end: float) -> int:
     return max(0, round((end - begin) * 1000))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signals.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -131,7 +131,7 @@ def _lost(facts: AttemptFacts) -> Outcome:
 
 def _unexplained(facts: AttemptFacts) -> Failure:
     if facts.signal is not None:
-        how = f"was killed by {_signal_name(facts.signal)}"
+        how = f"was killed by {signal_name(facts.signal)}"
     else:
         how = f"exited with status {facts.exit_code}"
     if facts.completions and facts.failures == 0:
@@ -160,7 +160,8 @@ def _contradictions(facts: AttemptFacts) -> list[str]:
     return warnings
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; a number that has no name here stays a number."""
     try:
         return signals.Signals(number).name
     except ValueError:
