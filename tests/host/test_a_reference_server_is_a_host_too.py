@@ -108,7 +108,8 @@ async def test_an_exit_is_not_the_end_of_the_output(host: ReferenceHost) -> None
     await host.start(spec("p", "(sleep 0.3; echo late) & echo early"))
     records = await log(host, "p")
     kinds = [record.kind for record in records if isinstance(record, Record)]
-    assert kinds == [Kind.STDOUT, Kind.EXITED, Kind.STDOUT, Kind.CLOSED]
+    assert kinds[-2:] == [Kind.STDOUT, Kind.CLOSED]
+    assert Kind.EXITED in kinds[:-2]  # though perhaps before "early", see above
     assert output(records) == b"early\nlate\n"
 
 
