@@ -6,7 +6,7 @@ import abc
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -38,6 +38,38 @@ class Sandbox(StrEnum):
     READ_ONLY = "read-only"
     WORKSPACE_WRITE = "workspace-write"
     DANGER_FULL_ACCESS = "danger-full-access"
+
+
+class Approvals(StrEnum):
+    """Who answers when an agent asks whether it may do something that its sandbox does not allow."""
+
+    #: Nobody: it is declined and the agent goes on without.
+    DECLINE = "decline"
+    #: A person: the task waits, its idle clock stands still, and ``holdfast approve`` answers.
+    ASK = "ask"
+    #: Everything is allowed.
+    ACCEPT = "accept"
+
+
+class ReviewKind(StrEnum):
+    """What a code review looks at."""
+
+    #: Everything that is not committed: staged, unstaged and untracked.
+    UNCOMMITTED = "uncommitted"
+    #: What the current branch has that the branch ``value`` does not.
+    BASE = "base"
+    #: The commit ``value``.
+    COMMIT = "commit"
+    #: What the prompt says.
+    CUSTOM = "custom"
+
+
+class ReviewTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """The subject of a review by an agent's own reviewer."""
+
+    kind: ReviewKind
+    #: A branch or commit, for the kinds that need one.
+    value: str | None = None
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,15 +110,46 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     add_dirs: list[Path] = []
     #: Names or patterns of the caller's variables that the agent gets although they look like secrets.
     pass_env: list[str] = []
+    #: Where the prompt lies, byte for byte, for a program that cannot have it as standard input.
+    prompt_file: Path | None = None
+    #: Names this piece of work to the agent, the same in every attempt: a turn that bears it was begun by us.
+    work_id: str = ""
+    #: Begin with a copy of this thread, which stays as it is.
+    fork: str | None = None
+    #: Do not keep the thread once the work is done.
+    ephemeral: bool = False
+    #: What the agent shall call the thread in its own lists.
+    thread_name: str | None = None
+    #: Let commands reach the network from within the sandbox.
+    network: bool = False
+    approvals: Approvals = Approvals.DECLINE
+    #: The JSON Schema that the answer must fit.
+    output_schema: dict[str, Any] | None = None
+    #: Have the agent's own reviewer do it; the prompt is then the instruction of a custom review, else it is not used.
+    review: ReviewTarget | None = None
+
+
+class SharedServer(msgspec.Struct, frozen=True, kw_only=True):
+    """A server process of an agent that many launches share.  Equal keys mean that one process serves both."""
+
+    key: str
+    argv: list[str]
+    env: dict[str, str]
+    #: The Unix socket that it shall listen on; a connection that is accepted means that it is ready.
+    socket: str
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start one run: the prompt goes to standard input, byte for byte."""
+    """How to start one run: the prompt goes to standard input, byte for byte, unless ``commands`` is set."""
 
     argv: list[str]
     env: dict[str, str]
     #: The thread id, where the caller may choose it before the start (Claude Code); else it comes with an event.
     thread_id: str | None = None
+    #: The server that must be there before the start and as long as the run lasts.
+    server: SharedServer | None = None
+    #: The run takes commands (:mod:`holdfast.agents.commands`) on standard input, which is then a pipe.
+    commands: bool = False
 
 
 class Agent(abc.ABC):
@@ -99,6 +162,15 @@ class Agent(abc.ABC):
     #: True when the agent's whole standard output is its answer and exit status 0 its only sign of success.
     plain_text: ClassVar[bool] | bool = False
     can_resume: ClassVar[bool] | bool = True
+    #: What it can do beyond a plain run; a request for anything else is refused before anything is started.
+    can_fork: ClassVar[bool] | bool = False
+    can_review: ClassVar[bool] | bool = False
+    can_ask: ClassVar[bool] | bool = False
+    can_steer: ClassVar[bool] | bool = False
+    can_fit_schema: ClassVar[bool] | bool = False
+    #: True when the work may go on although the process that we started for it has died: another attempt then collects
+    #: it, and never does it twice.
+    outlives_its_process: ClassVar[bool] | bool = False
 
     @abc.abstractmethod
     def find(self, environment: Mapping[str, str]) -> Installation:
@@ -128,6 +200,13 @@ class Agent(abc.ABC):
     def diagnose(self, *, stderr_tail: str, exit_code: int | None) -> list[Event]:
         """Explain a run that ended without a terminal event, from what it wrote to standard error."""
         return []
+
+    def end(self, launch: Launch, thread_id: str | None) -> str | None:
+        """Make sure that no work of a run that was ended goes on anywhere else (in a shared server).
+
+        Blocking, bounded to a few seconds.  Returns why that is not certain, or ``None`` when it is.
+        """
+        return None
 
     def post_mortem(self, thread_id: str, environment: Mapping[str, str]) -> list[Event]:
         """Read what the agent itself recorded about a thread that failed or was ended (usage, typed error).

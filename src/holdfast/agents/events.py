@@ -50,6 +50,9 @@ class ThreadStarted(AgentEvent, frozen=True, kw_only=True, tag="thread_started")
 class TurnStarted(AgentEvent, frozen=True, kw_only=True, tag="turn_started"):
     """The agent accepted the prompt and began to work."""
 
+    #: The agent's own name for the turn, where turns have one.
+    turn_id: str | None = None
+
 
 class Message(AgentEvent, frozen=True, kw_only=True, tag="message"):
     """A complete message of the agent.  The last one before the end of the turn is the answer."""
@@ -100,6 +103,43 @@ class Notice(AgentEvent, frozen=True, kw_only=True, tag="notice"):
     text: str
 
 
+class Reasoning(AgentEvent, frozen=True, kw_only=True, tag="reasoning"):
+    """A summary of what the agent thought, as far as it tells; it is not part of the answer."""
+
+    text: str
+
+
+class Waiting(AgentEvent, frozen=True, kw_only=True, tag="waiting"):
+    """The agent announced that it waits for something and tries again (the network, a rate limit): no progress."""
+
+    text: str
+
+
+class ApprovalRequested(AgentEvent, frozen=True, kw_only=True, tag="approval_requested"):
+    """The agent asks whether it may do something, and waits for the decision."""
+
+    request_id: str
+    tool: ToolType
+    #: One line for people: the command, the files.
+    title: str
+    #: Why the agent wants it, in its own words.
+    reason: str | None = None
+
+
+class ApprovalResolved(AgentEvent, frozen=True, kw_only=True, tag="approval_resolved"):
+    """A question of the agent was answered, or withdrawn (then there is no decision)."""
+
+    request_id: str
+    decision: str | None = None
+
+
+class CommandAnswered(AgentEvent, frozen=True, kw_only=True, tag="command_answered"):
+    """A command that was sent to the run (:mod:`holdfast.agents.commands`) was carried out, or refused for a reason."""
+
+    command_id: str
+    refusal: str | None = None
+
+
 class TurnCompleted(AgentEvent, frozen=True, kw_only=True, tag="turn_completed"):
     """The agent reports success.  ``message`` is the answer if the terminal event itself carries it."""
 
@@ -135,6 +175,11 @@ Event = (
     | FilesClaimed
     | UsageReported
     | Notice
+    | Reasoning
+    | Waiting
+    | ApprovalRequested
+    | ApprovalResolved
+    | CommandAnswered
     | TurnCompleted
     | TurnFailed
     | Unrecognized

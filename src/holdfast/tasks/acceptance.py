@@ -31,14 +31,16 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     command: list[str]
     #: The thread to go on with, resolved from a task id where one was given.
     resume_thread: str | None = None
+    #: The thread to begin with a copy of, resolved likewise.
+    fork_thread: str | None = None
     #: What that thread had used before, as far as it is known here.
     usage_before: Usage | None = None
     #: Where the agent keeps its own records (``CODEX_HOME`` and the like), to read them afterwards.
     record_env: dict[str, str] = {}
     warnings: list[str] = []
 
-    def work(self) -> Work:
-        """What the agent is asked to do, in the terms of its adapter."""
+    def work(self, prompt_file: Path) -> Work:
+        """What the agent is asked to do, in the terms of its adapter; the prompt lies in *prompt_file*."""
         request = self.request
         return Work(
             cwd=Path(request.cwd),
@@ -48,6 +50,15 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
             resume=self.resume_thread,
             add_dirs=[Path(path) for path in request.add_dirs],
             pass_env=request.pass_env,
+            prompt_file=prompt_file,
+            work_id=request.task_id,
+            fork=self.fork_thread,
+            ephemeral=request.ephemeral,
+            thread_name=request.thread_name,
+            network=request.network,
+            approvals=request.approvals,
+            output_schema=request.output_schema,
+            review=request.review,
         )
 
 

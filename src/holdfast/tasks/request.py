@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final
 
 import msgspec
 
-from holdfast.agents.adapter import Sandbox
+from holdfast.agents.adapter import Approvals, ReviewTarget, Sandbox
 from holdfast.clock import wall
 from holdfast.errors import InvalidRequest
 
@@ -40,6 +41,38 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     start_s: float | None = 120.0
     #: The task is stopped, as ``partial``, when the agent has used this many tools.
     max_tool_uses: int | None = None
+    #: After this many tool uses the agent is told to come to an end.
+    soft_tool_uses: int | None = None
+
+
+class VerdictRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts as the judgement that the task was asked for; an answer without one is not a pass."""
+
+    #: A regular expression that a whole line of the answer outside code fences must match; its group ``verdict`` (or
+    #: the whole match) is the value.  ``None``: one of the usual words alone on a line (see ``tasks.verdict``).
+    pattern: str | None = None
+    #: The values that approve, compared without regard to case.
+    approve: list[str] = []
+
+
+class Notification(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to tell when the task is finished; exactly one of the fields is given."""
+
+    #: A program and its arguments; the digest of the result comes on standard input as JSON.
+    command: list[str] | None = None
+    #: An ``http`` or ``https`` URL that gets the digest by POST.
+    webhook: str | None = None
+    #: A notification on the user's desktop.
+    desktop: bool = False
+
+
+class Drive(StrEnum):
+    """The ways to converse with an agent; not every agent knows every way."""
+
+    #: A shared server of the agent that keeps the thread (Codex).
+    APP_SERVER = "app-server"
+    #: One process per turn.
+    ONE_SHOT = "one-shot"
 
 
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +99,25 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     output_roots: list[str] = []
     #: Names (or patterns with ``*``) of the caller's variables that the agent gets although they look secret.
     pass_env: list[str] = []
+    #: How to converse with the agent; ``None`` is the best way that the installed agent knows.
+    drive: Drive | None = None
+    #: A task or thread to begin with a copy of; it stays as it is.
+    fork: str | None = None
+    #: Do not keep the agent's thread.
+    ephemeral: bool = False
+    #: What the agent shall call the thread in its own lists.
+    thread_name: str | None = None
+    #: Let commands reach the network from within the sandbox.
+    network: bool = False
+    approvals: Approvals = Approvals.DECLINE
+    #: The JSON Schema that the answer must fit.
+    output_schema: dict[str, Any] | None = None
+    #: Have the agent's own reviewer do it.
+    review: ReviewTarget | None = None
+    verdict: VerdictRule | None = None
+    notify: list[Notification] = []
+    #: Free words of a caller about its own bookkeeping (at most 4 KiB in all); Holdfast only keeps them.
+    tags: dict[str, str] = {}
 
 
 def validate(request: TaskRequest) -> None:

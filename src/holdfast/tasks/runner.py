@@ -122,7 +122,7 @@ class TaskRunner:
         launch = await asyncio.to_thread(self._files.load_launch)
         if number > 1:
             # A fresh command line (an agent may need a new thread id), in the environment of the first one.
-            work = task.acceptance.work()
+            work = task.acceptance.work(self._files.prompt)
             launch = agent.launch(Installation(command=task.acceptance.command), work, launch.env)
             await asyncio.to_thread(self._files.save_launch, launch)
         facts = AttemptFacts(argv=launch.argv, thread_id=launch.thread_id, model=task.acceptance.request.model)

@@ -108,7 +108,7 @@ class TaskService:
             record_env={name: environment[name] for name in _RECORD_VARIABLES if name in environment},
             warnings=warnings,
         )
-        launch = agent.launch(installation, acceptance.work(), environment)
+        launch = agent.launch(installation, acceptance.work(files.prompt), environment)
         files = TaskFiles(self._directory, request.task_id)
         reservation = await asyncio.to_thread(_reserve, request) if request.output_file is not None else None
         try:
