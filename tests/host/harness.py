@@ -241,6 +241,11 @@ class WireClient:
     def methods(self, process_id: str) -> list[str]:
         return [n["method"].removeprefix("process/") for n in self.of(process_id)]
 
+    def exit_code(self, process_id: str) -> int:
+        """What ``process/exited`` told: wherever it stands, because the reference may number output after it."""
+        (code,) = [n["params"]["exitCode"] for n in self.of(process_id) if n["method"] == "process/exited"]
+        return code
+
     async def until_closed(self, process_id: str) -> None:
         await self.until(lambda: "closed" in self.methods(process_id))
 

@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.host.port import Gap, Kind, ProcessSpec, ProcessState, Record, StartRefused, StdinClosed, UnknownProcess
 from holdfast.host.reference import ReferenceHost, Unsupported
-from tests.host.harness import PATH, RunningServer, within
+from tests.host.harness import BOUND, PATH, RunningServer, within
 
 
 class CutProxy:
@@ -21,16 +21,20 @@ class CutProxy:
     def __init__(self, url: str) -> None:
         self._target = url.removeprefix("ws://").split(":")
         self._writers: list[asyncio.StreamWriter] = []
+        self._serving: set[asyncio.Task[None]] = set()
         self.cuts = 0
 
     async def __aenter__(self) -> CutProxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._server.close()
         self.cut()
+        for serving in self._serving:
+            serving.cancel()
+        await asyncio.wait_for(asyncio.gather(*self._serving, return_exceptions=True), BOUND)
 
     def cut(self) -> None:
         """Break every connection, now."""
@@ -39,9 +43,25 @@ class CutProxy:
             writer.transport.abort()
         self._writers.clear()
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not a coroutine: the task of a handler belongs to asyncio, which has the loop's end cancel it, with noise.
+        serving = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_reader, to_writer = await asyncio.open_connection(self._target[0], int(self._target[1]))
-        self._writers += [writer, to_writer]
+        self._writers.append(writer)
+        try:
+            to_reader, to_writer = await asyncio.open_connection(self._target[0], int(self._target[1]))
+        except OSError:
+            # The server ended first.
+            writer.transport.abort()
+            return
+        if writer.transport.is_closing():
+            # Cut meanwhile.
+            to_writer.transport.abort()
+            return
+        self._writers.append(to_writer)
         await asyncio.gather(self._pump(reader, to_writer), self._pump(to_reader, writer))
 
     @staticmethod
@@ -105,9 +125,19 @@ async def test_reading_goes_on_behind_any_cursor(host: ReferenceHost) -> None:
         assert again == whole[position:], position
 
 
-async def test_an_exit_is_not_the_end_of_the_output(host: ReferenceHost) -> None:
-    await host.start(spec("p", "(sleep 0.3; echo late) & echo early"))
-    records = await log(host, "p")
+async def test_an_exit_is_not_the_end_of_the_output(host: ReferenceHost, tmp_path: Path) -> None:
+    now = tmp_path / "now"
+    await host.start(spec("p", f"(until [ -e {now} ]; do sleep 0.02; done; echo late) & echo early"))
+    reading = asyncio.ensure_future(log(host, "p"))
+
+    async def ended() -> None:
+        status = await host.status("p")
+        while status is None or status.state is ProcessState.RUNNING or status.last_seq < 2:
+            status = await host.status("p")
+
+    await within(ended())
+    now.touch()
+    records = await reading
     kinds = [record.kind for record in records if isinstance(record, Record)]
     assert kinds[-2:] == [Kind.STDOUT, Kind.CLOSED]
     assert Kind.EXITED in kinds[:-2]  # perhaps before "early", see above

@@ -226,7 +226,7 @@ async def test_a_plain_client_resumes_its_session_with_the_next_server(state: Pa
     await second.result("process/write", write_params("p", b"x\n", "1"))
     await second.until_closed("p")
     assert second.output("p") == b"two x\n"
-    assert second.of("p")[-2]["params"]["exitCode"] == 6
+    assert second.exit_code("p") == 6
     await second.close()
     assert server.stop() == 0
 

@@ -124,12 +124,12 @@ async def test_terminals_input_and_signals_work_in_a_sandbox(client: WireClient,
     await client.result("process/write", write_params("t", b"\x03", "1"))
     await client.until_closed("t")
     assert b"interrupted" in client.output("t")
-    assert client.of("t")[-2]["params"]["exitCode"] == 5
+    assert client.exit_code("t") == 5
     await client.start("s", "/bin/sh", "-c", script.replace("test -t 0 &&", ""), **params)
     await client.until_output("s", b"terminal")
     await client.result("process/signal", {"processId": "s", "signal": "interrupt"})
     await client.until_closed("s")
-    assert client.of("s")[-2]["params"]["exitCode"] == 5
+    assert client.exit_code("s") == 5
     await client.start("c", "/bin/cat", pipeStdin=True, **params)
     await client.result("process/write", write_params("c", b"echo\n", "1"))
     await client.until_output("c", b"echo\n")
