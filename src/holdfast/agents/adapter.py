@@ -40,6 +40,15 @@ class Sandbox(StrEnum):
     DANGER_FULL_ACCESS = "danger-full-access"
 
 
+class Drive(StrEnum):
+    """The ways to converse with an agent; not every agent knows every way."""
+
+    #: A shared server of the agent that keeps the thread (Codex).
+    APP_SERVER = "app-server"
+    #: One process per turn.
+    ONE_SHOT = "one-shot"
+
+
 class Approvals(StrEnum):
     """Who answers when an agent asks whether it may do something that its sandbox does not allow."""
 

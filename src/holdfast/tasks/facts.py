@@ -12,11 +12,15 @@ from typing import Final
 import msgspec
 
 from holdfast.agents.events import (
+    ApprovalRequested,
+    ApprovalResolved,
+    CommandAnswered,
     Event,
     FilesClaimed,
     Malformed,
     Message,
     Notice,
+    Reasoning,
     ThreadStarted,
     ToolEnded,
     ToolStarted,
@@ -27,6 +31,7 @@ from holdfast.agents.events import (
     Unrecognized,
     Usage,
     UsageReported,
+    Waiting,
 )
 from holdfast.agents.failure import Failure
 
@@ -34,6 +39,9 @@ from holdfast.agents.failure import Failure
 _KEPT_NOTICES: Final = 20
 _KEPT_CLOSED_TOOLS: Final = 64
 _KEPT_CLAIMS: Final = 10_000
+_KEPT_ANSWERS: Final = 256
+_KEPT_REASONING: Final = 50
+_REASONING_LENGTH: Final = 2_000
 
 
 class StopCause(StrEnum):
@@ -55,6 +63,16 @@ class OpenTool(msgspec.Struct, kw_only=True):
     title: str
 
 
+class OpenApproval(msgspec.Struct, kw_only=True):
+    """A question of the agent that nobody has answered yet."""
+
+    tool: ToolType
+    title: str
+    reason: str | None = None
+    #: UTC seconds.
+    since: float
+
+
 class AttemptFacts(msgspec.Struct, kw_only=True):
     """Everything that an attempt's log has told so far."""
 
@@ -63,9 +81,21 @@ class AttemptFacts(msgspec.Struct, kw_only=True):
     thread_id: str | None = None
     model: str | None = None
     turn_started: bool = False
+    turn_id: str | None = None
     messages: int = 0
     open_tools: dict[str, OpenTool] = {}
     closed_tools: list[str] = []
+    open_approvals: dict[str, OpenApproval] = {}
+    #: Seconds that the agent waited for answers.
+    approval_wait_s: float = 0.0
+    #: Commands that the run has answered: id to the reason of a refusal, ``None`` for done.
+    answered: dict[str, str | None] = {}
+    #: What the agent says it waits for, until something happens again.
+    waiting: str | None = None
+    #: What the agent told of its thoughts, shortened.
+    reasoning: list[str] = []
+    #: The agent was told to come to an end, because of its tool uses.
+    told_to_finish: bool = False
     tool_total: int = 0
     tool_failed: int = 0
     tools_by_type: dict[str, int] = {}
@@ -122,7 +152,12 @@ def fold(facts: AttemptFacts, event: Event, at: float) -> str | None:
     """Fold one *event* of time *at* (UTC seconds) into *facts*; return the message text if it carried one."""
     if facts.first_event_at is None:
         facts.first_event_at = at
+    if isinstance(event, Waiting):
+        facts.waiting = _first_line(event.text)
+        _evidence(facts, f"waits: {facts.waiting}", at)
+        return None
     facts.last_progress_at = at
+    facts.waiting = None
     match event:
         case ThreadStarted():
             facts.thread_id = event.thread_id
@@ -130,6 +165,7 @@ def fold(facts: AttemptFacts, event: Event, at: float) -> str | None:
             _evidence(facts, "thread started", at)
         case TurnStarted():
             facts.turn_started = True
+            facts.turn_id = event.turn_id or facts.turn_id
             _evidence(facts, "thinking", at)
         case Message():
             facts.messages += 1
@@ -158,6 +194,23 @@ def fold(facts: AttemptFacts, event: Event, at: float) -> str | None:
         case Notice():
             facts.notices = [*facts.notices, event.text][-_KEPT_NOTICES:]
             _evidence(facts, _first_line(event.text), at)
+        case Reasoning():
+            facts.reasoning = [*facts.reasoning, event.text[:_REASONING_LENGTH]][-_KEPT_REASONING:]
+            _evidence(facts, f"thinks: {_first_line(event.text)}", at)
+        case ApprovalRequested():
+            facts.open_approvals[event.request_id] = OpenApproval(
+                tool=event.tool, title=event.title, reason=event.reason, since=at
+            )
+            _evidence(facts, f"asks to be allowed: {event.title}", at)
+        case ApprovalResolved():
+            approval = facts.open_approvals.pop(event.request_id, None)
+            if approval is not None:
+                facts.approval_wait_s += max(0.0, at - approval.since)
+                _evidence(facts, f"{event.decision or 'no longer asks'}: {approval.title}", at)
+        case CommandAnswered():
+            facts.answered[event.command_id] = event.refusal
+            while len(facts.answered) > _KEPT_ANSWERS:
+                del facts.answered[next(iter(facts.answered))]
         case TurnCompleted():
             facts.completions += 1
             facts.terminal_at = facts.terminal_at or at

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
-from holdfast.agents.adapter import Approvals, ReviewTarget, Sandbox
+from holdfast.agents.adapter import Approvals, Drive, ReviewTarget, Sandbox
 from holdfast.clock import wall
 from holdfast.errors import InvalidRequest
 
@@ -64,15 +63,6 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     webhook: str | None = None
     #: A notification on the user's desktop.
     desktop: bool = False
-
-
-class Drive(StrEnum):
-    """The ways to converse with an agent; not every agent knows every way."""
-
-    #: A shared server of the agent that keeps the thread (Codex).
-    APP_SERVER = "app-server"
-    #: One process per turn.
-    ONE_SHOT = "one-shot"
 
 
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
