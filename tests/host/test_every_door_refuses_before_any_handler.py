@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.host.dispatch import METHOD_MODULES, METHODS
+from holdfast.host.methods import METHOD_MODULES, METHODS
 from holdfast.jsonrpc.websocket import is_own_host, make_routes
 
 from .harness import PATH, RunningServer, WireClient, start_host, within

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from holdfast.host.dispatch import METHOD_MODULES, METHODS
+from holdfast.host.methods import METHOD_MODULES, METHODS
 
 from .harness import BOUND, RunningServer, start_host
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from holdfast import __version__
-from holdfast.host.dispatch import ClientConnection, Reply, describe, method
+from holdfast.host.dispatch import ClientConnection
+from holdfast.host.methods import Reply, method
 from holdfast.host.overview import Disk, Memory, Overview, Retention, Stopping
 from holdfast.host.parameters import Parameters
+from holdfast.host.status import describe
 from holdfast.host.tree import start_time
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError, encode_json
 

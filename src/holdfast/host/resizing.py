@@ -6,7 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from holdfast.host.dispatch import ClientConnection, Reply, method
+from holdfast.host.dispatch import ClientConnection
+from holdfast.host.methods import Reply, method
 from holdfast.jsonrpc.messages import INVALID_REQUEST, RpcError
 
 #: What the kernel keeps of each is a 16-bit number.

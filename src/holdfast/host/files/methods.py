@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from holdfast.host.dispatch import ClientConnection, method
+from holdfast.host.dispatch import ClientConnection
 from holdfast.host.files import parameters
 from holdfast.host.files.copying import copy
 from holdfast.host.files.directories import create_directory, read_directory, remove
@@ -16,6 +16,7 @@ from holdfast.host.files.service import LARGE, FileService, in_thread, large_tur
 from holdfast.host.files.walk import walk
 from holdfast.host.files.watch import prepare
 from holdfast.host.files.writing import write_file
+from holdfast.host.methods import method
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
 _P = TypeVar("_P")

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from pybase64 import b64encode
 
-from holdfast.host.dispatch import ClientConnection, method
+from holdfast.host.dispatch import ClientConnection
 from holdfast.host.http.exchange import Answer, ExchangeFailed, exchange
 from holdfast.host.http.request import HttpRequest, RedirectPolicy, Request, prepare
+from holdfast.host.methods import method
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, RpcError, encode_json
 
 #: Redirects that are followed (the reference implementation's number).

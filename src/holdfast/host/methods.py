@@ -1,0 +1,82 @@
+"""The table of methods: what each is called, what its params are, and who answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from holdfast.jsonrpc.messages import ABSENT, INVALID_PARAMS, RpcError
+
+if TYPE_CHECKING:
+    from holdfast.host.dispatch import ClientConnection
+
+#: JSON, or what will be JSON.
+Reply = bytes | Awaitable[bytes]
+
+
+class Method(NamedTuple):
+    """An entry of the method table."""
+
+    #: How state errors name the group of methods that this one belongs to.
+    group: str
+    #: Type of the params; None for methods without.
+    decoder: msgspec.json.Decoder[Any] | None
+    call: Callable[[ClientConnection, Any], Reply]
+
+
+METHODS: Final[dict[str, Method]] = {}
+#: Where the other methods are, by the first part of their names: imported when the first of them is called.
+METHOD_MODULES: Final = {
+    "fs": "holdfast.host.files.methods",
+    "host": "holdfast.host.administration",
+    "http": "holdfast.host.http.methods",
+    "process": "holdfast.host.resizing",
+}
+
+
+def method(
+    name: str, params: type[Any] | None, group: str = "exec"
+) -> Callable[[Callable[[ClientConnection, Any], Reply]], Callable[[ClientConnection, Any], Reply]]:
+    def register(call: Callable[[ClientConnection, Any], Reply]) -> Callable[[ClientConnection, Any], Reply]:
+        METHODS[name] = Method(group, msgspec.json.Decoder(params) if params is not None else None, call)
+        return call
+
+    return register
+
+
+def find_method(name: str) -> Method | None:
+    """The method of that name, None if there is none."""
+    found = METHODS.get(name)
+    if found is None:
+        module = METHOD_MODULES.get(name.partition("/")[0])
+        if module is not None:
+            import_module(module)
+            found = METHODS.get(name)
+    return found
+
+
+def decode_params(method: Method, params: msgspec.Raw) -> Any:
+    """The params of a request.
+
+    :raises RpcError: they are not what the method takes
+    """
+    if method.decoder is None:
+        if params is not ABSENT and bytes(params).strip() not in (b"null", b"{}"):
+            raise RpcError(INVALID_PARAMS, "invalid type: expected unit")
+        return None
+    try:
+        return method.decoder.decode(params if params is not ABSENT else b"null")
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RpcError(INVALID_PARAMS, _explain(str(error))) from None
+
+
+def _explain(text: str) -> str:
+    """A decoding error in the words of the reference implementation, where a client might look for them."""
+    if text.startswith("Object missing required field"):
+        return "missing field " + text.split("field ", 1)[1].split(" - at")[0]
+    if text.startswith("Expected `object`, got `null`"):
+        return "invalid type: null, expected struct"
+    return text

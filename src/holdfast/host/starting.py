@@ -1,0 +1,114 @@
+"""``process/start``: a process of the client's session, or as an extension one in the namespace of the host."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from holdfast.host import parameters
+from holdfast.host.environment import child_environment
+from holdfast.host.methods import Reply, method
+from holdfast.host.process import HostedProcess
+from holdfast.host.server import DuplicateProcess, describe_os_error
+from holdfast.host.status import describe
+from holdfast.host.uri import InvalidUri, uri_to_path
+from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, RpcError, encode_json
+
+if TYPE_CHECKING:
+    from holdfast.host.dispatch import ClientConnection
+
+
+@method("process/start", parameters.Start)
+def start(client: ClientConnection, params: parameters.Start) -> Reply:
+    """Start a process."""
+    if not params.argv:
+        raise RpcError(INVALID_PARAMS, "argv must not be empty")
+    unsupported = {
+        "managedNetwork": params.managed_network,
+        "networkProxy": params.network_proxy,
+        "credentialProviders": params.credential_providers,
+        "enforceManagedNetwork": params.enforce_managed_network,
+    }
+    for name, value in unsupported.items():
+        if value:
+            raise RpcError(INVALID_PARAMS, f"this exec-server cannot honour `{name}` and will not ignore it")
+    try:
+        cwd = uri_to_path(params.cwd)
+    except InvalidUri as error:
+        raise RpcError(INVALID_PARAMS, error.message) from None
+    if not params.argv[0]:
+        raise RpcError(INTERNAL_ERROR, f"missing program for {'PTY' if params.tty else 'pipe'} spawn")
+    env = child_environment(params.env, params.env_policy)
+    if params.sandbox is not None:
+        return _start_in_sandbox(client, params, cwd, env)
+    argv = params.argv if params.arg0 is None else [params.arg0, *params.argv[1:]]
+    return _start(client, params, params.argv[0], argv, cwd, env)
+
+
+async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, cwd: str, env: dict[str, str]) -> bytes:
+    from holdfast.host.sandbox.command_line import command_line
+
+    try:
+        argv = await asyncio.to_thread(command_line, params, cwd, env)
+    except OSError as error:
+        raise RpcError(INTERNAL_ERROR, describe_os_error(error)) from None
+    except ValueError:
+        raise RpcError(INTERNAL_ERROR, "nul byte found in provided data") from None
+    if client.session is None:
+        raise RpcError(INVALID_REQUEST, "the session was resumed by another connection")
+    if argv is None:
+        return _start(client, params, params.argv[0], params.argv, cwd, env)
+    return _start(client, params, argv[0], argv, cwd, env, sandbox_type=b"linuxSeccomp")
+
+
+def _start(
+    client: ClientConnection,
+    params: parameters.Start,
+    program: str,
+    argv: list[str],
+    cwd: str,
+    env: dict[str, str],
+    *,
+    sandbox_type: bytes = b"none",
+) -> bytes:
+    extension = params.holdfast or parameters.StartExtension()
+    session = client.session
+    if extension.persistent:
+        existing = client.host.persistent.get(params.process_id)
+        if existing is not None:
+            return _started(existing, existing=True)
+        session = None
+    try:
+        process = client.host.start(
+            session,
+            params.process_id,
+            argv=argv,
+            program=program,
+            cwd=cwd,
+            env=env,
+            tty=params.tty,
+            pipe_stdin=params.pipe_stdin,
+            stdin_file=extension.stdin_file,
+            signal_drop=extension.persistent and extension.signal_drop,
+        )
+    except DuplicateProcess as error:
+        raise RpcError(INVALID_REQUEST, error.message) from None
+    except OSError as error:
+        raise RpcError(INTERNAL_ERROR, describe_os_error(error)) from None
+    except ValueError:
+        raise RpcError(INTERNAL_ERROR, "nul byte found in provided data") from None
+    if extension.persistent:
+        return _started(process, existing=False)
+    client.push(process, 0)
+    return b'{"processId":%s,"sandboxType":"%s"}' % (encode_json(params.process_id), sandbox_type)
+
+
+def _started(process: HostedProcess, *, existing: bool) -> bytes:
+    return encode_json(
+        {
+            "processId": process.process_id,
+            "sandboxType": "none",
+            "existing": existing,
+            "status": describe(process),
+        }
+    )
