@@ -21,10 +21,12 @@ from holdfast.clock import monotonic
 from holdfast.host.drop import drop_path
 from holdfast.host.overview import Overview, Stopping
 from holdfast.host.port import (
+    Forgotten,
     Gap,
     Host,
     HostUnavailable,
     Kind,
+    NotClosed,
     NoTerminal,
     ProcessSpec,
     ProcessState,
@@ -399,6 +401,12 @@ class HostClient(Host):
     async def members(self, process_id: str) -> list[TreeMember]:
         return (await self._call("process/members", {"processId": process_id}, _Members)).members
 
+    async def forget(self, process_id: str, *, dry_run: bool = False) -> Forgotten:
+        outcome = await self._call("process/forget", {"processId": process_id, "dryRun": dry_run}, Forgotten)
+        if not dry_run:
+            self._write_locks.pop(process_id, None)
+        return outcome
+
     async def overview(self) -> Overview:
         """How the host itself is.
 
@@ -446,6 +454,8 @@ def _typed(error: RpcError, params: dict[str, Any] | None) -> Exception:
         return UnknownProcess(f"The host has no process {(params or {}).get('processId')!r}.")
     if error.rpc_code == INVALID_REQUEST and error.message.endswith("has no terminal"):
         return NoTerminal(f"{error.message.capitalize()}.", hint="Start it with tty=True.")
+    if error.rpc_code == INVALID_REQUEST and error.message.endswith("is not closed"):
+        return NotClosed(f"Process {(params or {}).get('processId')!r} is not closed.", hint="End it with terminate().")
     if error.rpc_code == METHOD_NOT_FOUND:
         return HostUnavailable(
             f"The host is too old for this client: {error.message}.", hint="Stop it; a new one starts by itself."

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from holdfast.clock import wall
 from holdfast.host.port import (
+    Forgotten,
     Gap,
     Host,
     HostUnavailable,
     Kind,
+    NotClosed,
     NoTerminal,
     ProcessSpec,
     ProcessState,
@@ -43,6 +45,8 @@ class DummyProcess:
         self.members: list[TreeMember] = [TreeMember(pid=pid, command=spec.argv[0])]
         self.exit: Record | None = None
         self.closed = False
+        #: What its log takes, as the host would say.
+        self.stored_bytes = 4096
         self._changed = asyncio.Event()
 
     def emit(self, kind: Kind | str, data: bytes = b"") -> Record:
@@ -210,6 +214,17 @@ class DummyHost(Host):
 
     async def members(self, process_id: str) -> list[TreeMember]:
         return list(self._process(process_id).members)
+
+    async def forget(self, process_id: str, *, dry_run: bool = False) -> Forgotten:
+        self._check()
+        process = self.processes.get(process_id)
+        if process is None:
+            return Forgotten(existed=False)
+        if not process.closed:
+            raise NotClosed(f"Process {process_id!r} is not closed.", hint="End it with terminate().")
+        if not dry_run:
+            del self.processes[process_id]
+        return Forgotten(existed=True, bytes=process.stored_bytes)
 
     async def aclose(self) -> None:
         self.closed = True

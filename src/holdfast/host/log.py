@@ -15,6 +15,7 @@ import os
 import select
 import struct
 import time
+import weakref
 from collections import deque
 from enum import IntEnum
 from pathlib import Path
@@ -96,6 +97,7 @@ class ProcessLog:
         self.last_seq = 0
         #: Whether the output was deleted by retention; readers are told of gaps instead.
         self.dropped = False
+        self._release: weakref.finalize[..., ProcessLog] | None = None
 
     @classmethod
     def create(cls, directory: Path | str) -> ProcessLog:
@@ -324,8 +326,16 @@ class ProcessLog:
             except FileNotFoundError:
                 continue
 
+    def hold_index(self) -> None:
+        """Let who reads a complete log at this moment go on reading its index when the files are deleted."""
+        if self._index < 0:
+            self._index = self._open("index", 0)
+            self._release = weakref.finalize(self, os.close, self._index)
+
     def close(self) -> None:
         """Close the files; reading goes on working, writing does not."""
+        if self._release is not None:
+            self._release.detach()
         descriptors = [self._index, *self._files.values()]
         self._index = -1
         self._files = {}

@@ -110,6 +110,15 @@ class Termination(msgspec.Struct, frozen=True, kw_only=True):
     survivors: list[TreeMember] = []
 
 
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """What forgetting a process did, or would do."""
+
+    #: Whether the host knew the process.
+    existed: bool
+    #: Bytes of disk that its log and its drop took.
+    bytes: int = 0
+
+
 class HostUnavailable(Unavailable):
     """The host cannot be reached, and reconnecting did not help."""
 
@@ -120,6 +129,12 @@ class UnknownProcess(HoldfastError):
     """The host has no process of that id."""
 
     code = "unknown_process"
+
+
+class NotClosed(InvalidRequest):
+    """The process, or something that it left behind, still runs: its log is not complete."""
+
+    code = "process_not_closed"
 
 
 class StdinClosed(HoldfastError):
@@ -219,6 +234,15 @@ class Host(abc.ABC):
     @abc.abstractmethod
     async def members(self, process_id: str) -> list[TreeMember]:
         """What is alive of a process's tree, the process itself first."""
+
+    @abc.abstractmethod
+    async def forget(self, process_id: str, *, dry_run: bool = False) -> Forgotten:
+        """Delete the log and the signal drop of a closed (or lost) process; its id may be used again.
+
+        An unknown process is no error.  With *dry_run* nothing is deleted, only told.
+
+        :raises NotClosed: it is still running, or a stream of it is open; nothing was deleted
+        """
 
     @abc.abstractmethod
     async def aclose(self) -> None:

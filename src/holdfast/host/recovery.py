@@ -13,10 +13,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from holdfast.clock import boot_id
+from holdfast.host.forgetting import delete_forgotten
 from holdfast.host.keeper import Held
 from holdfast.host.log import UNKNOWN_EXIT, EntryKind, ProcessLog
 from holdfast.host.process import Description, HostedProcess, Started
@@ -58,6 +60,7 @@ def recover(
     What goes on takes its descriptors out of *held*.  *children* are the pids that the keeper can wait for;
     *outlived* says that the keeper was there all the time.
     """
+    delete_forgotten(Path(processes_directory).parent)
     found: list[tuple[Description, Started | None, str]] = []
     for name in os.listdir(processes_directory):
         directory = f"{processes_directory}/{name}"

@@ -23,6 +23,7 @@ from pybase64 import b64decode, b64encode
 from holdfast.clock import monotonic
 from holdfast.errors import HoldfastError
 from holdfast.host.port import (
+    Forgotten,
     Gap,
     Host,
     HostUnavailable,
@@ -351,6 +352,12 @@ class ReferenceHost(Host):
 
     async def members(self, process_id: str) -> list[TreeMember]:
         raise Unsupported("A codex exec-server does not tell what belongs to a process.", hint="Use a Holdfast host.")
+
+    async def forget(self, process_id: str, *, dry_run: bool = False) -> Forgotten:
+        raise Unsupported(
+            "A codex exec-server cannot be told to forget a process; it does so by itself after 80 seconds.",
+            hint="Use a Holdfast host.",
+        )
 
     async def aclose(self) -> None:
         self._closed = True

@@ -66,7 +66,7 @@ class ProcessHost:
         self._kept: dict[int, KeptChild] = {}
         self._retain_bytes = retain_bytes
         #: Closed processes of the host's namespace that still have their output, oldest first, and its size.
-        self._retained: deque[tuple[HostedProcess, int]] = deque()
+        self._retained: dict[HostedProcess, int] = {}
         self._retained_bytes = 0
         self.directory = directory
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
@@ -387,12 +387,17 @@ class ProcessHost:
         size = 0 if process.log.dropped else process.log.stored_bytes()
         if not size:
             return
-        self._retained.append((process, size))
+        self._retained[process] = size
         self._retained_bytes += size
         while self._retained_bytes > self._retain_bytes and self._retained:
-            oldest, size = self._retained.popleft()
-            self._retained_bytes -= size
+            oldest = next(iter(self._retained))
+            self._retained_bytes -= self._retained.pop(oldest)
             oldest.log.drop_output()
+
+    def forget(self, process: HostedProcess) -> None:
+        """Let go of a closed process of the host's namespace, whose files were moved away."""
+        del self.persistent[process.process_id]
+        self._retained_bytes -= self._retained.pop(process, 0)
 
     def _remove(self, process: HostedProcess) -> None:
         """Forget a closed process; its directory is deleted by the next sweep's thread."""

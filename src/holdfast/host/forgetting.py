@@ -1,0 +1,114 @@
+"""Forgetting a process: its log, its index and its drop are deleted, and its id may be used again.
+
+What is to be deleted is first moved out of the way, the directory of the process last: that move is the moment of
+forgetting.  A kill before it leaves the process as it was, for the request to be repeated; a kill after it leaves
+something below ``STATE/forgotten``, which the next server deletes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from holdfast.directories import private_directory
+from holdfast.host.drop import drop_path
+from holdfast.host.methods import Reply, method
+from holdfast.host.parameters import Parameters
+from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_REQUEST, RpcError, encode_json
+
+if TYPE_CHECKING:
+    from holdfast.host.dispatch import ClientConnection
+    from holdfast.host.process import HostedProcess
+
+_FORGOTTEN: Final = "forgotten"
+_UNKNOWN: Final = b'{"existed":false,"bytes":0}'
+
+
+class Forget(Parameters, frozen=True):
+    """``process/forget``."""
+
+    process_id: str
+    #: Only tell what it would free.
+    dry_run: bool = False
+
+
+@method("process/forget", Forget)
+def forget(client: ClientConnection, params: Forget) -> Reply:
+    """Extension: delete everything of a closed process of the host's namespace; an unknown one is no error."""
+    process = client.host.persistent.get(params.process_id)
+    if process is None:
+        return _UNKNOWN
+    if not process.closed:
+        raise RpcError(INVALID_REQUEST, f"process {params.process_id} is not closed")
+    if params.dry_run:
+        return _answer(
+            [process.directory, os.fspath(drop_path(client.host.directory, process.process_id))], delete=False
+        )
+    try:
+        places = _set_aside(client.host.directory, process)
+    except OSError as error:
+        raise RpcError(INTERNAL_ERROR, f"process {params.process_id} cannot be forgotten: {error.strerror}") from None
+    client.host.forget(process)
+    return _answer(places, delete=True)
+
+
+async def _answer(places: list[str], *, delete: bool) -> bytes:
+    # Deleting gigabytes takes a while: not on the loop's thread.
+    freed = await asyncio.to_thread(_measure_and_delete, places, delete=delete)
+    return encode_json({"existed": True, "bytes": freed})
+
+
+def _set_aside(state_directory: Path, process: HostedProcess) -> list[str]:
+    """Move everything of *process* out of the way, so that its id is free; returns the new places.
+
+    :raises OSError: it is as it was, except that a lost process may have no drop any more
+    """
+    # Who reads the log at this moment is told of a gap, and of the end.
+    process.log.hold_index()
+    places: list[str] = []
+    # A lost process still has its drop.
+    for source in (os.fspath(drop_path(state_directory, process.process_id)), process.directory):
+        place = f"{state_directory}/{_FORGOTTEN}/{secrets.token_hex(16)}"
+        try:
+            os.rename(source, place)
+        except FileNotFoundError:
+            continue
+        places.append(place)
+    process.log.dropped = True
+    return places
+
+
+def _measure_and_delete(places: list[str], *, delete: bool) -> int:
+    total = 0
+    for place in places:
+        total += stored_bytes(place)
+        if delete:
+            shutil.rmtree(place, ignore_errors=True)
+    return total
+
+
+def stored_bytes(directory: str) -> int:
+    """Bytes that the file system gave to what is in *directory*."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def delete_forgotten(state_directory: Path) -> None:
+    """Delete, in the background, what an earlier server was about to; and be ready for more."""
+    # Made now: on a full disk it could not be.
+    directory = private_directory(state_directory / _FORGOTTEN)
+    left = [entry.path for entry in os.scandir(directory)]
+    if left:
+        # A thread of its own and not the loop's: nobody waits for it, not even the end of the host.
+        threading.Thread(target=_measure_and_delete, args=(left,), kwargs={"delete": True}, daemon=True).start()

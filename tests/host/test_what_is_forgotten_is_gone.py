@@ -1,0 +1,192 @@
+"""A closed process can be forgotten, whole and at one stroke; a live one cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.host.client import HostClient
+from holdfast.host.dummy import DummyHost
+from holdfast.host.forgetting import delete_forgotten
+from holdfast.host.port import Forgotten, Gap, Kind, NotClosed, ProcessSpec, ProcessState, Record, UnknownProcess
+
+from .harness import PATH, RunningServer, WireClient, kill_server, serving_child, start_host, until_dead, within
+from .promises import eventually
+
+
+@pytest.fixture
+async def client(host: RunningServer) -> AsyncIterator[HostClient]:
+    connected = await HostClient.connect(host.url)
+    yield connected
+    await connected.aclose()
+
+
+def spec(name: str, script: str, *, pipe_stdin: bool = False, signal_drop: bool = False) -> ProcessSpec:
+    return ProcessSpec(
+        process_id=name,
+        argv=["sh", "-c", script],
+        cwd=Path("/"),
+        env={"PATH": PATH},
+        pipe_stdin=pipe_stdin,
+        signal_drop=signal_drop,
+    )
+
+
+async def read(client: HostClient, name: str) -> list[Record | Gap]:
+    async def collect() -> list[Record | Gap]:
+        return [record async for record in client.records(name)]
+
+    return await within(collect())
+
+
+def kept(state: Path) -> list[Path]:
+    """The directories of processes; the places of the next ones hold no description yet."""
+    return [path for path in (state / "processes").iterdir() if (path / "process").read_bytes()]
+
+
+async def test_nothing_of_it_is_left_and_its_id_is_free(client: HostClient, state: Path) -> None:
+    await client.start(spec("p", "head -c 100000 /dev/zero; exit 7", signal_drop=True))
+    await client.start(spec("other", "echo here"))
+    await read(client, "p")
+    await read(client, "other")
+    before = await client.overview()
+    would = await client.forget("p", dry_run=True)
+    assert (would.existed, would.bytes >= 100_000) == (True, True)
+    assert len(await read(client, "p")) > 2
+    assert await client.forget("p") == would
+    after = await client.overview()
+    assert before.retention.kept - after.retention.kept == 100_000
+    assert await client.status("p") is None
+    assert [status.process_id for status in await client.list()] == ["other"]
+    assert len(kept(state)) == 1
+    assert list((state / "forgotten").iterdir()) == []
+    with pytest.raises(UnknownProcess):
+        await read(client, "p")
+    # Again, or never heard of: no error.
+    assert await client.forget("p") == await client.forget("nobody") == Forgotten(existed=False)
+    status = await client.start(spec("p", "echo new"))
+    assert status.state is ProcessState.RUNNING
+    assert next(record.data for record in await read(client, "p") if isinstance(record, Record)) == b"new\n"
+
+
+async def test_what_runs_or_has_an_open_stream_is_kept(client: HostClient) -> None:
+    await client.start(spec("live", "read x", pipe_stdin=True))
+    await client.start(spec("held", "exec 3<&0; (read x <&3; echo late) & exit 5", pipe_stdin=True))
+    for name in ("live", "held"):
+        with pytest.raises(NotClosed) as caught:
+            await client.forget(name)
+        assert caught.value.hint
+        await client.terminate(name)
+        assert (await read(client, name))[-1].kind is Kind.CLOSED  # type: ignore[union-attr]
+        assert (await client.forget(name)).existed
+
+
+async def test_who_reads_meanwhile_is_told_what_is_gone_and_comes_to_an_end(host: RunningServer) -> None:
+    wire = await WireClient.connect(host.url)
+    await wire.start("p", "sh", "-c", "head -c 300000 /dev/zero; exit 7", holdfast={"persistent": True})
+    subscription = {"processId": "p", "subscriptionId": 1, "window": 1}
+    await wire.result("process/subscribe", subscription)
+
+    def records() -> list[dict[str, Any]]:
+        return [record for message in wire.notifications for record in message["params"].get("records", ())]
+
+    await wire.until(records)
+
+    async def closed() -> None:
+        while (await wire.result("process/status", {"processId": "p"}))["status"]["state"] != "closed":
+            pass
+
+    await within(closed())
+    assert (await wire.result("process/forget", {"processId": "p"}))["existed"]
+    wire.notify("process/acknowledge", {"subscriptionId": 1, "bytes": 10**9})
+    await wire.until(lambda: wire.notifications[-1]["params"].get("done"))
+    told = records()
+    position = 0
+    for record in told:
+        gap = record["kind"] == "gap"
+        assert record["first" if gap else "seq"] == position + 1
+        position = record["last" if gap else "seq"]
+    assert [record["kind"] for record in told][-3:] == ["gap", "exited", "closed"]
+    await wire.close()
+
+
+async def test_a_lost_process_and_its_drop_are_forgotten(state: Path) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url)
+    await client.start(spec("p", "echo up; sleep 1000", signal_drop=True))
+    drop = client.signal_drop("p")
+    status = await client.status("p")
+    assert status is not None
+    assert status.pid is not None
+    victim = serving_child(server.pid)
+    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(victim, signal.SIGKILL)
+    server.kill()
+    await until_dead(victim)
+    await client.aclose()
+    server = start_host(state)
+    client = await HostClient.connect(server.url)
+    found = await client.status("p")
+    assert found is not None
+    assert found.state is ProcessState.LOST
+    assert drop.exists()
+    assert (await client.forget("p")).existed
+    assert not drop.exists()
+    assert kept(state) == []
+    await until_dead(status.pid)
+    await client.aclose()
+    server.stop()
+
+
+async def test_a_kill_leaves_all_of_it_or_nothing(state: Path) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    names = [f"p{number}" for number in range(60)]
+    for name in names:
+        await client.start(spec(name, f"echo {name}; exit 3"))
+    for name in names:
+        await read(client, name)
+
+    async def forgetting() -> None:
+        for name in names[:40]:
+            await client.forget(name)
+
+    forgetter = asyncio.ensure_future(forgetting())
+    for _ in range(3):
+        await kill_server(server)
+    await asyncio.wait_for(forgetter, 60)
+    assert {status.process_id for status in await client.list()} == set(names[40:])
+    for name in names[40:]:
+        records = await read(client, name)
+        assert next(record.data for record in records if isinstance(record, Record)) == name.encode() + b"\n"
+    await kill_server(server)
+    assert {status.process_id for status in await client.list()} == set(names[40:])
+    await eventually(lambda: list((state / "forgotten").iterdir()) == [], "what was forgotten is still there")
+    assert len(kept(state)) == 20
+    await client.aclose()
+    server.stop()
+
+
+async def test_what_a_killed_server_was_about_to_delete_is_deleted(tmp_path: Path) -> None:
+    left = tmp_path / "forgotten" / "x"
+    left.mkdir(mode=0o700, parents=True)
+    left.parent.chmod(0o700)
+    (left / "index").write_bytes(b"x" * 32)
+    delete_forgotten(tmp_path)
+    await eventually(lambda: not left.exists(), "it is still there")
+
+
+async def test_the_dummy_does_the_same() -> None:
+    host = DummyHost()
+    await host.start(spec("p", "true"))
+    with pytest.raises(NotClosed):
+        await host.forget("p")
+    host.processes["p"].finish(0)
+    assert await host.forget("p", dry_run=True) == await host.forget("p")
+    assert await host.forget("p") == Forgotten(existed=False)
