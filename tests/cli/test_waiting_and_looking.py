@@ -56,6 +56,28 @@ def test_several_of_which_one_goes_on(cli, daemon: FakeDaemon) -> None:
     assert f"Still running: {running.id}." in outcome.err
 
 
+def test_the_worst_of_several_decides(cli, daemon: FakeDaemon) -> None:
+    late, unknown, done = daemon.add(), daemon.add(), daemon.add()
+    late.finish(b"", Status.TIMEOUT)
+    unknown.finish(b"", Status.OUTCOME_UNKNOWN)
+    done.finish(b"done")
+    assert cli("wait", done.id, late.id, unknown.id).status == 125
+    assert cli("wait", done.id, late.id).status == 124
+
+
+def test_status_can_wait_for_the_end(cli, daemon: FakeDaemon) -> None:
+    task = daemon.add()
+    task.say("tool", "Bash: npm test")
+    outcome = cli("status", task.id, "--wait", "--timeout", "0.05")
+    assert outcome.status == 75
+    assert "evidence:  Bash: npm test" in outcome.out.decode()
+    threading.Timer(0.05, task.finish, [b"", Status.TIMEOUT]).start()
+    outcome = cli("status", task.id, "--wait", "--json")
+    assert (outcome.status, json.loads(outcome.out)["status"]) == (0, "timeout")
+    assert cli("status", "--wait").status == 2
+    assert cli("status", task.id, "--timeout", "1s").status == 2
+
+
 def test_list_shows_the_newest_first(cli, daemon: FakeDaemon) -> None:
     old, new = daemon.add(b"an old one"), daemon.add(b"a new one", label="mine")
     old.finish(b"done")

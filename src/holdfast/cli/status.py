@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 import msgspec
 
+from holdfast.api.follow import StillRunning, until_finished
 from holdfast.cli import completion_values, duration, table, terminal
 from holdfast.cli.daemon_access import Daemon
+from holdfast.cli.error_report import UsageError
 from holdfast.cli.list import ended_or_state
 from holdfast.daemon.client import DaemonStatus
 from holdfast.directories import state_directory
@@ -17,20 +19,38 @@ from holdfast.tasks.view import TaskView
 @click.command()
 @click.argument("task_id", metavar="[ID]", required=False, shell_complete=completion_values.tasks)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON on one line.")
-def status(*, task_id: str | None, as_json: bool) -> int:
+@click.option("--wait", is_flag=True, help="Show it when it is finished.")
+@click.option(
+    "--timeout",
+    metavar="DURATION",
+    callback=duration.option,
+    help="With --wait: show it as it is after this long, with exit status 75.",
+)
+def status(*, task_id: str | None, as_json: bool, wait: bool, timeout: float | None) -> int:
     """Show where a task is, with the evidence for it; without ID, show the daemon (and start none).
 
-    The exit status is 0 whatever the task's state is: 'holdfast wait' and 'holdfast result' give its own.
+    The exit status is 0 whatever the task's state is ('holdfast wait' and 'holdfast result' give its own), and 75 when
+    --timeout came before the end that --wait waits for.
     """
+    if timeout is not None and not wait:
+        raise UsageError("--timeout is about --wait.", hint="Add --wait, or leave --timeout out.")
     if task_id is None:
+        if wait:
+            raise UsageError("--wait needs the ID of a task.", hint="Give one; 'holdfast list' shows them.")
         return _show_daemon(as_json=as_json)
+    exit_code = 0
     with Daemon() as daemon:
+        if wait:
+            try:
+                until_finished(daemon, task_id, deadline=duration.deadline(timeout))
+            except StillRunning as running:
+                exit_code = running.exit_code
         view = daemon.call(lambda client: client.task(task_id))
     if as_json:
         terminal.write([msgspec.json.encode(view) + b"\n"])
     else:
         terminal.write_line(table.pairs(_task_rows(view)))
-    return 0
+    return exit_code
 
 
 def _task_rows(view: TaskView) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.error_report import UsageError
 from holdfast.cli.output_options import output_options
 from holdfast.cli.result_output import Format
+from holdfast.tasks.result import worst_exit_code
 
 
 @click.command()
@@ -40,8 +41,8 @@ def wait(
     """Wait for tasks to finish and print how they ended.
 
     One task is shown as 'holdfast run' shows it, and the exit status is its own.  Of several tasks each is one line
-    (with --json one result document), in the order in which they finish; the exit status is 0 if all of them completed,
-    else that of the first one, as you named them, that did not.
+    (with --json one result document), in the order in which they finish.  The exit status is that of the one that
+    ended worst, so it is 0 only if all of them completed; with --any it is that of the one that was finished first.
 
     The exit status is 75 when --timeout comes first.  Ctrl-C only stops the waiting.
     """
@@ -87,7 +88,7 @@ def _wait_for_several(
     if running:
         still = ", ".join(sorted(running))
         raise StillRunning(f"Still running: {still}.", hint=f"Go on waiting with: holdfast wait {' '.join(running)}")
-    return next((statuses[task_id] for task_id in ids if statuses[task_id] != 0), 0)
+    return worst_exit_code(statuses.values())
 
 
 def _show_one(daemon: Daemon, task_id: str, wanted: Format) -> int:

@@ -5,6 +5,7 @@ Nothing in it about success is taken from the agent's word alone, and the exit c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Final
 
@@ -52,6 +53,16 @@ EXIT_CODES: Final[dict[Status, int]] = {
     Status.UNAVAILABLE: 127,
     Status.CANCELLED: 130,
 }
+
+
+#: Exit codes from the worst to the best: what may still be running first, what was never tried last.
+_WORST_FIRST: Final = (125, 1, 127, 124, 130, 4, 3, 5, 2, 0)
+
+
+def worst_exit_code(codes: Iterable[int]) -> int:
+    """The one of several tasks' exit codes that a caller must hear of; 0 only if all of them are 0."""
+    found = set(codes)
+    return next((code for code in _WORST_FIRST if code in found), max(found, default=0))
 
 
 class Verdict(msgspec.Struct, kw_only=True):
