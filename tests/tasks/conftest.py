@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
+from holdfast.agents.adapter import SharedServer
 from holdfast.host.dummy import DummyHost, DummyProcess
 from holdfast.store.store import Store
 from holdfast.tasks.request import TaskRequest, new_task_id
@@ -26,6 +28,15 @@ class OneHost:
 
     async def host(self) -> DummyHost:
         return self._host
+
+
+class NoServers:
+    """For agents that need none."""
+
+    @contextlib.asynccontextmanager
+    async def hold(self, server: SharedServer) -> AsyncIterator[None]:
+        raise AssertionError(f"nobody asked for {server}")
+        yield
 
 
 class Bench:
@@ -51,7 +62,7 @@ class Bench:
         """A service as a daemon starts it: with everything that is unfinished taken up."""
         tasks = self.directory / "tasks"
         tasks.mkdir(exist_ok=True, mode=0o700)
-        service = TaskService(store, OneHost(self.host), tasks)
+        service = TaskService(store, OneHost(self.host), NoServers(), tasks)
         await service.recover()
         return service
 

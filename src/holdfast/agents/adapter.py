@@ -170,6 +170,8 @@ class Agent(abc.ABC):
     title: ClassVar[str] | str
     #: True when the agent's whole standard output is its answer and exit status 0 its only sign of success.
     plain_text: ClassVar[bool] | bool = False
+    #: The way in which this object converses with it.
+    drive: ClassVar[Drive] | Drive = Drive.ONE_SHOT
     can_resume: ClassVar[bool] | bool = True
     #: What it can do beyond a plain run; a request for anything else is refused before anything is started.
     can_fork: ClassVar[bool] | bool = False

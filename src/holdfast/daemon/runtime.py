@@ -10,13 +10,15 @@ import contextlib
 import fcntl
 import logging
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from holdfast.agents.adapter import SharedServer
 from holdfast.clock import monotonic, wall
 from holdfast.directories import private_directory
-from holdfast.errors import InvalidRequest
+from holdfast.errors import InvalidRequest, Unavailable
 from holdfast.host.client import HostClient
 from holdfast.host.launch import ensure_host
 from holdfast.host.port import Host, HostUnavailable
@@ -82,6 +84,13 @@ class LocalHost:
             self._client = None
 
 
+class _NoServers:
+    @contextlib.asynccontextmanager
+    async def hold(self, server: SharedServer) -> AsyncIterator[None]:
+        raise Unavailable(f"There are no shared servers yet: {server.key}.")
+        yield
+
+
 class Runtime:
     """One state directory at work.  Use as an asynchronous context manager."""
 
@@ -101,7 +110,9 @@ class Runtime:
             self.store = await self._stack.enter_async_context(await Store.open(self.directory / "holdfast.db"))
             self.local_host = LocalHost(self.directory / "host")
             self._stack.push_async_callback(self.local_host.aclose)
-            self.tasks = TaskService(self.store, self.local_host, private_directory(self.directory / "tasks"))
+            self.tasks = TaskService(
+                self.store, self.local_host, _NoServers(), private_directory(self.directory / "tasks")
+            )
             self._stack.push_async_callback(self.tasks.aclose)
             recovered = await self.tasks.recover()
             if recovered:

@@ -10,9 +10,11 @@ from typing import Final
 
 import msgspec
 
-from holdfast.agents.adapter import Launch, Work
+from holdfast.agents.adapter import Agent, Drive, Launch, Work
+from holdfast.agents.catalogue import find_agent
 from holdfast.agents.events import Usage
 from holdfast.directories import private_directory
+from holdfast.drivers.choice import through
 from holdfast.tasks.request import TaskRequest
 
 #: A summary is one line that fits a terminal's width beside the other columns.
@@ -29,6 +31,8 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     #: The agent's command as found in the caller's environment.
     command: list[str]
+    #: How the agent is conversed with.
+    drive: Drive = Drive.ONE_SHOT
     #: The thread to go on with, resolved from a task id where one was given.
     resume_thread: str | None = None
     #: The thread to begin with a copy of, resolved likewise.
@@ -38,6 +42,13 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     #: Where the agent keeps its own records (``CODEX_HOME`` and the like), to read them afterwards.
     record_env: dict[str, str] = {}
     warnings: list[str] = []
+
+    def agent(self) -> Agent:
+        """The agent that does it, as it is conversed with.
+
+        :raises UnknownAgent: it was declared in the configuration, and is no longer
+        """
+        return through(find_agent(self.request.agent), self.drive)
 
     def work(self, prompt_file: Path) -> Work:
         """What the agent is asked to do, in the terms of its adapter; the prompt lies in *prompt_file*."""
@@ -69,6 +80,8 @@ class TaskFiles:
         self.directory = tasks_directory / task_id
         #: The prompt, byte for byte; the agent's standard input.
         self.prompt = self.directory / "prompt"
+        #: What an attempt is told that concludes an earlier one.
+        self.closing_prompt = self.directory / "closing-prompt"
         #: Command line and environment of the newest attempt; removed when the task is finished.
         self.launch = self.directory / "launch.json"
         #: The answer, byte for byte.

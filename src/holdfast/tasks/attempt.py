@@ -12,11 +12,23 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from holdfast.agents.adapter import Agent
+from holdfast.agents.adapter import Agent, Launch, SharedServer
+from holdfast.agents.commands import Steer, encode
+from holdfast.agents.events import Waiting
 from holdfast.agents.failure import Failure, FailureClass, Remedy
 from holdfast.clock import boot_id, monotonic, wall
 from holdfast.drivers.one_shot import Cursor, Step, follow
-from holdfast.host.port import Host, HostUnavailable, ProcessSpec, StartRefused, Termination, UnknownProcess
+from holdfast.errors import Unavailable
+from holdfast.host.port import (
+    Host,
+    HostUnavailable,
+    ProcessSpec,
+    StartRefused,
+    StdinClosed,
+    Termination,
+    UnknownProcess,
+    WriteUncertain,
+)
 from holdfast.tasks.acceptance import TaskFiles
 from holdfast.tasks.facts import AttemptFacts, StopCause, fold
 from holdfast.tasks.ledger import AttemptRow, Ledger, Phase
@@ -39,6 +51,19 @@ HOST_PATIENCE: Final = 60.0
 _FOLD_INTERVAL: Final = 1.0
 
 
+#: The reason of the attempt that asks for a conclusion of what an earlier one did.
+FINALISE: Final = "finalise"
+#: What an agent is told when it has used up its tools.
+FINISH_NOW: Final = (
+    "Your budget of tool uses is nearly spent. Use no further tools. Finish now: give your final answer or verdict on "
+    "the basis of what you have found so far, and say plainly what remains undone."
+)
+
+
+#: What an agent that shall only conclude may still use, in tool uses.
+CLOSING_TOOL_USES: Final = 3
+
+
 class Hosts(Protocol):
     """Where hosts come from."""
 
@@ -46,6 +71,17 @@ class Hosts(Protocol):
         """A connected host of this machine; one that died is started again.
 
         :raises HostUnavailable: it cannot be started
+        """
+        ...
+
+
+class Servers(Protocol):
+    """Where the servers come from that several runs of an agent share."""
+
+    def hold(self, server: SharedServer) -> contextlib.AbstractAsyncContextManager[None]:
+        """As long as the context lasts, *server* is kept running and is started again when it dies.
+
+        :raises Unavailable: it cannot be started
         """
         ...
 
@@ -62,9 +98,12 @@ class AttemptRunner:
         files: TaskFiles,
         ledger: Ledger,
         hosts: Hosts,
+        servers: Servers,
         cancelled: asyncio.Event,
         state: State,
+        first: AttemptRow | None = None,
     ) -> None:
+        """*first* is the attempt from whose start the total time limit runs, if it is not this one."""
         self._attempt = attempt
         self._facts: AttemptFacts = attempt.facts
         self._request = request
@@ -72,8 +111,10 @@ class AttemptRunner:
         self._files = files
         self._ledger = ledger
         self._hosts = hosts
+        self._servers = servers
         self._cancelled = cancelled
         self._state = state
+        self._first = first
         #: How far the log is folded into the facts in memory; stored together with them.
         self._cursor: Cursor | None = None
         self._folded_at = 0.0
@@ -89,20 +130,37 @@ class AttemptRunner:
         """Start the process if it does not run yet, follow it to its end, and leave nothing behind."""
         if self._attempt.phase is Phase.ENDED:
             return self._attempt
-        if self._attempt.phase is Phase.PREPARED and not await self._start():
+        launch = await asyncio.to_thread(self._files.load_launch)
+        async with contextlib.AsyncExitStack() as stack:
+            if launch.server is not None:
+                try:
+                    await stack.enter_async_context(self._servers.hold(launch.server))
+                except Unavailable as error:
+                    logger.warning("%s: its server is not there: %s", self._attempt.process_id, error)
+                    if self._attempt.phase is Phase.PREPARED:
+                        self._refuse(error.message, error.hint)
+                        return await self._ledger.end_attempt(self._attempt)
+            if self._attempt.phase is Phase.PREPARED and not await self._start(launch):
+                return await self._ledger.end_attempt(self._attempt)
+            await self._patiently(self._follow)
+            await self._patiently(self._clear)
+            if self._agent.outlives_its_process and self._facts.stop is not None and not self._facts.terminal:
+                # The process is gone; what it had begun elsewhere must not go on unseen.
+                doubt = await asyncio.to_thread(self._agent.end, launch, self._facts.thread_id)
+                if doubt is not None:
+                    logger.warning("%s: %s", self._attempt.process_id, doubt)
+                    self._facts.unreachable = True
             return await self._ledger.end_attempt(self._attempt)
-        await self._patiently(self._follow)
-        await self._patiently(self._clear)
-        return await self._ledger.end_attempt(self._attempt)
 
-    async def _start(self) -> bool:
-        launch = self._files.load_launch()
+    async def _start(self, launch: Launch) -> bool:
+        prompt = self._files.closing_prompt if self._attempt.reason == FINALISE else self._files.prompt
         spec = ProcessSpec(
             process_id=self._attempt.process_id,
             argv=launch.argv,
             cwd=Path(self._request.cwd),
             env=launch.env,
-            stdin_file=self._files.prompt,
+            stdin_file=None if launch.commands else prompt,
+            pipe_stdin=launch.commands,
         )
         at, monotonic_at = wall(), monotonic()
         started = False
@@ -118,14 +176,17 @@ class AttemptRunner:
         try:
             await self._patiently(start)
         except StartRefused as refusal:
-            self._facts.start_failure = Failure(
-                failure_class=FailureClass.BACKEND_MISSING,
-                message=f"{self._agent.title} could not be started: {refusal.message}",
-                remedy=[Remedy(text=refusal.hint or "Check the installation.", argv=["holdfast", "doctor"])],
-            )
+            self._refuse(refusal.message, refusal.hint)
         if started:
             self._attempt = await self._ledger.mark_started(self._attempt, at=at, monotonic_at=monotonic_at)
         return started
+
+    def _refuse(self, message: str, hint: str | None) -> None:
+        self._facts.start_failure = Failure(
+            failure_class=FailureClass.BACKEND_MISSING,
+            message=f"{self._agent.title} could not be started: {message}",
+            remedy=[Remedy(text=hint or "Check the installation.", argv=["holdfast", "doctor"])],
+        )
 
     async def _patiently(self, action: Callable[[Host], Awaitable[None]]) -> None:
         """Do *action* with a host; when the host dies under it, start the host again and repeat.
@@ -216,7 +277,10 @@ class AttemptRunner:
 
     async def _take(self, step: Step) -> None:
         facts = self._facts
-        now = self._progress_at = monotonic()
+        now = monotonic()
+        only_waits = bool(step.events) and all(isinstance(event, Waiting) for event in step.events)
+        if not only_waits:
+            self._progress_at = now
         self._cursor = step.cursor_after
         facts.stdout_bytes += step.stdout_bytes
         facts.stderr_bytes += step.stderr_bytes
@@ -255,6 +319,7 @@ class AttemptRunner:
             return
         cause = self._stop_cause(now)
         if cause is None:
+            await self._mind_the_budget(host)
             return
         logger.info("%s: stopping: %s", self._attempt.process_id, cause)
         self._facts.stop = cause
@@ -262,6 +327,22 @@ class AttemptRunner:
         # Stored first: whoever finds this attempt after a crash ends it too, for the same reason.
         await self._fold(state=State.STOPPING)
         self._terminate(host)
+
+    async def _mind_the_budget(self, host: Host) -> None:
+        """Tell the agent, once, that its tool uses are nearly spent."""
+        facts, soft = self._facts, self._request.limits.soft_tool_uses
+        if soft is None or facts.tool_total < soft or facts.told_to_finish or facts.terminal or facts.exited:
+            return
+        if not self._agent.can_steer or self._attempt.reason == FINALISE:
+            return
+        # Stored first: told twice would be worse than not at all, for the hard limit is there still.
+        facts.told_to_finish = True
+        await self._fold()
+        command = encode(Steer(id=f"{self._attempt.process_id}-finish", text=FINISH_NOW))
+        try:
+            await host.write(self._attempt.process_id, command)
+        except (StdinClosed, WriteUncertain) as error:
+            logger.warning("%s: could not be told to finish: %s", self._attempt.process_id, error)
 
     def _stop_cause(self, now: float) -> StopCause | None:
         facts, limits = self._facts, self._request.limits
@@ -274,9 +355,20 @@ class AttemptRunner:
         for cause, bound in self._time_bounds():
             if now >= bound:
                 return cause
-        if limits.max_tool_uses is not None and facts.tool_total > limits.max_tool_uses and not facts.terminal:
+        hard = CLOSING_TOOL_USES if self._attempt.reason == FINALISE else limits.max_tool_uses
+        if hard is not None and facts.tool_total > hard and not facts.terminal:
             return StopCause.TOOL_USES
+        soft = limits.soft_tool_uses
+        if soft is not None and facts.tool_total >= soft and not facts.terminal and self._may_conclude:
+            return StopCause.SOFT_TOOL_USES
         return None
+
+    @property
+    def _may_conclude(self) -> bool:
+        """Whether an agent that cannot be told anything is ended at the soft limit, to be asked for a conclusion."""
+        facts = self._facts
+        idle = not facts.open_tools
+        return not self._agent.can_steer and self._agent.can_resume and self._attempt.reason != FINALISE and idle
 
     def _time_bounds(self) -> list[tuple[StopCause, float]]:
         facts, limits = self._facts, self._request.limits
@@ -287,13 +379,19 @@ class AttemptRunner:
         if facts.exited:
             return []
         if limits.total_s is not None:
-            bounds.append((StopCause.TOTAL, started + limits.total_s))
+            bounds.append((StopCause.TOTAL, self._clock_started(started) + limits.total_s))
         if limits.start_s is not None and facts.first_event_at is None:
             bounds.append((StopCause.START, started + limits.start_s))
-        # A long build is not idleness: while a tool runs only the total limit counts.
-        if limits.idle_s is not None and not facts.open_tools:
+        # A long build is not idleness, nor is a question that a person has not answered: only the total limit counts.
+        if limits.idle_s is not None and not facts.open_tools and not facts.open_approvals:
             bounds.append((StopCause.IDLE, self._progress_at + limits.idle_s))
         return bounds
+
+    def _clock_started(self, started: float) -> float:
+        first = self._first
+        if first is None or first.started_monotonic is None or first.boot_id != boot_id():
+            return started
+        return first.started_monotonic
 
     def _until_next_bound(self) -> float | None:
         if self._termination is not None:

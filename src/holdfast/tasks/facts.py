@@ -52,6 +52,8 @@ class StopCause(StrEnum):
     IDLE = "idle"
     START = "start"
     TOOL_USES = "tool_uses"
+    #: It was to come to an end, and can only be told so by being ended and asked again.
+    SOFT_TOOL_USES = "soft_tool_uses"
     #: The agent reported its end and then did not exit.
     LINGER = "linger"
 
@@ -96,6 +98,8 @@ class AttemptFacts(msgspec.Struct, kw_only=True):
     reasoning: list[str] = []
     #: The agent was told to come to an end, because of its tool uses.
     told_to_finish: bool = False
+    #: Why the attempt before this one, which this one concludes, was ended.
+    concludes: StopCause | None = None
     tool_total: int = 0
     tool_failed: int = 0
     tools_by_type: dict[str, int] = {}

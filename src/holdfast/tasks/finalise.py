@@ -7,6 +7,7 @@ that was published already is recognised.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -262,9 +263,16 @@ class Finalisation:
         if self._plain_text:
             self._unknowns["tool_uses"] = "this agent does not report its tool uses"
             return ToolUses(hard_limit=hard_limit)
-        facts = self._facts
+        # An attempt that concludes an earlier one goes on counting where that one stopped.
+        counted = self._attempts[-2:] if self._facts.concludes is not None else self._attempts[-1:]
+        by_type: Counter[str] = Counter()
+        for attempt in counted:
+            by_type.update(attempt.facts.tools_by_type)
         return ToolUses(
-            total=facts.tool_total, failed=facts.tool_failed, by_type=facts.tools_by_type, hard_limit=hard_limit
+            total=sum(attempt.facts.tool_total for attempt in counted),
+            failed=sum(attempt.facts.tool_failed for attempt in counted),
+            by_type=dict(by_type),
+            hard_limit=hard_limit,
         )
 
     def _exit(self, status: Status) -> Exit:

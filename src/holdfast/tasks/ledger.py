@@ -340,6 +340,29 @@ class Ledger:
         row = await self._store.read(lambda connection: connection.execute(query).first())
         return None if row is None or row.result is None else msgspec.json.decode(row.result, type=Result)
 
+    async def finished_before(self, at: float, *, keep: int) -> list[str]:
+        """Ids of the tasks that finished before *at* (UTC seconds), oldest first, without the newest *keep*."""
+        finished = sa.select(tasks.c.id, tasks.c.finished_at).where(tasks.c.state == State.FINISHED)
+        query = finished.order_by(tasks.c.finished_at.desc(), tasks.c.id.desc()).limit(-1).offset(keep)
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return [row.id for row in reversed(rows) if row.finished_at < at]
+
+    async def task_ids(self) -> set[str]:
+        """The ids of all tasks."""
+        query = sa.select(tasks.c.id)
+        return {row.id for row in await self._store.read(lambda connection: connection.execute(query).fetchall())}
+
+    async def process_ids(self) -> set[str]:
+        """The ids of the processes of all attempts."""
+        query = sa.select(attempts.c.process_id)
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return {row.process_id for row in rows}
+
+    async def delete(self, task_id: str) -> bool:
+        """Delete a task with everything stored about it; ``False`` if it is not there, or not finished."""
+        statement = tasks.delete().where(tasks.c.id == task_id, tasks.c.state == State.FINISHED)
+        return await self._store.write(lambda connection: connection.execute(statement).rowcount > 0)
+
     async def _update_task(self, task_id: str, **values: Any) -> None:
         statement = tasks.update().where(tasks.c.id == task_id).values(**values)
         await self._store.write(lambda connection: connection.execute(statement))

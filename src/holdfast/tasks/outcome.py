@@ -63,7 +63,7 @@ def decide(
         return Outcome(status=Status.CANCELLED, failure=failure)
     if facts.stop is not None and facts.stop in _TIME_LIMITS:
         return _time_limit(facts.stop, limits.get(facts.stop))
-    if facts.stop is StopCause.TOOL_USES:
+    if facts.stop in (StopCause.TOOL_USES, StopCause.SOFT_TOOL_USES):
         failure = Failure(
             failure_class=FailureClass.BUDGET,
             message=f"The agent was stopped after {facts.tool_total} tool uses.",
@@ -80,6 +80,13 @@ def decide(
             warnings.append("the agent did not exit after it had finished, and was ended")
         if facts.lost:
             warnings.append("the host was lost after the agent had finished")
+        if facts.concludes is StopCause.TOOL_USES:
+            failure = Failure(
+                failure_class=FailureClass.BUDGET,
+                message="The agent was stopped at its limit of tool uses; the answer is what it had found by then.",
+                remedy=[Remedy(text="Ask for less at once, or raise --max-tool-uses.")],
+            )
+            return Outcome(status=Status.PARTIAL, failure=failure, warnings=warnings, limit_hit="tool_uses")
         return _judge_success(facts, message_blank, warnings)
     return Outcome(status=Status.FAILED, failure=_unexplained(facts), warnings=_contradictions(facts))
 

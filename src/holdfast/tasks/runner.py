@@ -9,13 +9,14 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-from holdfast.agents.adapter import Agent, Installation
-from holdfast.agents.catalogue import find_agent
+import msgspec
+
+from holdfast.agents.adapter import Agent, Installation, Sandbox
 from holdfast.agents.failure import Failure, FailureClass, Remedy
 from holdfast.errors import HoldfastError
-from holdfast.tasks.acceptance import TaskFiles
-from holdfast.tasks.attempt import AttemptRunner, Hosts
-from holdfast.tasks.facts import AttemptFacts
+from holdfast.tasks.acceptance import TaskFiles, replace_file
+from holdfast.tasks.attempt import FINALISE, FINISH_NOW, AttemptRunner, Hosts, Servers
+from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import AttemptRow, Ledger, Phase, TaskRow
 from holdfast.tasks.state import State
@@ -28,15 +29,22 @@ logger: Final = logging.getLogger(__name__)
 _RETRY_PAUSE: Final = 2.0
 #: Faults of Holdfast itself (a full disk, a locked database) in a row before a task is closed as failed.
 _FAULTS_BEFORE_GIVING_UP: Final = 5
+#: The reason of an attempt that collects what goes on without the process that was started for it.
+REATTACH: Final = "reattach"
+#: How often in a row that is tried: whoever dies this often will not stop dying.
+_REATTACHMENTS: Final = 5
 
 
 class TaskRunner:
     """Carries one task to its result."""
 
-    def __init__(self, task_id: str, *, ledger: Ledger, hosts: Hosts, files: TaskFiles, versions: Versions) -> None:
+    def __init__(
+        self, task_id: str, *, ledger: Ledger, hosts: Hosts, servers: Servers, files: TaskFiles, versions: Versions
+    ) -> None:
         self._task_id = task_id
         self._ledger = ledger
         self._hosts = hosts
+        self._servers = servers
         self._files = files
         self._versions = versions
         self._cancelled = asyncio.Event()
@@ -68,7 +76,7 @@ class TaskRunner:
             return
         if task.cancel_requested_at is not None:
             self._cancelled.set()
-        agent = find_agent(task.acceptance.request.agent)
+        agent = await asyncio.to_thread(task.acceptance.agent)
         attempt = await self._attempts(task, agent)
         await self._ledger.begin_result(task.id)
         task = await self._ledger.task(task.id)
@@ -95,6 +103,7 @@ class TaskRunner:
             if task.baseline is None:
                 await self._ledger.save_baseline(task.id, await take_baseline(Path(request.cwd)))
             attempt = await self._begin(task, agent, 1, "resume" if task.acceptance.resume_thread else "first")
+        first = attempts[0] if attempts else None
         while True:
             state = (await self._ledger.task(task.id)).state
             runner = AttemptRunner(
@@ -104,10 +113,17 @@ class TaskRunner:
                 files=self._files,
                 ledger=self._ledger,
                 hosts=self._hosts,
+                servers=self._servers,
                 cancelled=self._cancelled,
                 state=state,
+                first=first,
             )
             attempt = await runner.run()
+            first = first or attempt
+            following = await self._following(task, agent, attempt, state)
+            if following is not None:
+                attempt = following
+                continue
             pause = self._retry_pause(attempt, request.retries)
             if pause is None or state is State.FINALISING:
                 return attempt
@@ -118,14 +134,47 @@ class TaskRunner:
                 return attempt
             attempt = await self._begin(task, agent, attempt.number + 1, "retry")
 
-    async def _begin(self, task: TaskRow, agent: Agent, number: int, reason: str) -> AttemptRow:
+    async def _following(self, task: TaskRow, agent: Agent, attempt: AttemptRow, state: State) -> AttemptRow | None:
+        """The attempt that goes on with what *attempt* began, if there must be one."""
+        facts = attempt.facts
+        if self._cancelled.is_set() or state is State.FINALISING or facts.start_failure is not None:
+            return None
+        if agent.outlives_its_process and facts.stop is None and not facts.terminal:
+            attempts = await self._ledger.attempts(task.id)
+            if sum(earlier.reason == REATTACH for earlier in attempts) < _REATTACHMENTS:
+                logger.info("task %s: attempt %d broke off; collecting", task.id, attempt.number)
+                return await self._begin(task, agent, attempt.number + 1, REATTACH)
+        if facts.stop not in (StopCause.TOOL_USES, StopCause.SOFT_TOOL_USES) or facts.terminal:
+            return None
+        if attempt.reason == FINALISE or not agent.can_resume or facts.thread_id is None:
+            return None
+        return await self._begin(task, agent, attempt.number + 1, FINALISE, concludes=attempt)
+
+    async def _begin(
+        self, task: TaskRow, agent: Agent, number: int, reason: str, *, concludes: AttemptRow | None = None
+    ) -> AttemptRow:
         launch = await asyncio.to_thread(self._files.load_launch)
         if number > 1:
             # A fresh command line (an agent may need a new thread id), in the environment of the first one.
             work = task.acceptance.work(self._files.prompt)
+            if concludes is not None:
+                await asyncio.to_thread(replace_file, self._files.closing_prompt, [FINISH_NOW.encode()])
+                work = msgspec.structs.replace(
+                    work,
+                    prompt_file=self._files.closing_prompt,
+                    work_id=f"{task.id}-{reason}",
+                    resume=concludes.facts.thread_id,
+                    fork=None,
+                    review=None,
+                    # A conclusion is words.
+                    sandbox=Sandbox.READ_ONLY,
+                    add_dirs=[],
+                )
             launch = agent.launch(Installation(command=task.acceptance.command), work, launch.env)
             await asyncio.to_thread(self._files.save_launch, launch)
         facts = AttemptFacts(argv=launch.argv, thread_id=launch.thread_id, model=task.acceptance.request.model)
+        if concludes is not None:
+            facts.concludes, facts.thread_id = concludes.facts.stop, concludes.facts.thread_id
         return await self._ledger.begin_attempt(task.id, number, reason, facts)
 
     def _retry_pause(self, attempt: AttemptRow, retries: int) -> float | None:

@@ -16,12 +16,13 @@ from typing import Final
 
 from holdfast.agents.adapter import Agent, Launch, UnsupportedOption
 from holdfast.agents.catalogue import find_agent
+from holdfast.drivers.choice import through
 from holdfast.errors import InvalidRequest, NotFound
 from holdfast.host.port import Gap, HostUnavailable, Record, UnknownProcess
 from holdfast.store.store import Store
 from holdfast.tasks.acceptance import Acceptance, TaskFiles, replace_file, summarise
-from holdfast.tasks.attempt import Hosts
-from holdfast.tasks.ledger import AttemptRow, Ledger, usage_of
+from holdfast.tasks.attempt import Hosts, Servers
+from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow, usage_of
 from holdfast.tasks.output_file import Reservation, reserve
 from holdfast.tasks.progress import Position, read_attempt
 from holdfast.tasks.request import TaskRequest, validate
@@ -56,10 +57,11 @@ class ThreadBusy(InvalidRequest):
 class TaskService:
     """The tasks of one state directory.  Used from one event loop, by one process at a time."""
 
-    def __init__(self, store: Store, hosts: Hosts, directory: Path) -> None:
+    def __init__(self, store: Store, hosts: Hosts, servers: Servers, directory: Path) -> None:
         self._store = store
         self._ledger = Ledger(store)
         self._hosts = hosts
+        self._servers = servers
         self._directory = directory
         self._versions = Versions()
         self._runners: dict[str, tuple[TaskRunner, asyncio.Task[None]]] = {}
@@ -97,19 +99,22 @@ class TaskService:
         installation = await asyncio.to_thread(agent.find, environment)
         warnings: list[str] = []
         thread, previous = await self._resume(request, agent, warnings)
+        fork, _ = await self._thread_of(request.fork, request, warnings) if request.fork is not None else (None, None)
         acceptance = Acceptance(
             request=request,
             prompt_sha256=digest,
             prompt_bytes=len(prompt),
             summary=summarise(prompt),
             command=installation.command,
+            drive=agent.drive,
             resume_thread=thread,
+            fork_thread=fork,
             usage_before=usage_of(previous),
             record_env={name: environment[name] for name in _RECORD_VARIABLES if name in environment},
             warnings=warnings,
         )
-        launch = agent.launch(installation, acceptance.work(files.prompt), environment)
         files = TaskFiles(self._directory, request.task_id)
+        launch = agent.launch(installation, acceptance.work(files.prompt), environment)
         reservation = await asyncio.to_thread(_reserve, request) if request.output_file is not None else None
         try:
             await asyncio.to_thread(_write_files, files, prompt, launch)
@@ -185,7 +190,7 @@ class TaskService:
         """
         position = Position.parse(after)
         row = await self._ledger.task(task_id)
-        agent = await asyncio.to_thread(find_agent, row.acceptance.request.agent)
+        agent = await asyncio.to_thread(row.acceptance.agent)
         while True:
             feed = await self._store.feed.latest()
             row = await self._ledger.task(task_id)
@@ -227,7 +232,14 @@ class TaskService:
 
     def _launch(self, task_id: str) -> None:
         files = TaskFiles(self._directory, task_id)
-        runner = TaskRunner(task_id, ledger=self._ledger, hosts=self._hosts, files=files, versions=self._versions)
+        runner = TaskRunner(
+            task_id,
+            ledger=self._ledger,
+            hosts=self._hosts,
+            servers=self._servers,
+            files=files,
+            versions=self._versions,
+        )
         work = asyncio.create_task(runner.run(), name=f"task {task_id}")
         self._runners[task_id] = (runner, work)
         work.add_done_callback(lambda _: self._runners.pop(task_id, None))
@@ -247,12 +259,20 @@ class TaskService:
             return None, None
         if not agent.can_resume:
             raise UnsupportedOption(f"{agent.title} cannot go on with an earlier thread.", hint="Leave --resume out.")
-        thread = request.resume
+        thread, earlier = await self._thread_of(request.resume, request, warnings)
+        if earlier is not None and earlier.state is not State.FINISHED:
+            raise ThreadBusy(
+                f"Task {earlier.id} is still at work in this thread.", hint=f"Wait for it: holdfast wait {earlier.id}"
+            )
+        return thread, await self._ledger.thread(thread)
+
+    async def _thread_of(self, name: str, request: TaskRequest, warnings: list[str]) -> tuple[str, TaskRow | None]:
+        """The thread that *name*, a task or a thread of the agent itself, stands for, and the task if it is one."""
         try:
-            earlier = await self._ledger.task(await self._ledger.resolve(request.resume))
+            earlier = await self._ledger.task(await self._ledger.resolve(name))
         except NotFound:
             # Not one of our tasks: a thread id of the agent itself, which only the agent can check.
-            return thread, await self._ledger.thread(thread)
+            return name, None
         attempts = await self._ledger.attempts(earlier.id)
         known = attempts[-1].facts.thread_id if attempts else None
         asked, before = request.agent, earlier.acceptance.request
@@ -265,13 +285,9 @@ class TaskService:
             raise InvalidRequest(
                 f"Task {earlier.id} never got as far as having a thread.", hint="Start afresh: leave --resume out."
             )
-        if earlier.state is not State.FINISHED:
-            raise ThreadBusy(
-                f"Task {earlier.id} is still at work in this thread.", hint=f"Wait for it: holdfast wait {earlier.id}"
-            )
         if before.cwd != request.cwd:
             warnings.append(f"the thread was begun in {before.cwd} and goes on in {request.cwd}")
-        return known, await self._ledger.thread(known)
+        return known, earlier
 
 
 def _check_prompt(prompt: bytes) -> None:
@@ -287,7 +303,7 @@ def _check_prompt(prompt: bytes) -> None:
 
 
 def _check_machine(request: TaskRequest) -> Agent:
-    agent = find_agent(request.agent)
+    agent = through(find_agent(request.agent), request.drive)
     for name, text in (("directory", request.cwd), *(("additional directory", path) for path in request.add_dirs)):
         path = Path(text)
         if not path.exists():

@@ -1,7 +1,7 @@
 """Asking git about a repository that we do not trust: read-only, bounded, and starting nothing of the repository's.
 
-A repository's own configuration can name programs (``core.fsmonitor``, hooks, filters).  The agent whose work is looked
-at may have written that configuration, so everything in it that ``git status`` or ``git diff`` would start is off.
+The agent whose work is looked at may have written the repository's configuration, so what that could start is off
+(:mod:`holdfast.tasks.untrusted_repository`).
 """
 
 from __future__ import annotations
@@ -15,24 +15,10 @@ from typing import Final
 import msgspec
 
 from holdfast.clock import monotonic
+from holdfast.tasks import untrusted_repository
 
 #: Bytes of output of one git command; some hundred thousand paths.
 _OUTPUT_LIMIT: Final = 64 << 20
-_SETTINGS: Final = (
-    "core.fsmonitor=false",
-    "core.hooksPath=/dev/null",
-    "core.untrackedCache=false",
-    "core.pager=cat",
-    "diff.external=",
-    "submodule.recurse=false",
-    "status.renames=true",
-    # A partial clone would otherwise fetch what it lacks.
-    "protocol.allow=never",
-    "maintenance.auto=false",
-    "gc.auto=0",
-)
-#: The caller's environment could redirect git (``GIT_DIR``, ``GIT_CONFIG``, ...): only this much of it is handed on.
-_KEPT_VARIABLES: Final = ("PATH", "HOME", "USER", "XDG_CONFIG_HOME", "TMPDIR")
 _GITLINK: Final = "160000"
 
 
@@ -158,17 +144,10 @@ class Git:
         """Settings that turn off every filter program which the repository itself (not the user) configures."""
         if self._filters_off is not None:
             return self._filters_off
-        pattern = r"^filter\..+\.(clean|smudge|process)$"
-        found = (await self._output("config", "-z", "--show-scope", "--name-only", "--get-regexp", pattern)).split(
-            b"\0"
-        )
-        settings: list[str] = []
-        for scope, key in zip(found[::2], found[1::2], strict=False):
-            if scope in (b"local", b"worktree"):
-                name = os.fsdecode(key.rpartition(b".")[0])
-                if "=" in name:
-                    raise GitFailed(f"the repository configures a filter that cannot be turned off ({name!r})")
-                settings += [f"{name}.clean=", f"{name}.smudge=", f"{name}.process=", f"{name}.required=false"]
+        try:
+            settings = untrusted_repository.filters_off(await self._output(*untrusted_repository.FILTER_QUERY))
+        except ValueError as error:
+            raise GitFailed(str(error)) from None
         self._filters_off = settings
         return settings
 
@@ -186,23 +165,14 @@ class Git:
         return output
 
     async def _execute(self, arguments: tuple[str, ...], settings: list[str]) -> tuple[int, bytes, str]:
-        command = ["git", "--no-pager"]
-        for setting in (*_SETTINGS, *settings):
-            command += ["-c", setting]
-        environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | {
-            "GIT_OPTIONAL_LOCKS": "0",
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_NO_LAZY_FETCH": "1",
-            "LC_ALL": "C",
-        }
-        if self._ceiling is not None:
-            environment["GIT_CEILING_DIRECTORIES"] = os.fsdecode(self._ceiling)
+        command = untrusted_repository.command((untrusted_repository.NO_TRANSPORT, *settings))
+        ceiling = None if self._ceiling is None else os.fsdecode(self._ceiling)
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 *arguments,
                 cwd=self.directory,
-                env=environment,
+                env=untrusted_repository.environment(ceiling=ceiling),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
