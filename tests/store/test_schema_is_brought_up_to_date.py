@@ -103,8 +103,8 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{next}"
+down_revision = "{head}"
 
 
 def upgrade():
@@ -118,10 +118,11 @@ def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str) -> 
     """Let this Holdfast be one revision ahead of what is shipped."""
     migrations = tmp_path / "migrations"
     shutil.copytree(Path(database.__file__).parent / "migrations", migrations)
-    (migrations / "versions" / "0002_colour.py").write_text(NEXT.format(last=last))
+    following = f"{int(HEAD) + 1:04}"
+    (migrations / "versions" / f"{following}_colour.py").write_text(NEXT.format(next=following, head=HEAD, last=last))
     monkeypatch.setattr(database, "_MIGRATIONS", migrations)
-    monkeypatch.setattr(database, "HEAD", "0002")
-    monkeypatch.setattr(database, "REVISIONS", (*REVISIONS, "0002"))
+    monkeypatch.setattr(database, "HEAD", following)
+    monkeypatch.setattr(database, "REVISIONS", (*REVISIONS, following))
 
 
 async def test_an_older_database_is_migrated_and_keeps_its_rows(

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 #: Every revision that a database may be at, oldest first; the last one is what this code works with.  Kept here so
 #: that a database which is already there can be recognised without importing Alembic.
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 HEAD: Final = REVISIONS[-1]
 
 #: A 64-bit counter; SQLite numbers rows by itself only in a column that is spelled ``INTEGER``.
@@ -104,6 +104,23 @@ processes: Final = Table(
     Column("fold_skip", BigInteger, nullable=False, server_default="0"),
     #: The last record that was seen at all.
     Column("fold_seen", BigInteger, nullable=False, server_default="0"),
+)
+
+#: Who is to be told of a task's end, and whether it was done.
+notifications: Final = Table(
+    "notifications",
+    metadata,
+    Column("task_id", Text, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
+    #: Its place among those that the task was accepted with.
+    Column("number", Integer, nullable=False),
+    #: How often it was tried; counted before each try.
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("notified_at", Float(53)),
+    #: When it was given up.
+    Column("abandoned_at", Float(53)),
+    #: Why the last try failed.
+    Column("error", Text),
+    PrimaryKeyConstraint("task_id", "number"),
 )
 
 #: The change feed: what happened to which row, in commit order.  Written by triggers only.
