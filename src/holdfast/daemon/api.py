@@ -20,6 +20,7 @@ from holdfast.clock import isoformat, monotonic
 from holdfast.daemon.runtime import Runtime
 from holdfast.errors import HoldfastError, InvalidRequest, NotFound, Unavailable
 from holdfast.host.port import Gap, Record
+from holdfast.tasks.collected import CollectionRequest
 from holdfast.tasks.request import TaskRequest
 
 logger: Final = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ logger: Final = logging.getLogger(__name__)
 MAX_BODY_BYTES: Final = 96 << 20
 #: Longest time that one ``wait`` holds a connection, seconds.
 MAX_WAIT: Final = 60.0
-_CONFLICTS: Final = frozenset({"not_finished", "ambiguous", "conflict", "cursor_expired", "thread_busy"})
+_CONFLICTS: Final = frozenset({"not_finished", "ambiguous", "conflict", "cursor_expired", "thread_busy", "not_at_work"})
 
 
 class NewTask(msgspec.Struct, kw_only=True):
@@ -37,6 +38,23 @@ class NewTask(msgspec.Struct, kw_only=True):
     request: TaskRequest
     prompt_base64: str
     environment: dict[str, str]
+
+
+class Steering(msgspec.Struct, kw_only=True):
+    """Body of ``POST /v1/tasks/{id}/steer``."""
+
+    text: str
+    #: Sent again under the same id it is not said again.
+    command_id: str | None = None
+
+
+class Decision(msgspec.Struct, kw_only=True):
+    """Body of ``POST /v1/tasks/{id}/decide``."""
+
+    #: ``accept``, ``accept_for_session``, ``decline`` or ``cancel``.
+    decision: str
+    request_id: str | None = None
+    command_id: str | None = None
 
 
 class Shutdown(msgspec.Struct, kw_only=True):
@@ -69,9 +87,12 @@ class Api:
             ("GET", "/v1/tasks/{id}/result", self._result),
             ("GET", "/v1/tasks/{id}/message", self._message),
             ("POST", "/v1/tasks/{id}/cancel", self._cancel),
+            ("POST", "/v1/tasks/{id}/steer", self._steer),
+            ("POST", "/v1/tasks/{id}/decide", self._decide),
             ("GET", "/v1/tasks/{id}/progress", self._progress),
             ("GET", "/v1/tasks/{id}/log", self._log),
             ("GET", "/v1/changes", self._changes),
+            ("POST", "/v1/gc", self._collect),
             ("POST", "/v1/shutdown", self._shutdown),
         ]
         return Starlette(
@@ -150,6 +171,16 @@ class Api:
     async def _cancel(self, request: Request) -> Response:
         return _json(200, await self._runtime.tasks.cancel(await self._id(request)))
 
+    async def _steer(self, request: Request) -> Response:
+        said, task_id = await _body(request, Steering), await self._id(request)
+        await self._runtime.tasks.conversation.steer(task_id, said.text, said.command_id)
+        return _json(200, await self._runtime.tasks.view(task_id))
+
+    async def _decide(self, request: Request) -> Response:
+        said, task_id = await _body(request, Decision), await self._id(request)
+        await self._runtime.tasks.conversation.decide(task_id, said.decision, said.request_id, said.command_id)
+        return _json(200, await self._runtime.tasks.view(task_id))
+
     async def _progress(self, request: Request) -> Response:
         after = request.query_params.get("after")
         lines = self._runtime.tasks.progress(await self._id(request), after, follow=_flag(request, "follow"))
@@ -173,6 +204,9 @@ class Api:
         if _flag(request, "follow"):
             return await _stream(feed.follow(after))
         return await _stream(_all_changes(self._runtime, after))
+
+    async def _collect(self, request: Request) -> Response:
+        return _json(200, await self._runtime.tasks.collect(await _body(request, CollectionRequest)))
 
     async def _shutdown(self, request: Request) -> Response:
         wanted = await _body(request, Shutdown)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import os
 import socket
 import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
-from os import geteuid
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
@@ -21,6 +21,7 @@ import msgspec
 
 from holdfast.directories import socket_path
 from holdfast.errors import HoldfastError, InternalError, InvalidRequest, NotFound, Unavailable
+from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.request import TaskRequest
 from holdfast.tasks.result import Result
 from holdfast.tasks.view import NotFinished, Progress, TaskView
@@ -31,6 +32,10 @@ ANSWER_TIMEOUT: Final = 30.0
 STREAM_SILENCE: Final = 60.0
 #: Seconds in which every active task has been ended, results and all.
 CANCEL_TIMEOUT: Final = 300.0
+#: Seconds in which everything has been deleted that may go.
+COLLECT_TIMEOUT: Final = 900.0
+#: Seconds in which an agent has confirmed what was said to it, or the daemon says that it has not.
+COMMAND_TIMEOUT: Final = 60.0
 #: Seconds that one ``wait`` call asks for at most (the daemon's own bound).
 WAIT_BOUND: Final = 60.0
 
@@ -116,6 +121,17 @@ class _Creation(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Shutdown(msgspec.Struct, frozen=True, kw_only=True):
     cancel: bool
+
+
+class _Steering(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+    command_id: str
+
+
+class _Decision(msgspec.Struct, frozen=True, kw_only=True):
+    decision: str
+    request_id: str | None
+    command_id: str
 
 
 class _TaskList(msgspec.Struct, frozen=True, kw_only=True):
@@ -274,6 +290,25 @@ class DaemonClient:
         """Ask for the end of a task; a finished one stays as it is."""
         return self._decode(self._call("POST", _task_path(task_id, "cancel"), timeout=timeout), TaskView)
 
+    def collect(self, request: CollectionRequest) -> Collected:
+        """Delete finished tasks that *request* lets go, with all that was kept for them; repeating it is harmless."""
+        return self._decode(self._call("POST", "/v1/gc", request, timeout=COLLECT_TIMEOUT), Collected)
+
+    def steer(self, task_id: str, text: str) -> TaskView:
+        """Say *text* to a task at work; returns when its agent has accepted it.
+
+        :raises InvalidRequest: the task is not at work, its agent takes nothing, or it refused
+        :raises HoldfastError: (``command_uncertain``) it was sent, and no confirmation came
+        """
+        # Named here, so that a lost answer is asked for again and nothing is said twice.
+        body = _Steering(text=text, command_id=os.urandom(8).hex())
+        return self._decode(self._call("POST", _task_path(task_id, "steer"), body, timeout=COMMAND_TIMEOUT), TaskView)
+
+    def decide(self, task_id: str, decision: str, request_id: str | None = None) -> TaskView:
+        """Answer what a task's agent asks: ``accept``, ``accept_for_session``, ``decline`` or ``cancel``."""
+        body = _Decision(decision=decision, request_id=request_id, command_id=os.urandom(8).hex())
+        return self._decode(self._call("POST", _task_path(task_id, "decide"), body, timeout=COMMAND_TIMEOUT), TaskView)
+
     def shutdown(self, *, cancel: bool = False) -> Stopping:
         """Stop the daemon; with *cancel* the active tasks are ended first, and the answer comes when they have."""
         timeout = CANCEL_TIMEOUT if cancel else ANSWER_TIMEOUT
@@ -425,7 +460,7 @@ def _check_peer(connection: socket.socket, path: Path) -> None:
     if not hasattr(socket, "SO_PEERCRED"):
         return
     _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if uid not in (0, geteuid()):
+    if uid not in (0, os.geteuid()):
         raise InvalidRequest(
             f"The daemon at {path} belongs to user {uid}, not to you.",
             hint="Set HOLDFAST_STATE_DIR to a directory of your own.",

@@ -22,6 +22,9 @@ from holdfast.host.port import Gap, HostUnavailable, Record, UnknownProcess
 from holdfast.store.store import Store
 from holdfast.tasks.acceptance import Acceptance, TaskFiles, replace_file, summarise
 from holdfast.tasks.attempt import Hosts, Servers
+from holdfast.tasks.collected import Collected, CollectionRequest
+from holdfast.tasks.collection import Collector, Deleting
+from holdfast.tasks.conversation import Conversation
 from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow, usage_of
 from holdfast.tasks.output_file import Reservation, reserve
 from holdfast.tasks.progress import Position, read_attempt
@@ -64,6 +67,9 @@ class TaskService:
         self._servers = servers
         self._directory = directory
         self._versions = Versions()
+        #: What can be said to tasks at work.
+        self.conversation = Conversation(store, self._ledger, hosts)
+        self._collector = Collector(self._ledger, hosts, directory)
         self._runners: dict[str, tuple[TaskRunner, asyncio.Task[None]]] = {}
 
     async def recover(self) -> int:
@@ -91,6 +97,8 @@ class TaskService:
         :raises AgentMissing: the agent is not installed where *environment* says
         """
         validate(request)
+        if request.task_id == self._collector.deleting:
+            raise Deleting(f"Task {request.task_id} is just being deleted.", hint="Try again, or leave the id out.")
         digest = hashlib.sha256(prompt).hexdigest()
         if await self._accepted_before(request, digest):
             return await self.view(request.task_id), False
@@ -166,6 +174,14 @@ class TaskService:
         if await self._ledger.request_cancel(task_id) and task_id in self._runners:
             self._runners[task_id][0].cancel()
         return await self.view(task_id)
+
+    async def collect(self, request: CollectionRequest) -> Collected:
+        """Delete finished tasks that *request* lets go, with their files and the logs of their processes.
+
+        :raises InvalidRequest: the request makes no sense
+        :raises HostUnavailable: there is no host
+        """
+        return await self._collector.collect(request, self._runners.keys)
 
     async def result(self, task_id: str) -> Result:
         """The result of a task.
