@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", 12)
+#: Bytes of the client's buffer; no frame of either server is larger than a quarter of it.
+_BUFFER = 8 * 1024 * 1024
 
 
 class Client:
@@ -38,25 +40,27 @@ class Client:
         self.socket = socket.create_connection((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.quickack = quickack
-        self.buffer = bytearray()
+        # Messages are looked at where they were received: what the client copies would be measured as well.
+        self.buffer = bytearray(_BUFFER)
+        self.view = memoryview(self.buffer)
+        self.begin = self.end = 0
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(
             f"GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
-        while b"\r\n\r\n" not in self.buffer:
-            self.buffer += self.socket.recv(4096)
-        del self.buffer[: self.buffer.index(b"\r\n\r\n") + 4]
+        while (head := self.buffer.find(b"\r\n\r\n", 0, self.end)) < 0:
+            self._receive_more()
+        self.begin = head + 4
         self.next_id = 0
         self.call("initialize", {"clientName": "bench"})
         self.send({"method": "initialized"})
 
     def send(self, message: dict[str, Any]) -> None:
-        self.socket.sendall(self.frame(message))
+        self.socket.sendall(self.frame(json.dumps(message).encode()))
 
     @staticmethod
-    def frame(message: dict[str, Any]) -> bytes:
-        payload = json.dumps(message).encode()
+    def frame(payload: bytes) -> bytes:
         size = len(payload)
         # A mask of zeros is a valid mask and leaves the payload as it is.
         if size < 126:
@@ -67,35 +71,59 @@ class Client:
             head = struct.pack("!BBQ", 0x81, 0xFF, size)
         return head + b"\0\0\0\0" + payload
 
-    def _fill(self, size: int) -> None:
-        while len(self.buffer) < size:
-            if self.quickack:
-                self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            data = self.socket.recv(1 << 20)
-            if not data:
-                raise ConnectionError("the server closed the connection")
-            self.buffer += data
+    def _receive_more(self) -> None:
+        if self.begin == self.end:
+            self.begin = self.end = 0
+        elif len(self.buffer) - self.end < _BUFFER // 4:
+            left = self.end - self.begin
+            self.view[:left] = bytes(self.view[self.begin : self.end])
+            self.begin, self.end = 0, left
+        if self.quickack:
+            self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        size = self.socket.recv_into(self.view[self.end :])
+        if not size:
+            raise ConnectionError("the server closed the connection")
+        self.end += size
 
-    def receive_raw(self) -> bytes:
-        """The next message, undecoded."""
+    def _fill(self, size: int) -> None:
+        while self.end - self.begin < size:
+            self._receive_more()
+
+    def skip(self, size: int) -> None:
+        """Throw away the next *size* bytes, whatever they are."""
+        while size:
+            if self.begin == self.end:
+                self._receive_more()
+            part = min(size, self.end - self.begin)
+            self.begin += part
+            size -= part
+
+    def _next_frame(self) -> tuple[int, int]:
+        """Its first byte, and the size of its payload, which begins at ``self.begin``."""
+        self._fill(2)
+        buffer, begin = self.buffer, self.begin
+        first, size, offset = buffer[begin], buffer[begin + 1] & 0x7F, 2
+        if size == 126:
+            self._fill(4)
+            size, offset = struct.unpack_from("!H", self.buffer, self.begin + 2)[0], 4
+        elif size == 127:
+            self._fill(10)
+            size, offset = struct.unpack_from("!Q", self.buffer, self.begin + 2)[0], 10
+        self._fill(offset + size)
+        self.begin += offset
+        return first, size
+
+    def receive_raw(self, at_most: int = _BUFFER) -> bytes:
+        """The next message, undecoded; of each of its frames *at_most* so many bytes."""
         parts: list[bytes] = []
         while True:
-            self._fill(2)
-            first, size = self.buffer[0], self.buffer[1] & 0x7F
-            offset = 2
-            if size == 126:
-                self._fill(4)
-                size, offset = struct.unpack_from("!H", self.buffer, 2)[0], 4
-            elif size == 127:
-                self._fill(10)
-                size, offset = struct.unpack_from("!Q", self.buffer, 2)[0], 10
-            self._fill(offset + size)
-            payload = bytes(memoryview(self.buffer)[offset : offset + size])
-            del self.buffer[: offset + size]
+            first, size = self._next_frame()
+            payload = bytes(self.view[self.begin : self.begin + min(size, at_most)])
+            self.begin += size
             if first & 0x0F in (0, 1, 2):
                 parts.append(payload)
                 if first & 0x80:
-                    return b"".join(parts)
+                    return payload if len(parts) == 1 else b"".join(parts)
 
     def receive(self) -> dict[str, Any]:
         return json.loads(self.receive_raw())
@@ -113,8 +141,7 @@ class Client:
                 return message["result"]
 
     def start(self, process_id: str, argv: list[str], **more: Any) -> None:
-        params = {"processId": process_id, "argv": argv, "cwd": "file:///tmp", "env": {"PATH": "/bin:/usr/bin"}}
-        self.request("process/start", {**params, "tty": False, "arg0": None, **more})
+        self.request("process/start", start_params(process_id, argv, **more))
 
     def close(self) -> None:
         self.socket.close()
@@ -129,13 +156,22 @@ def _fresh() -> str:
     return f"bench-{_count}"
 
 
+def start_params(process_id: str, argv: list[str], **more: Any) -> dict[str, Any]:
+    params = {"processId": process_id, "argv": argv, "cwd": "file:///tmp", "env": {"PATH": "/bin:/usr/bin"}}
+    return {**params, "tty": False, "arg0": None, **more}
+
+
 def starts(client: Client, count: int, in_flight: int, *, tty: bool = False) -> float:
     """Processes per second from ``process/start`` to ``process/closed``."""
+    requests = [
+        client.frame(json.dumps({"id": n, "method": "process/start", "params": params}).encode())
+        for n, params in enumerate((start_params(_fresh(), ["/bin/true"], tty=tty) for _ in range(count)), 1000)
+    ]
     began = time.perf_counter()
     started = closed = 0
     while closed < count:
         while started < count and started - closed < in_flight:
-            client.start(_fresh(), ["/bin/true"], tty=tty)
+            client.socket.sendall(requests[started])
             started += 1
         if b"process/closed" in client.receive_raw():
             closed += 1
@@ -147,7 +183,7 @@ def pushed(client: Client, size: int) -> float:
     process_id = _fresh()
     began = time.perf_counter()
     client.start(process_id, ["/usr/bin/head", "-c", str(size), "/dev/zero"])
-    while b"process/closed" not in client.receive_raw()[:60]:
+    while b"process/closed" not in client.receive_raw(60):
         pass
     return size / (time.perf_counter() - began) / 1e6
 
@@ -204,7 +240,7 @@ def pushed_terminal(client: Client, size: int) -> float:
     process_id = _fresh()
     began = time.perf_counter()
     client.start(process_id, ["/usr/bin/head", "-c", str(size), "/dev/zero"], tty=True)
-    while b"process/closed" not in client.receive_raw()[:60]:
+    while b"process/closed" not in client.receive_raw(60):
         pass
     return size / (time.perf_counter() - began) / 1e6
 
@@ -246,12 +282,15 @@ def wakes(client: Client, count: int) -> float:
 
 def round_trip(client: Client, count: int, in_flight: int) -> float:
     """Microseconds for each ``environment/status``."""
-    batch = b"".join(client.frame({"id": n, "method": "environment/status", "params": None}) for n in range(in_flight))
+    requests = [{"id": n, "method": "environment/status", "params": None} for n in range(in_flight)]
+    batch = b"".join(client.frame(json.dumps(request).encode()) for request in requests)
+    # The same requests have the same replies, so from the second time on it is enough to count bytes.
+    client.socket.sendall(batch)
+    size = sum(2 + len(client.receive_raw()) for _ in range(in_flight))
     began = time.perf_counter()
     for _ in range(count // in_flight):
         client.socket.sendall(batch)
-        for _ in range(in_flight):
-            client.receive_raw()
+        client.skip(size)
     return (time.perf_counter() - began) / count * 1e6
 
 
