@@ -27,6 +27,8 @@ class FailureClass(StrEnum):
     SANDBOX = "sandbox"
     BAD_REQUEST = "bad_request"
     SCHEMA_UNMET = "schema_unmet"
+    #: The judgement that was asked for is missing.
+    NO_VERDICT = "no_verdict"
     TIMEOUT_TOTAL = "timeout_total"
     TIMEOUT_IDLE = "timeout_idle"
     TIMEOUT_START = "timeout_start"
