@@ -173,6 +173,9 @@ class Agent(abc.ABC):
     #: The way in which this object converses with it.
     drive: ClassVar[Drive] | Drive = Drive.ONE_SHOT
     can_resume: ClassVar[bool] | bool = True
+    #: Whether it can be told which model to use, and with which effort.
+    can_choose_model: ClassVar[bool] | bool = True
+    can_choose_effort: ClassVar[bool] | bool = True
     #: What it can do beyond a plain run; a request for anything else is refused before anything is started.
     can_fork: ClassVar[bool] | bool = False
     can_review: ClassVar[bool] | bool = False

@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -43,6 +43,19 @@ class Adjustment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     command: list[str] | None = None
     #: Patterns of environment variables that it gets although they look like somebody else's secrets.
     pass_env: list[str] = []
+    #: What it gets where a caller does not choose.
+    model: str | None = None
+    effort: str | None = None
+    #: At most so many tasks of it at once.
+    slots: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class Preferences(msgspec.Struct, frozen=True, kw_only=True):
+    """What every table ``[agents.NAME]`` may say, whatever sort of agent it is."""
+
+    model: str | None = None
+    effort: str | None = None
+    slots: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 def _codex(table: Adjustment) -> Agent:
@@ -90,6 +103,41 @@ def known_agents() -> list[Agent]:
     return [_make(name, tables) for name in sorted({*_BUILT_IN, *tables})]
 
 
+def preferences(name: str) -> Preferences:
+    """What the configuration file says about the use of the agent *name*.
+
+    :raises InvalidConfiguration: the configuration file cannot be understood
+    """
+    return _convert(name, _tables().get(name, {}), Preferences)
+
+
+def slots_of_agents() -> dict[str, int]:
+    """For every agent that has such a bound: at most how many of its tasks work at once.
+
+    :raises InvalidConfiguration: the configuration file cannot be understood
+    """
+    found = {name: _convert(name, table, Preferences).slots for name, table in _tables().items()}
+    return {name: slots for name, slots in found.items() if slots is not None}
+
+
+def read_table(name: str, kind: type[_Table]) -> _Table:
+    """The table ``[name]`` of the configuration file, empty where there is none.
+
+    :raises InvalidConfiguration: the configuration file cannot be understood
+    """
+    path = config_file()
+    table = _read(path).get(name, {})
+    if not foreign.is_object(table):
+        raise _invalid(path, name, "is not a table", f"Write it as a table [{name}].")
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        what, place = _PLACE.sub("", str(error)), _PLACE.search(str(error))
+        fields = ", ".join(sorted(kind.__struct_fields__))
+        key = f"{name}{place.group(1) if place else ''}"
+        raise _invalid(path, key, f"is wrong: {what}", f"The table [{name}] has the keys {fields}.") from None
+
+
 def _make(name: str, tables: dict[str, Payload]) -> Agent:
     table = tables.get(name, {})
     build = _BUILT_IN.get(name)
@@ -98,8 +146,7 @@ def _make(name: str, tables: dict[str, Payload]) -> Agent:
     return DeclaredAgent(name, _checked(name, _convert(name, table, Declaration)))
 
 
-def _tables() -> dict[str, Payload]:
-    path = config_file()
+def _read(path: Path) -> Payload:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -107,10 +154,14 @@ def _tables() -> dict[str, Payload]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfiguration(f"{path} cannot be read: {error}", hint=f"Make {path} readable UTF-8.") from error
     try:
-        whole = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfiguration(f"{path} is not valid TOML: {error}", hint=f"Correct {path}.") from error
-    agents = whole.get("agents", {})
+
+
+def _tables() -> dict[str, Payload]:
+    path = config_file()
+    agents = _read(path).get("agents", {})
     if not foreign.is_object(agents):
         raise _invalid(path, "agents", "is not a table", "Write one table [agents.NAME] for each agent.")
     tables: dict[str, Payload] = {}

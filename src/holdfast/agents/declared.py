@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -66,6 +66,11 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     env: dict[str, str] = {}
     #: Arguments that make it print its version.
     version_args: list[str] | None = None
+    #: What it gets where a caller does not choose.
+    model: str | None = None
+    effort: str | None = None
+    #: At most so many tasks of it at once.
+    slots: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class DeclaredAgent(Agent):
@@ -76,6 +81,8 @@ class DeclaredAgent(Agent):
         self.title = declaration.title or name
         self.plain_text = declaration.dialect == "text"
         self.can_resume = declaration.resume_args is not None or "resume" in placeholders(declaration.args)
+        self.can_choose_model = "model" in placeholders(declaration.args)
+        self.can_choose_effort = "effort" in placeholders(declaration.args)
         self._declaration = declaration
         self._reader: Agent | None = {"codex": CodexAgent(), "claude": ClaudeAgent()}.get(declaration.dialect)
 
