@@ -24,7 +24,7 @@ def host(state: Path) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(params=["holdfast", pytest.param("codex", marks=pytest.mark.real_agent)])
-def either(request: pytest.FixtureRequest, tmp_path: Path, state: Path) -> Iterator[RunningServer]:
+def either(request: pytest.FixtureRequest, state: Path) -> Iterator[RunningServer]:
     """Our host and the reference implementation, on WebSocket: the same conversation has to work with both."""
     if request.param == "holdfast":
         server = start_host(state, "ws://127.0.0.1:0")
@@ -33,6 +33,6 @@ def either(request: pytest.FixtureRequest, tmp_path: Path, state: Path) -> Itera
         if codex is None:
             # A skipped comparison promises nothing.
             pytest.fail("There is no codex: set HOLDFAST_TEST_CODEX or install it below .tools/agents.", pytrace=False)
-        server = start_codex(codex, tmp_path / "codex-home")
+        server = start_codex(codex, request.getfixturevalue("codex_home"))
     yield server
     server.stop()

@@ -13,7 +13,7 @@ import pytest
 
 from holdfast.host.sandbox.bubblewrap import unusable
 
-from .harness import PATH, RunningServer, WireClient, start_host, write_params
+from .harness import PATH, RunningServer, WireClient, kill_server, start_host, write_params
 
 bubblewrap = pytest.mark.skipif(unusable() is not None, reason=f"no sandbox on this machine: {unusable()}")
 
@@ -224,3 +224,46 @@ async def test_files_obey_the_sandbox_with_or_without_bubblewrap(
         reading = {"path": f"file://{workspace.parent}/{name}", "sandbox": narrow}
         assert (await client.error("fs/readFile", reading))[0] == -32600
     await client.close()
+
+
+@bubblewrap
+async def test_what_looks_denied_is_told_as_the_reference_tells_it(either: RunningServer, workspace: Path) -> None:
+    client = await WireClient.connect(either.url)
+    far = "head -c 1500000 /dev/zero"
+    cases = (
+        ("echo x > /usr/denied-by-the-sandbox", True),
+        ("echo x > /usr/denied-by-the-sandbox; exit 0", False),
+        ("exit 1", False),
+        ("exit 126", False),
+        ("no-such-program", False),
+        ("echo PERMISSION Denied; exit 2", True),
+        ("echo operation not permitted >&2; exit 127", True),
+        ("echo access denied; exit 3", False),
+        ("printf 'read-only '; sleep 0.1; echo file system; exit 3", True),
+        (f"echo landlock; {far}; exit 3", False),
+        (f"{far}; echo landlock; exit 3", True),
+        ("exit 159", True),
+        ("exit 137", False),
+    )
+    asked = {"cwd": f"file://{workspace}", "sandbox": sandbox(workspace)}
+    for number, (script, denied) in enumerate(cases):
+        for name, params in ((f"in {number}", asked), (f"out {number}", {})):
+            if not params and "/usr" in script:
+                continue
+            await client.start(name, "/bin/sh", "-c", script, **params)
+            await client.until_closed(name)
+            (exited,) = [n["params"] for n in client.of(name) if n["method"] == "process/exited"]
+            read = await client.result("process/read", {"processId": name, "maxBytes": 1})
+            assert exited["sandboxDenied"] is read["sandboxDenied"] is (denied and bool(params)), (name, script, exited)
+    await client.close()
+
+
+@bubblewrap
+async def test_what_looked_denied_still_does_after_a_kill(host: RunningServer, workspace: Path) -> None:
+    client = await WireClient.connect(host.url)
+    await client.start("p", "/bin/sh", "-c", "echo x > /usr/no", cwd=f"file://{workspace}", sandbox=sandbox(workspace))
+    await client.until_closed("p")
+    await kill_server(host)
+    again = await WireClient.connect(host.url, resume=client.session)
+    assert (await again.result("process/read", {"processId": "p"}))["sandboxDenied"] is True
+    await again.close()

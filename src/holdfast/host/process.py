@@ -42,6 +42,8 @@ class Description(msgspec.Struct, kw_only=True, rename="camel"):
     marker: str | None
     #: Whether it has a signal drop.
     signal_drop: bool = False
+    #: Whether it runs in a sandbox that the client asked for.
+    sandboxed: bool = False
     created_ns: int
     boot_id: str
 
@@ -101,6 +103,7 @@ class HostedProcess:
         self._stdin_queue: deque[tuple[bytes, str, asyncio.Future[bool] | None]] = deque()
         self._stdin_queued = 0
         self._stdin_ending = False
+        self._sandbox_denied: bool | None = None
         self.writes = WriteLedger(directory)
 
     # Start
@@ -330,6 +333,17 @@ class HostedProcess:
     def lost(self) -> bool:
         """Whether it ended without anybody seeing how."""
         return self.exit is not None and self.exit[0] is None
+
+    @property
+    def sandbox_denied(self) -> bool:
+        """Whether it has ended in a way that looks like the doing of its sandbox."""
+        if not self.description.sandboxed or self.exit is None or self.exit[0] is None:
+            return False
+        if self._sandbox_denied is None:
+            from holdfast.host.sandbox.denial import looks_denied
+
+            self._sandbox_denied = looks_denied(self.log, self.exit[0])
+        return self._sandbox_denied
 
     def restore_end(self, exit_code: int | None, number: int) -> None:
         """Say how a process of an earlier run of the host ended; its log is complete."""

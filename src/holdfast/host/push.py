@@ -97,10 +97,11 @@ class Notifications(Cursor):
     def _encode(self, entry: Entry) -> bytes | None:
         kind = entry.kind
         if kind == EntryKind.EXITED:
-            return b'{"method":"process/exited%s%d,"exitCode":%d,"sandboxDenied":false}}' % (
+            return b'{"method":"process/exited%s%d,"exitCode":%d,"sandboxDenied":%s}}' % (
                 self._middle,
                 entry.seq,
                 entry.exit_code,
+                b"true" if self.process.sandbox_denied else b"false",
             )
         if kind == EntryKind.CLOSED:
             return b'{"method":"process/closed%s%d}}' % (self._middle, entry.seq)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pybase64 import b64encode
 
 from holdfast.host import parameters
 from holdfast.host.log import STREAM_FILES, EntryKind
-from holdfast.host.methods import Reply, method
+from holdfast.host.methods import Deferred, Reply, method
 from holdfast.host.process import HostedProcess
 
 if TYPE_CHECKING:
@@ -25,48 +26,53 @@ _STREAM_NAMES: Final = {
 }
 
 
-class _Wake:
-    """An observer that completes a future once."""
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def pump(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
-
 @method("process/read", parameters.Read)
 def read(client: ClientConnection, params: parameters.Read) -> Reply:
     """Read from a cursor, and if there is nothing new wait for it."""
     process = client.require(params.process_id)
     after = params.after_seq or 0
-    if not client.connection.writable:
-        return _read_later(client, process, params, after)
-    if params.wait_ms and after >= process.log.last_seq and not process.closed:
-        return _read_later(client, process, params, after)
+    if not client.connection.writable or (params.wait_ms and after >= process.log.last_seq and not process.closed):
+        return LongPoll(client, process, params, after)
     return _read_now(process, params, after)
 
 
-async def _read_later(client: ClientConnection, process: HostedProcess, params: parameters.Read, after: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    # Any unsigned 64-bit number is a valid wait; a century is as good as the largest of them.
-    deadline = loop.time() + min((params.wait_ms or 0) / 1000, 3e9)
-    while after >= process.log.last_seq and not process.closed:
-        left = deadline - loop.time()
-        if left <= 0:
-            break
-        wake = _Wake()
-        process.observers.add(wake)
-        try:
-            await asyncio.wait_for(wake.future, left)
-        except TimeoutError:
-            break
-        finally:
-            process.observers.discard(wake)
-    # A client that does not read its replies gets no more of them; it may still send.
-    await client.room()
-    return _read_now(process, params, after)
+class LongPoll(Deferred):
+    """A read that waits: for a record, for the end of its time, and then for room on the connection."""
+
+    def __init__(self, client: ClientConnection, process: HostedProcess, params: parameters.Read, after: int) -> None:
+        self._client = client
+        self._process = process
+        self._params = params
+        self._after = after
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, answer: Callable[[Callable[[], bytes]], None]) -> None:
+        self._answer = answer
+        if self._after < self._process.log.last_seq or self._process.closed or not self._params.wait_ms:
+            self._over()
+            return
+        # Any unsigned 64-bit number is a valid wait; a century is as good as the largest of them.
+        wait = min(self._params.wait_ms / 1000, 3e9)
+        self._timer = asyncio.get_running_loop().call_later(wait, self._over)
+        self._process.observers.add(self)
+
+    def pump(self) -> None:
+        if self._after < self._process.log.last_seq or self._process.closed:
+            self._over()
+
+    def _over(self) -> None:
+        self.abandon()
+        # A client that does not read its replies gets no more of them; it may still send.
+        if self._client.connection.writable:
+            self._answer(lambda: _read_now(self._process, self._params, self._after))
+        else:
+            self._client.when_writable(self._over)
+
+    def abandon(self) -> None:
+        self._process.observers.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _read_now(process: HostedProcess, params: parameters.Read, after: int) -> bytes:
@@ -98,17 +104,15 @@ def _read_now(process: HostedProcess, params: parameters.Read, after: int) -> by
     next_seq = last + 1 if cut or (last and params.max_bytes is not None) else end + 1
     exit_code = process.exit[0] if process.exit is not None else None
     exited = process.exit is not None
-    return (
-        b'{"chunks":[%s],"nextSeq":%d,"exited":%s,"exitCode":%s,"closed":%s,"failure":null,"sandboxDenied":false%s}'
-        % (
-            b",".join(chunks),
-            next_seq,
-            b"true" if exited else b"false",
-            b"%d" % exit_code if exit_code is not None else b"-1" if exited else b"null",
-            b"true" if process.closed else b"false",
-            # An extension: what is gone is said, not left to be noticed by a jump of the numbers.
-            b',"gap":{"first":%d,"last":%d}' % gap if gap else b"",
-        )
+    return b'{"chunks":[%s],"nextSeq":%d,"exited":%s,"exitCode":%s,"closed":%s,"failure":null,"sandboxDenied":%s%s}' % (
+        b",".join(chunks),
+        next_seq,
+        b"true" if exited else b"false",
+        b"%d" % exit_code if exit_code is not None else b"-1" if exited else b"null",
+        b"true" if process.closed else b"false",
+        b"true" if process.sandbox_denied else b"false",
+        # An extension: what is gone is said, not left to be noticed by a jump of the numbers.
+        b',"gap":{"first":%d,"last":%d}' % gap if gap else b"",
     )
 
 

@@ -280,6 +280,7 @@ class ProcessHost:
         pipe_stdin: bool,
         stdin_file: str | None = None,
         signal_drop: bool = False,
+        sandboxed: bool = False,
     ) -> HostedProcess:
         """Start a process in *session*, or in the namespace of the host if that is None.
 
@@ -302,6 +303,7 @@ class ProcessHost:
             tty=tty,
             marker=marker,
             signal_drop=signal_drop,
+            sandboxed=sandboxed,
             created_ns=time.time_ns(),
             boot_id=self._boot_id,
         )

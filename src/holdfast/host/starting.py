@@ -90,6 +90,7 @@ def _start(
             pipe_stdin=params.pipe_stdin,
             stdin_file=extension.stdin_file,
             signal_drop=extension.persistent and extension.signal_drop,
+            sandboxed=sandbox_type != b"none",
         )
     except DuplicateProcess as error:
         raise RpcError(INVALID_REQUEST, error.message) from None
