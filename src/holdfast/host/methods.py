@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -13,8 +14,21 @@ from holdfast.jsonrpc.messages import ABSENT, INVALID_PARAMS, RpcError
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
 
+
+class Deferred(abc.ABC):
+    """A reply that comes with an event: what only waits needs no task."""
+
+    @abc.abstractmethod
+    def begin(self, answer: Callable[[Callable[[], bytes]], None]) -> None:
+        """Give *answer*, once and some time, what makes the result."""
+
+    @abc.abstractmethod
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+
+
 #: JSON, or what will be JSON.
-Reply = bytes | Awaitable[bytes]
+Reply = bytes | Awaitable[bytes] | Deferred
 
 
 class Method(NamedTuple):

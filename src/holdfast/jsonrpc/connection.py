@@ -49,6 +49,11 @@ class Connection(abc.ABC):
         for message in messages:
             self.send(message)
 
+    def send_pieces(self, messages: list[tuple[bytes, ...]]) -> None:
+        """Queue several messages, each in pieces: large ones are not copied together where the transport can."""
+        for pieces in messages:
+            self.send(b"".join(pieces))
+
     @abc.abstractmethod
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close after what was sent; *code* and *reason* are those of WebSocket where there is one."""

@@ -103,11 +103,24 @@ class LineConnection(asyncio.Protocol, Connection):
     def send_all(self, messages: list[bytes]) -> None:
         self._write(b"\n".join(messages) + b"\n")
 
+    def send_pieces(self, messages: list[tuple[bytes, ...]]) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        buffers: list[bytes] = []
+        for pieces in messages:
+            buffers += (*pieces, b"\n")
+        transport.writelines(buffers)
+        self._bound_backlog(transport)
+
     def _write(self, data: bytes) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         transport.write(data)
+        self._bound_backlog(transport)
+
+    def _bound_backlog(self, transport: asyncio.WriteTransport) -> None:
         if not self.writable and transport.get_write_buffer_size() > BACKLOG_LIMIT:
             transport.abort()
 

@@ -43,6 +43,12 @@ GATHERED: Final = 64 * 1024
 PING_AFTER: Final = 30.0
 PONG_WITHIN: Final = 30.0
 
+_TEXT: Final = WSMsgType.TEXT
+#: Headers of unfragmented, unmasked text frames (RFC 6455, section 5.2), by the size of what follows.
+_SMALL_HEADS: Final = tuple(bytes((0x81, size)) for size in range(126))
+_pack_medium_head = struct.Struct("!BBH").pack
+_pack_large_head = struct.Struct("!BBQ").pack
+
 Accept = Callable[[Connection], MessageHandler | None]
 #: Decides on the headers of an upgrade: None admits, a text refuses with 401.
 Authorize = Callable[[Mapping[str, str]], str | None]
@@ -80,7 +86,7 @@ class WebSocketConnection(WSListener, Connection):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
         self._more_to_come = not frame.last_in_buffer
-        if kind in (WSMsgType.TEXT, WSMsgType.BINARY):
+        if kind is _TEXT or kind is WSMsgType.BINARY:
             if frame.fin:
                 if self._handler is not None:
                     self._handler.message_received(frame.get_payload_as_bytes())
@@ -123,23 +129,26 @@ class WebSocketConnection(WSListener, Connection):
         transport = self._transport
         if transport is None or transport.is_disconnected:
             return
-        gathering = self._gathered or self._more_to_come
-        if gathering and len(message) <= SMALL and not transport.is_client_side:
-            # Most of what a reply costs is its system call, so what answers one read leaves in one go.
-            if not self._gathered:
-                self._loop.call_soon(self._flush)
-            self._gathered.append(message)
-            self._gathered_size += len(message)
-            if self._gathered_size >= GATHERED:
-                self._flush()
-            return
-        self._flush()
+        if self._gathered or self._more_to_come:
+            if len(message) <= SMALL and not transport.is_client_side:
+                # Most of what a reply costs is its system call, so what answers one read leaves in one go.
+                if not self._gathered:
+                    self._loop.call_soon(self._flush)
+                self._gathered.append(message)
+                self._gathered_size += len(message)
+                if self._gathered_size >= GATHERED:
+                    self._flush()
+                return
+            self._flush()
         self._send_now(transport, message)
 
     def _flush(self) -> None:
-        messages, self._gathered, self._gathered_size = self._gathered, [], 0
+        messages = self._gathered
+        if not messages:
+            return
+        self._gathered, self._gathered_size = [], 0
         transport = self._transport
-        if not messages or transport is None or transport.is_disconnected:
+        if transport is None or transport.is_disconnected:
             return
         if len(messages) == 1:
             self._send_now(transport, messages[0])
@@ -148,17 +157,18 @@ class WebSocketConnection(WSListener, Connection):
 
     def _send_now(self, transport: WSTransport, message: bytes) -> None:
         if len(message) <= FRAGMENT:
-            transport.send(WSMsgType.TEXT, message)
+            transport.send(_TEXT, message)
         else:
             view = memoryview(message)
             kind = WSMsgType.TEXT
             for start in range(0, len(view), FRAGMENT):
                 transport.send(kind, view[start : start + FRAGMENT], start + FRAGMENT >= len(view))
                 kind = WSMsgType.CONTINUATION
-        self._bound_backlog(transport)
+        if not self.writable:
+            self._bound_backlog(transport)
 
     def _bound_backlog(self, transport: WSTransport) -> None:
-        if not self.writable and transport.underlying_transport.get_write_buffer_size() > BACKLOG_LIMIT:
+        if transport.underlying_transport.get_write_buffer_size() > BACKLOG_LIMIT:
             transport.disconnect(False)
 
     def send_all(self, messages: list[bytes]) -> None:
@@ -172,6 +182,22 @@ class WebSocketConnection(WSListener, Connection):
         self._flush()
         self._write_frames(transport, messages)
 
+    def send_pieces(self, messages: list[tuple[bytes, ...]]) -> None:
+        transport = self._transport
+        if transport is None or transport.is_disconnected:
+            return
+        buffers: list[bytes] = []
+        for pieces in messages:
+            size = sum(map(len, pieces))
+            if size > FRAGMENT or transport.is_client_side:
+                super().send_pieces(messages)
+                return
+            buffers += (_frame_head(size), *pieces)
+        self._flush()
+        transport.underlying_transport.writelines(buffers)
+        if not self.writable:
+            self._bound_backlog(transport)
+
     def _write_frames(self, transport: WSTransport, messages: list[bytes]) -> None:
         """Write several messages, none of which needs fragments, in one go."""
         # The library writes each frame by itself; frames of a server need no mask and are as easily made here.
@@ -179,7 +205,8 @@ class WebSocketConnection(WSListener, Connection):
         for message in messages:
             frames += (_frame_head(len(message)), message)
         transport.underlying_transport.write(b"".join(frames))
-        self._bound_backlog(transport)
+        if not self.writable:
+            self._bound_backlog(transport)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         if self._transport is not None and not self._transport.is_disconnected:
@@ -191,10 +218,10 @@ class WebSocketConnection(WSListener, Connection):
 def _frame_head(size: int) -> bytes:
     """The header of an unfragmented, unmasked text frame (RFC 6455, section 5.2)."""
     if size < 126:
-        return bytes((0x81, size))
+        return _SMALL_HEADS[size]
     if size < 65536:
-        return struct.pack("!BBH", 0x81, 126, size)
-    return struct.pack("!BBQ", 0x81, 127, size)
+        return _pack_medium_head(0x81, 126, size)
+    return _pack_large_head(0x81, 127, size)
 
 
 def _close_code(code: int) -> WSCloseCode:
