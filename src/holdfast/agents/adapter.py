@@ -127,7 +127,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     fork: str | None = None
     #: Do not keep the thread once the work is done.
     ephemeral: bool = False
-    #: What the agent shall call the thread in its own lists.
+    #: What the agent shall call the thread in its own lists, if it has any.
     thread_name: str | None = None
     #: Let commands reach the network from within the sandbox.
     network: bool = False
@@ -182,6 +182,8 @@ class Agent(abc.ABC):
     can_ask: ClassVar[bool] | bool = False
     can_steer: ClassVar[bool] | bool = False
     can_fit_schema: ClassVar[bool] | bool = False
+    can_open_network: ClassVar[bool] | bool = False
+    can_forget: ClassVar[bool] | bool = False
     #: True when the work may go on although the process that we started for it has died: another attempt then collects
     #: it, and never does it twice.
     outlives_its_process: ClassVar[bool] | bool = False

@@ -100,7 +100,7 @@ class ClaudeAgent(Agent):
         return Probe(version=name, login=Login.NO, detail="Not logged in.", hint="Log in: claude auth login")
 
     def launch(self, installation: Installation, work: Work, environment: Mapping[str, str]) -> Launch:
-        options.check(work, self.title)
+        options.check(work, self)
         thread_id = options.require_uuid(work.resume, self.title) if work.resume is not None else str(uuid.uuid4())
         argv = [*installation.command, "-p", "--output-format", "stream-json", "--verbose"]
         if work.add_dirs:

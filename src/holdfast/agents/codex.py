@@ -46,6 +46,8 @@ class CodexAgent(Agent):
 
     name = "codex"
     title = "Codex CLI"
+    can_open_network = True
+    can_forget = True
 
     def __init__(self, *, command: Sequence[str] = ("codex",), pass_env: Sequence[str] = ()) -> None:
         self._command = list(command)
@@ -87,7 +89,7 @@ class CodexAgent(Agent):
         )
 
     def launch(self, installation: Installation, work: Work, environment: Mapping[str, str]) -> Launch:
-        options.check(work, self.title)
+        options.check(work, self)
         argv = [*installation.command, "exec", "-s", work.sandbox.value, "-C", str(work.cwd)]
         for directory in work.add_dirs:
             argv += ["--add-dir", str(directory)]
@@ -97,6 +99,10 @@ class CodexAgent(Agent):
             argv += ["-m", work.model]
         if work.effort is not None:
             argv += ["-c", f'model_reasoning_effort="{work.effort}"']
+        if work.network:
+            argv += ["-c", "sandbox_workspace_write.network_access=true"]
+        if work.ephemeral:
+            argv.append("--ephemeral")
         argv += ["--json", "--skip-git-repo-check", "-"]
         return Launch(argv=argv, env=self._environment(installation, environment, work))
 

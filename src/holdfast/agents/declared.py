@@ -115,7 +115,7 @@ class DeclaredAgent(Agent):
         return Probe(version=lines[0] if lines else None, login=Login.UNKNOWN, detail=detail)
 
     def launch(self, installation: Installation, work: Work, environment: Mapping[str, str]) -> Launch:
-        options.check(work, self.title)
+        options.check(work, self)
         template = self._declaration.args
         if work.resume is not None and self._declaration.resume_args is not None:
             template = self._declaration.resume_args

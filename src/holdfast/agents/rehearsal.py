@@ -39,7 +39,7 @@ class RehearsalAgent(Agent):
         return Probe(version=__version__, login=Login.YES, detail="Built in; needs no login and asks no model.")
 
     def launch(self, installation: Installation, work: Work, environment: Mapping[str, str]) -> Launch:
-        options.check(work, self.title)
+        options.check(work, self)
         argv = [*installation.command, "--sandbox", work.sandbox.value]
         for directory in work.add_dirs:
             argv += ["--add-dir", str(directory)]

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Protocol, TypedDict
+from typing import Final, Literal, NamedTuple, Protocol, TypedDict, TypeVar
 
 import msgspec
 
-from holdfast.agents.adapter import Sandbox
+from holdfast.agents.adapter import Approvals, Drive, Sandbox
 from holdfast.errors import InvalidRequest
 from holdfast.tasks.request import Limits, TaskRequest, new_task_id, validate
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATTERN: Final = re.compile(r"[A-Za-z_*][A-Za-z0-9_*]*")
 _LIMITS: Final = Limits()
+
+_E = TypeVar("_E", bound=StrEnum)
 
 #: How a caller writes the name of an option, so that a hint can be followed to the letter.
 Spelling = Callable[[str], str]
@@ -70,6 +73,22 @@ class WorkOptions(TypedDict, total=False):
     env: Mapping[str, str]
     #: Names (``*`` fits many) of variables of this process that look secret and are withheld otherwise.
     pass_env: Sequence[str]
+    #: How to converse with the agent: ``app-server`` or ``one-shot``; its best way by default.
+    drive: Drive | Literal["app-server", "one-shot"] | str | None
+    #: A task, or a thread of the agent's own, to begin with a copy of; it stays as it is.
+    fork: str | HasId | None
+    #: Who answers when the agent asks for more than its sandbox allows: ``decline`` (default), ``ask`` or ``accept``.
+    approvals: Approvals | Literal["decline", "ask", "accept"] | str
+    #: Let commands reach the network from within the workspace-write sandbox.
+    network: bool
+    #: Do not keep the agent's thread.
+    ephemeral: bool
+    #: What the agent shall call the thread in its own lists, if it has any.
+    thread_name: str | None
+    #: Tell the agent to come to an end after this many tool uses.
+    soft_tool_uses: int | None
+    #: Free words about the caller's own bookkeeping.
+    tags: Mapping[str, str]
     #: The id, for a caller who may have to send the same task again: it runs once.
     task_id: str | None
 
@@ -99,6 +118,7 @@ def describe(agent: str, options: WorkOptions, *, spell: Spelling) -> Descriptio
     overwrite = options.get("overwrite", False)
     variables, pass_env = options.get("env", {}), options.get("pass_env", ())
     resume = options.get("resume")
+    fork = options.get("fork")
     cwd = options.get("cwd")
     output_file = options.get("output_file")
     request = TaskRequest(
@@ -116,16 +136,32 @@ def describe(agent: str, options: WorkOptions, *, spell: Spelling) -> Descriptio
             idle_s=options.get("idle_timeout", _LIMITS.idle_s),
             start_s=options.get("start_timeout", _LIMITS.start_s),
             max_tool_uses=options.get("max_tool_uses"),
+            soft_tool_uses=options.get("soft_tool_uses"),
         ),
         retries=options.get("retries", 0),
         output_file=None if output_file is None else _output_file(output_file, spell, overwrite=overwrite),
         overwrite=overwrite,
         output_roots=[_directory(path, spell("output_roots")) for path in options.get("output_roots", ())],
         pass_env=[*pass_env, *variables],
+        drive=_one_of(Drive, options.get("drive"), "drive", spell),
+        fork=fork if fork is None or isinstance(fork, str) else fork.id,
+        approvals=_one_of(Approvals, options.get("approvals"), "approvals", spell) or Approvals.DECLINE,
+        network=options.get("network", False),
+        ephemeral=options.get("ephemeral", False),
+        thread_name=options.get("thread_name"),
+        tags=dict(options.get("tags", {})),
     )
     validate(request)
     environment, unreadable = _environment(variables, pass_env, spell)
     return Description(request, environment, unreadable)
+
+
+def _one_of(kind: type[_E], name: str | None, option: str, spell: Spelling) -> _E | None:
+    if name is None:
+        return None
+    if name not in list(kind):
+        raise InvalidRequest(f"There is no {option} {name!r}.", hint=f"Give {spell(option)} one of: {', '.join(kind)}.")
+    return kind(name)
 
 
 def _sandbox(write: bool, name: str | None, spell: Spelling) -> Sandbox:

@@ -29,6 +29,8 @@ COMMANDS: Final[dict[str, str]] = {
     "logs": "Show what a task did and what its process wrote.",
     "cancel": "End tasks, whole process trees included.",
     "gc": "Delete finished tasks that nobody needs any more.",
+    "steer": "Say something to an agent while it works.",
+    "approve": "Answer what an agent asks to be allowed.",
     "agents": "List the agents that can be run, and what is installed.",
     "doctor": "Check everything that Holdfast needs, and say how to repair it.",
     "up": "Start the daemon (commands that need it do so by themselves).",

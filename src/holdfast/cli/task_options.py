@@ -10,7 +10,7 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 import click
 
-from holdfast.agents.adapter import Sandbox
+from holdfast.agents.adapter import Approvals, Drive, Sandbox
 from holdfast.api.order import Order, WorkOptions, describe
 from holdfast.cli import completion_values, duration, prompt, terminal
 from holdfast.cli.error_report import UsageError
@@ -26,6 +26,8 @@ _SPELLINGS: Final = {
     "overwrite": "--overwrite",
     "output_roots": "--allow-output-root",
     "env": "--env NAME=VALUE",
+    "drive": "--drive",
+    "approvals": "--approvals",
     "pass_env": "--env NAME or --env 'PREFIX_*'",
 }
 
@@ -59,6 +61,12 @@ class Options(TypedDict):
     allow_output_root: tuple[str, ...]
     env: tuple[str, ...]
     task_id: str | None
+    drive: str | None
+    fork: str | None
+    approvals: str | None
+    network: bool
+    ephemeral: bool
+    thread_name: str | None
 
 
 def _words(seconds: float | None) -> str:
@@ -77,6 +85,20 @@ _DECORATORS: Final = [
     ),
     click.option("--cwd", metavar="DIR", help="Directory to work in.  [default: the current one]"),
     click.option("--add-dir", metavar="DIR", multiple=True, help="A further directory it may write to; repeatable."),
+    click.option("--network", is_flag=True, help="With --write: let its commands reach the network."),
+    click.option(
+        "--approvals",
+        type=click.Choice([str(policy) for policy in Approvals]),
+        help="Who answers when it asks for more than it may: nobody (decline), you (ask, see 'holdfast approve'), or "
+        "everything is allowed (accept).  [default: decline]",
+    ),
+    click.option(
+        "--drive",
+        type=click.Choice([str(drive) for drive in Drive]),
+        help="How to converse with the agent.  [default: the best way that it knows]",
+    ),
+    click.option("--ephemeral", is_flag=True, help="Leave no thread behind in the agent's own records."),
+    click.option("--thread-name", metavar="TEXT", help="What the agent shall call the thread in its own lists."),
     click.option("--model", metavar="NAME", help="The model, as the agent calls it."),
     click.option("--effort", metavar="LEVEL", help="The reasoning effort, as the agent calls it."),
     click.option(
@@ -84,6 +106,12 @@ _DECORATORS: Final = [
         metavar="ID",
         shell_complete=completion_values.tasks,
         help="Go on with the thread of an earlier task, or with a thread of the agent's own.",
+    ),
+    click.option(
+        "--fork",
+        metavar="ID",
+        shell_complete=completion_values.tasks,
+        help="Begin with a copy of the thread of an earlier task; that thread stays as it is.",
     ),
     click.option("--fresh", is_flag=True, help="Start a thread of its own (this is what happens anyway)."),
     click.option(
@@ -141,6 +169,8 @@ def order(**options: Unpack[Options]) -> Order:
     """
     if options["fresh"] and options["resume"] is not None:
         raise UsageError("--fresh and --resume contradict each other.", hint="Leave one of them out.")
+    if options["fork"] is not None and (options["fresh"] or options["resume"] is not None):
+        raise UsageError("--fork contradicts --fresh and --resume.", hint="Give only one of them.")
     variables, pass_env = _variables(options["env"])
     work: WorkOptions = {
         "cwd": options["cwd"],
@@ -159,7 +189,14 @@ def order(**options: Unpack[Options]) -> Order:
         "env": variables,
         "pass_env": pass_env,
         "task_id": options["task_id"],
+        "drive": options["drive"],
+        "fork": options["fork"],
+        "network": options["network"],
+        "ephemeral": options["ephemeral"],
+        "thread_name": options["thread_name"],
     }
+    if options["approvals"] is not None:
+        work["approvals"] = options["approvals"]
     for name in ("timeout", "idle_timeout", "start_timeout"):
         seconds = options[name]
         if seconds is not None:

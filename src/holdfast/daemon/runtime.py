@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -86,7 +86,7 @@ class LocalHost:
 
 class _NoServers:
     @contextlib.asynccontextmanager
-    async def hold(self, server: SharedServer) -> AsyncIterator[None]:
+    async def hold(self, server: SharedServer) -> AsyncGenerator[None]:
         raise Unavailable(f"There are no shared servers yet: {server.key}.")
         yield
 

@@ -13,9 +13,11 @@ import msgspec
 from holdfast.agents.adapter import Agent, Drive, Launch, Work
 from holdfast.agents.catalogue import find_agent
 from holdfast.agents.events import Usage
+from holdfast.agents.models import Choice
 from holdfast.directories import private_directory
 from holdfast.drivers.choice import through
-from holdfast.tasks.request import TaskRequest
+from holdfast.tasks.request import Notification, TaskRequest
+from holdfast.tasks.worktree import Worktree
 
 #: A summary is one line that fits a terminal's width beside the other columns.
 _SUMMARY_LENGTH: Final = 96
@@ -42,6 +44,22 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     #: Where the agent keeps its own records (``CODEX_HOME`` and the like), to read them afterwards.
     record_env: dict[str, str] = {}
     warnings: list[str] = []
+    #: The model and the effort, and who chose them.
+    choice: Choice = Choice()
+    #: Whom to tell of the end.
+    notify: list[Notification] = []
+    worktree: Worktree | None = None
+
+    @property
+    def settled(self) -> TaskRequest:
+        """The request with everything filled in that was decided when it was accepted."""
+        request, chosen = self.request, self.choice
+        return msgspec.structs.replace(
+            request,
+            cwd=request.cwd if self.worktree is None else self.worktree.cwd,
+            model=chosen.model or request.model,
+            effort=chosen.effort or request.effort,
+        )
 
     def agent(self) -> Agent:
         """The agent that does it, as it is conversed with.
@@ -52,7 +70,7 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
 
     def work(self, prompt_file: Path) -> Work:
         """What the agent is asked to do, in the terms of its adapter; the prompt lies in *prompt_file*."""
-        request = self.request
+        request = self.settled
         return Work(
             cwd=Path(request.cwd),
             sandbox=request.sandbox,

@@ -9,16 +9,20 @@ import msgspec
 
 from holdfast.agents.adapter import Agent
 from holdfast.agents.events import (
+    ApprovalRequested,
+    ApprovalResolved,
     Event,
     FilesClaimed,
     Malformed,
     Message,
     Notice,
+    Reasoning,
     ThreadStarted,
     ToolEnded,
     ToolStarted,
     TurnCompleted,
     TurnFailed,
+    Waiting,
 )
 from holdfast.drivers.one_shot import Cursor, follow
 from holdfast.errors import InvalidRequest
@@ -107,6 +111,14 @@ def _line(event: Event, before: AttemptFacts) -> tuple[str, str] | None:
             return "files", ", ".join(event.paths)
         case Notice():
             return "notice", event.text
+        case Waiting():
+            return "notice", f"waits: {event.text}"
+        case ApprovalRequested():
+            return "approval", f"asks to be allowed: {event.title}" + (f" ({event.reason})" if event.reason else "")
+        case ApprovalResolved():
+            return "approval", f"{event.decision or 'withdrawn'}"
+        case Reasoning():
+            return "reasoning", event.text
         case TurnCompleted():
             return "state", "the agent reports success"
         case TurnFailed():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,6 +18,9 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _TASK_ID: Final = re.compile(r"[0-9a-z][0-9a-z-]{7,63}")
 #: A model or effort name is one word that can never be read as an option.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,127}")
+_THREAD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_WORKTREE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TAGS_LENGTH: Final = 4096
 
 
 def new_task_id() -> str:
@@ -42,6 +46,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_tool_uses: int | None = None
     #: After this many tool uses the agent is told to come to an end.
     soft_tool_uses: int | None = None
+    #: From the acceptance until the task may begin; it is given up, as ``unavailable``, when no slot is free by then.
+    slot_s: float | None = None
 
 
 class VerdictRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +69,15 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     webhook: str | None = None
     #: A notification on the user's desktop.
     desktop: bool = False
+
+
+class WorktreeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A git worktree of the task's own to work in."""
+
+    #: What it and its branch are called; ``None``: the task's id.
+    name: str | None = None
+    #: Absolute directory to make it in; ``None``: below the state directory.
+    directory: str | None = None
 
 
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +120,9 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: Have the agent's own reviewer do it.
     review: ReviewTarget | None = None
     verdict: VerdictRule | None = None
-    notify: list[Notification] = []
+    #: ``None``: as the configuration says.
+    notify: list[Notification] | None = None
+    worktree: WorktreeRequest | None = None
     #: Free words of a caller about its own bookkeeping (at most 4 KiB in all); Holdfast only keeps them.
     tags: dict[str, str] = {}
 
@@ -126,24 +143,75 @@ def validate(request: TaskRequest) -> None:
                 f"{value!r} cannot be the name of a {option}.",
                 hint=f"Give --{option} one word, such as those that the agent itself lists.",
             )
-    if request.resume is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", request.resume):
+    if request.resume is not None and not _THREAD.fullmatch(request.resume):
         raise InvalidRequest(
             f"{request.resume!r} is neither a task id nor a thread id.",
             hint="Take the id from 'holdfast list' or from the result of the earlier task.",
         )
+    if request.fork is not None and request.resume is not None:
+        raise InvalidRequest("A task cannot both resume and fork a thread.", hint="Leave one of them out.")
+    if request.fork is not None and not _THREAD.fullmatch(request.fork):
+        raise InvalidRequest(
+            f"{request.fork!r} is neither a task id nor a thread id.",
+            hint="Take the id from 'holdfast list' or from the result of the earlier task.",
+        )
+    if sum(len(name) + len(value) for name, value in request.tags.items()) > _TAGS_LENGTH:
+        raise InvalidRequest(f"The tags are longer than {_TAGS_LENGTH} characters.", hint="Keep less in them.")
     limits = request.limits
-    for name, seconds in (("timeout", limits.total_s), ("idle timeout", limits.idle_s), ("start", limits.start_s)):
+    for notification in request.notify or []:
+        check_notification(notification)
+    if request.worktree is not None:
+        _check_worktree(request.worktree)
+    waits = (("timeout", limits.total_s), ("idle timeout", limits.idle_s), ("start", limits.start_s))
+    for name, seconds in (*waits, ("slot", limits.slot_s)):
         if seconds is not None and not 0 < seconds < 366 * 86_400:
             raise InvalidRequest(
                 f"A {name} limit of {seconds:g} seconds makes no sense.",
                 hint="Give a positive number of seconds, or 'none' for no limit.",
             )
-    if limits.max_tool_uses is not None and limits.max_tool_uses < 1:
-        raise InvalidRequest(
-            f"A limit of {limits.max_tool_uses} tool uses makes no sense.", hint="Give a positive number."
-        )
+    for tool_uses in (limits.max_tool_uses, limits.soft_tool_uses):
+        if tool_uses is not None and tool_uses < 1:
+            raise InvalidRequest(f"A limit of {tool_uses} tool uses makes no sense.", hint="Give a positive number.")
     if not 0 <= request.retries <= 10:
         raise InvalidRequest(f"{request.retries} retries make no sense.", hint="Give a number from 0 to 10.")
     for name, path in (("directory", request.cwd), ("output file", request.output_file)):
         if path is not None and (not path.startswith("/") or "\0" in path):
             raise InvalidRequest(f"The {name} {path!r} is not an absolute path.", hint="Give an absolute path.")
+
+
+def check_notification(notification: Notification) -> None:
+    """Check everything about *notification* that can be checked without trying it.
+
+    :raises InvalidRequest: naming what is wrong
+    """
+    command, webhook = notification.command, notification.webhook
+    if (command is not None) + (webhook is not None) + notification.desktop != 1:
+        raise InvalidRequest(
+            "A notification is either a command, or a URL, or one on the desktop.", hint="Give one of them for each."
+        )
+    if command is not None and (not command or not command[0] or any("\0" in word for word in command)):
+        raise InvalidRequest(
+            f"{command!r} cannot be the command of a notification.", hint="Give a program and its arguments."
+        )
+    if webhook is not None:
+        try:
+            url = urlsplit(webhook)
+            usable = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+        except ValueError:
+            usable = False
+        if not usable or not webhook.isprintable() or " " in webhook:
+            raise InvalidRequest(
+                f"{webhook!r} cannot be the URL of a notification.",
+                hint="Give one that begins with http:// or https://.",
+            )
+
+
+def _check_worktree(worktree: WorktreeRequest) -> None:
+    name, directory = worktree.name, worktree.directory
+    # Part of a path and of the name of a branch, whose rules these are.
+    if name is not None and (not _WORKTREE.fullmatch(name) or ".." in name or name.endswith((".", ".lock"))):
+        raise InvalidRequest(
+            f"{name!r} cannot be the name of a worktree.", hint="Use letters, digits, '.', '_' and '-', at most 64."
+        )
+    if directory is not None and (not directory.startswith("/") or "\0" in directory):
+        raise InvalidRequest(f"The directory {directory!r} is not an absolute path.", hint="Give an absolute path.")

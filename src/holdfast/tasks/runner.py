@@ -13,15 +13,18 @@ import msgspec
 
 from holdfast.agents.adapter import Agent, Installation, Sandbox
 from holdfast.agents.failure import Failure, FailureClass, Remedy
+from holdfast.clock import boot_id, monotonic, wall
 from holdfast.errors import HoldfastError
 from holdfast.tasks.acceptance import TaskFiles, replace_file
 from holdfast.tasks.attempt import FINALISE, FINISH_NOW, AttemptRunner, Hosts, Servers
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import AttemptRow, Ledger, Phase, TaskRow
+from holdfast.tasks.slots import Ticket
 from holdfast.tasks.state import State
 from holdfast.tasks.versions import Versions
 from holdfast.tasks.workspace import take_baseline
+from holdfast.tasks.worktree import discard
 
 logger: Final = logging.getLogger(__name__)
 
@@ -39,14 +42,24 @@ class TaskRunner:
     """Carries one task to its result."""
 
     def __init__(
-        self, task_id: str, *, ledger: Ledger, hosts: Hosts, servers: Servers, files: TaskFiles, versions: Versions
+        self,
+        task_id: str,
+        *,
+        ledger: Ledger,
+        hosts: Hosts,
+        servers: Servers,
+        files: TaskFiles,
+        versions: Versions,
+        place: Ticket,
     ) -> None:
+        """*place* is where the task stands in the queue for a slot."""
         self._task_id = task_id
         self._ledger = ledger
         self._hosts = hosts
         self._servers = servers
         self._files = files
         self._versions = versions
+        self._place = place
         self._cancelled = asyncio.Event()
 
     def cancel(self) -> None:
@@ -91,14 +104,17 @@ class TaskRunner:
         )
         result = await finalisation.result()
         await self._ledger.finish(result)
+        if task.acceptance.worktree is not None and result.backend.worktree_kept is False:
+            # After the result is stored: until then what it was made from must stay.
+            await asyncio.to_thread(discard, task.acceptance.worktree)
         logger.info("task %s: %s%s", task.id, result.status, "" if attempt else " before it started")
 
     async def _attempts(self, task: TaskRow, agent: Agent) -> AttemptRow | None:
-        request = task.acceptance.request
+        request = task.acceptance.settled
         attempts = await self._ledger.attempts(task.id)
         attempt = attempts[-1] if attempts else None
         if attempt is None:
-            if task.state is State.FINALISING or self._cancelled.is_set():
+            if task.state is State.FINALISING or not await self._slot(task):
                 return None
             if task.baseline is None:
                 await self._ledger.save_baseline(task.id, await take_baseline(Path(request.cwd)))
@@ -133,6 +149,21 @@ class TaskRunner:
             if self._cancelled.is_set():
                 return attempt
             attempt = await self._begin(task, agent, attempt.number + 1, "retry")
+
+    async def _slot(self, task: TaskRow) -> bool:
+        """Wait for a place to work in; ``False`` when the task was cancelled or its time to wait is over."""
+        if self._place.granted.is_set() or self._cancelled.is_set():
+            return not self._cancelled.is_set()
+        bound = task.acceptance.request.limits.slot_s
+        waited = monotonic() - task.created_monotonic if task.boot_id == boot_id() else wall() - task.created_at
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._place.granted, self._cancelled)]
+        try:
+            timeout = None if bound is None else max(0.0, bound - waited)
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return self._place.granted.is_set() and not self._cancelled.is_set()
 
     async def _following(self, task: TaskRow, agent: Agent, attempt: AttemptRow, state: State) -> AttemptRow | None:
         """The attempt that goes on with what *attempt* began, if there must be one."""
@@ -172,7 +203,7 @@ class TaskRunner:
                 )
             launch = agent.launch(Installation(command=task.acceptance.command), work, launch.env)
             await asyncio.to_thread(self._files.save_launch, launch)
-        facts = AttemptFacts(argv=launch.argv, thread_id=launch.thread_id, model=task.acceptance.request.model)
+        facts = AttemptFacts(argv=launch.argv, thread_id=launch.thread_id, model=task.acceptance.settled.model)
         if concludes is not None:
             facts.concludes, facts.thread_id = concludes.facts.stop, concludes.facts.thread_id
         return await self._ledger.begin_attempt(task.id, number, reason, facts)

@@ -6,6 +6,7 @@ There is one way a task runs, and it runs here; whoever asked for it may come ba
 from __future__ import annotations
 
 import asyncio
+import builtins
 import hashlib
 import logging
 import os
@@ -14,23 +15,29 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
-from holdfast.agents.adapter import Agent, Launch, UnsupportedOption
+import msgspec
+
+from holdfast.agents import models
+from holdfast.agents.adapter import Agent, Installation, Launch, UnsupportedOption
 from holdfast.agents.catalogue import find_agent
 from holdfast.drivers.choice import through
 from holdfast.errors import InvalidRequest, NotFound
 from holdfast.host.port import Gap, HostUnavailable, Record, UnknownProcess
 from holdfast.store.store import Store
+from holdfast.tasks import worktree
 from holdfast.tasks.acceptance import Acceptance, TaskFiles, replace_file, summarise
 from holdfast.tasks.attempt import Hosts, Servers
 from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.collection import Collector, Deleting
 from holdfast.tasks.conversation import Conversation
 from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow, usage_of
+from holdfast.tasks.notification import Notifier, wanted
 from holdfast.tasks.output_file import Reservation, reserve
 from holdfast.tasks.progress import Position, read_attempt
-from holdfast.tasks.request import TaskRequest, validate
+from holdfast.tasks.request import TaskRequest, WorktreeRequest, validate
 from holdfast.tasks.result import Result
 from holdfast.tasks.runner import TaskRunner
+from holdfast.tasks.slots import Slots, Ticket
 from holdfast.tasks.state import State
 from holdfast.tasks.versions import Versions
 from holdfast.tasks.view import NotFinished, Progress, TaskView, derive_view, finished_line
@@ -67,6 +74,9 @@ class TaskService:
         self._servers = servers
         self._directory = directory
         self._versions = Versions()
+        self._slots = Slots()
+        self._notifier = Notifier(store, hosts, directory)
+        self._closing = False
         #: What can be said to tasks at work.
         self.conversation = Conversation(store, self._ledger, hosts)
         self._collector = Collector(self._ledger, hosts, directory)
@@ -75,17 +85,26 @@ class TaskService:
     async def recover(self) -> int:
         """Take up every task that has no result yet; returns how many there are."""
         unfinished = await self._ledger.unfinished()
-        for task_id in unfinished:
-            self._launch(task_id)
+        # Whoever was at work keeps the place, before anybody who waits is given one.
+        places = {
+            task_id: self._slots.enter(task_id, agent, at_work=True)
+            for task_id, agent, state in unfinished
+            if state is not State.QUEUED
+        }
+        for task_id, agent, _ in unfinished:
+            self._launch(task_id, places.get(task_id) or self._slots.enter(task_id, agent))
+        await self._notifier.recover()
         return len(unfinished)
 
     async def aclose(self) -> None:
         """Stop working on tasks.  Their processes go on, and :meth:`recover` takes them up again."""
+        self._closing = True
         running = [work for _, work in self._runners.values()]
         for work in running:
             work.cancel()
         if running:
             await asyncio.wait(running)
+        await self._notifier.aclose()
         await self._versions.aclose()
 
     async def accept(self, request: TaskRequest, prompt: bytes, environment: dict[str, str]) -> tuple[TaskView, bool]:
@@ -120,20 +139,27 @@ class TaskService:
             usage_before=usage_of(previous),
             record_env={name: environment[name] for name in _RECORD_VARIABLES if name in environment},
             warnings=warnings,
+            choice=await asyncio.to_thread(_choose, agent, request, installation, environment, warnings),
+            notify=await asyncio.to_thread(wanted, request.notify),
         )
         files = TaskFiles(self._directory, request.task_id)
         launch = agent.launch(installation, acceptance.work(files.prompt), environment)
         reservation = await asyncio.to_thread(_reserve, request) if request.output_file is not None else None
         try:
+            if request.worktree is not None:
+                acceptance = await asyncio.to_thread(self._with_worktree, acceptance, request.worktree)
+                launch = agent.launch(installation, acceptance.work(files.prompt), environment)
             await asyncio.to_thread(_write_files, files, prompt, launch)
             created = await self._ledger.add(acceptance, reservation)
         except BaseException:
             if reservation is not None:
                 await asyncio.to_thread(reservation.abandon)
+            if acceptance.worktree is not None:
+                await asyncio.to_thread(worktree.discard, acceptance.worktree)
             raise
         if created:
             self._versions.ask(agent, installation.command, launch.env)
-            self._launch(request.task_id)
+            self._launch(request.task_id, self._slots.enter(request.task_id, request.agent))
         return await self.view(request.task_id), created
 
     async def resolve(self, prefix: str) -> str:
@@ -151,12 +177,26 @@ class TaskService:
         """
         row = await self._ledger.task(task_id)
         attempts = await self._ledger.attempts(task_id)
-        return derive_view(row, attempts[-1] if attempts else None, len(attempts))
+        return (await self._complete([(row, attempts[-1] if attempts else None, len(attempts))]))[0]
 
     async def list(self, *, active_only: bool, limit: int) -> list[TaskView]:
         """Tasks, newest first."""
         rows = await self._ledger.list(active_only=active_only, limit=limit)
-        return [derive_view(row, attempt, number) for row, attempt, number in rows]
+        return await self._complete(rows)
+
+    async def _complete(self, rows: builtins.list[tuple[TaskRow, AttemptRow | None, int]]) -> builtins.list[TaskView]:
+        """The views of *rows*, with what is known beside the task itself: its place in the queue, and who was told."""
+        told = await self._notifier.views({row.id: row.acceptance for row, _, _ in rows})
+        views: builtins.list[TaskView] = []
+        for row, attempt, number in rows:
+            view = derive_view(row, attempt, number)
+            before = self._slots.before(row.id)
+            if before is not None and row.state is State.QUEUED:
+                view = msgspec.structs.replace(view, evidence=f"waits for a slot ({before} before it)")
+            if row.id in told:
+                view = msgspec.structs.replace(view, notifications=told[row.id])
+            views.append(view)
+        return views
 
     async def counts(self) -> tuple[int, int]:
         """How many tasks there are, and how many of them are not finished."""
@@ -246,7 +286,13 @@ class TaskService:
             async for record in host.records(row.process_id, after_seq=after, follow=follow):
                 yield row.number, record
 
-    def _launch(self, task_id: str) -> None:
+    def _with_worktree(self, acceptance: Acceptance, wanted: WorktreeRequest) -> Acceptance:
+        request = acceptance.request
+        base = self._directory.parent / "worktrees"
+        made, warnings = worktree.create(request.cwd, request.task_id, wanted, base)
+        return msgspec.structs.replace(acceptance, worktree=made, warnings=[*acceptance.warnings, *warnings])
+
+    def _launch(self, task_id: str, place: Ticket) -> None:
         files = TaskFiles(self._directory, task_id)
         runner = TaskRunner(
             task_id,
@@ -255,10 +301,17 @@ class TaskService:
             servers=self._servers,
             files=files,
             versions=self._versions,
+            place=place,
         )
         work = asyncio.create_task(runner.run(), name=f"task {task_id}")
         self._runners[task_id] = (runner, work)
-        work.add_done_callback(lambda _: self._runners.pop(task_id, None))
+        work.add_done_callback(lambda _: self._ended(task_id, place))
+
+    def _ended(self, task_id: str, place: Ticket) -> None:
+        self._runners.pop(task_id, None)
+        self._slots.leave(place)
+        if not self._closing:
+            self._notifier.tell(task_id)
 
     async def _accepted_before(self, request: TaskRequest, prompt_sha256: str) -> bool:
         try:
@@ -304,6 +357,20 @@ class TaskService:
         if before.cwd != request.cwd:
             warnings.append(f"the thread was begun in {before.cwd} and goes on in {request.cwd}")
         return known, earlier
+
+
+def _choose(
+    agent: Agent,
+    request: TaskRequest,
+    installation: Installation,
+    environment: dict[str, str],
+    warnings: list[str],
+) -> models.Choice:
+    choice = models.choose(agent, model=request.model, effort=request.effort)
+    doubt = models.check_effort(agent, choice, installation, environment)
+    if doubt is not None:
+        warnings.append(doubt)
+    return choice
 
 
 def _check_prompt(prompt: bytes) -> None:

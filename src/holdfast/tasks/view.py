@@ -13,6 +13,7 @@ from holdfast.tasks.state import State
 
 if TYPE_CHECKING:
     # Only for the annotations: what a client decodes must not cost it the import of the store.
+    from holdfast.tasks.facts import AttemptFacts
     from holdfast.tasks.ledger import AttemptRow, TaskRow
 
 
@@ -21,6 +22,30 @@ class NotFinished(HoldfastError):
 
     code = "not_finished"
     exit_code = 75
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """One question of an agent that nobody has answered."""
+
+    request_id: str
+    tool: str
+    title: str
+    reason: str | None
+    #: Seconds since it was asked.
+    age_s: float
+
+
+class NotificationView(msgspec.Struct, frozen=True, kw_only=True):
+    """How far it is with telling somebody of the task's end."""
+
+    #: Who: ``command NAME``, the host of a URL, or ``desktop``.
+    to: str
+    #: ``pending``, ``sent`` or ``abandoned``.
+    state: str
+    tries: int
+    notified_at: str | None = None
+    #: Why the last try failed.
+    error: str | None = None
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +74,13 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     #: First line of the prompt, shortened.
     summary: str
     cancel_requested: bool
+    notifications: list[NotificationView] = []
+    #: What the agent asks to be allowed, and waits for (``holdfast approve``).
+    approvals: list[Approval] = []
+    #: What the agent says it waits for before it tries again, such as the network.
+    waiting: str | None = None
+    #: Free words that came with the request.
+    tags: dict[str, str] = {}
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +122,23 @@ def derive_view(row: TaskRow, attempt: AttemptRow | None, attempts: int, now: fl
         attempts=attempts,
         summary=row.acceptance.summary,
         cancel_requested=row.cancel_requested_at is not None,
+        approvals=[] if facts is None or row.state is State.FINISHED else _approvals(facts, now),
+        waiting=None if facts is None or row.state is State.FINISHED else facts.waiting,
+        tags=request.tags,
     )
+
+
+def _approvals(facts: AttemptFacts, now: float) -> list[Approval]:
+    return [
+        Approval(
+            request_id=name,
+            tool=question.tool.value,
+            title=question.title,
+            reason=question.reason,
+            age_s=round(max(0.0, now - question.since), 3),
+        )
+        for name, question in facts.open_approvals.items()
+    ]
 
 
 def _evidence(row: TaskRow, attempt: AttemptRow | None) -> tuple[str, float | None]:
