@@ -44,9 +44,11 @@ from holdfast.tasks.result import (
     Timing,
     ToolUses,
 )
+from holdfast.tasks.slots import no_slot
 from holdfast.tasks.usage import usage_of_task
 from holdfast.tasks.versions import Versions
 from holdfast.tasks.workspace import observe_changes, reconcile_claims
+from holdfast.tasks.worktree import left_behind
 
 _TAIL_BYTES: Final = 16_384
 _TAIL_LINES: Final = 20
@@ -70,7 +72,7 @@ class Finalisation:
     ) -> None:
         """With *fault*, Holdfast itself failed: the outcome is ``failed`` for that reason; *agent* may be ``None``."""
         self._task = task
-        self._request = task.acceptance.request
+        self._request = task.acceptance.settled
         self._attempts = attempts
         self._last = attempts[-1] if attempts else None
         self._facts = self._last.facts if self._last is not None else AttemptFacts()
@@ -171,6 +173,10 @@ class Finalisation:
     def _decide(self, message: MessagePart) -> Outcome:
         if self._fault is not None:
             return Outcome(status=Status.FAILED, failure=self._fault)
+        slot_s = self._request.limits.slot_s
+        if self._last is None and slot_s is not None and self._task.cancel_requested_at is None:
+            # Nobody wanted its end and nothing went wrong: it may not wait any longer.
+            return Outcome(status=Status.UNAVAILABLE, failure=no_slot(slot_s))
         limits = self._request.limits
         return decide(
             self._facts,
@@ -217,7 +223,9 @@ class Finalisation:
             return Files(concurrent_tasks_in_workdir=concurrent)
         reservation = self._task.reservation
         # Ours, not the agent's.  The output file is there already if the result is being made for a second time.
-        leave_out = [self._files.directory.parent.parent]
+        # A worktree may lie among it, and is what we look at.
+        kept = self._files.directory.parent.parent
+        leave_out = [] if Path(cwd).is_relative_to(kept) else [kept]
         if reservation is not None:
             leave_out.append(Path(reservation.path))
         changes = await observe_changes(self._task.baseline, leave_out=leave_out)
@@ -298,14 +306,18 @@ class Finalisation:
         version = None if self._agent is None else await self._versions.of(self._agent, acceptance.command)
         if version is None:
             self._unknowns["backend.version"] = "the agent did not tell its version in time"
+        worktree = acceptance.worktree
         return Backend(
             name=request.agent,
             path=acceptance.command[-1] if acceptance.command else None,
             version=version,
             model=request.model or self._facts.model,
-            model_source="caller" if request.model else "backend_default",
+            model_source=acceptance.choice.model_source.value,
             effort=request.effort,
-            effort_source="caller" if request.effort else "backend_default",
+            effort_source=acceptance.choice.effort_source.value,
+            worktree=None if worktree is None else worktree.path,
+            branch=None if worktree is None else worktree.branch,
+            worktree_kept=None if worktree is None else await asyncio.to_thread(left_behind, worktree) is not None,
             sandbox=request.sandbox,
             workdir=request.cwd,
             prompt_sha256=acceptance.prompt_sha256,

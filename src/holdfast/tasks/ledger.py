@@ -15,7 +15,7 @@ from holdfast.agents.events import Usage
 from holdfast.clock import boot_id, monotonic, wall
 from holdfast.drivers.one_shot import Cursor
 from holdfast.errors import InvalidRequest, NotFound
-from holdfast.store.schema import attempts, processes, tasks
+from holdfast.store.schema import attempts, notifications, processes, tasks
 from holdfast.store.store import Store
 from holdfast.tasks.acceptance import Acceptance
 from holdfast.tasks.facts import AttemptFacts
@@ -42,6 +42,9 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     state: State
     created_at: float
+    #: A reading of the monotonic clock, which means something in the boot ``boot_id`` only.
+    created_monotonic: float
+    boot_id: str
     acceptance: Acceptance
     baseline: Baseline | None
     reservation: Reservation | None
@@ -112,6 +115,8 @@ class Ledger:
                     reservation=None if reservation is None else msgspec.json.encode(reservation),
                 )
             )
+            for number in range(len(acceptance.notify)):
+                connection.execute(notifications.insert().values(task_id=request.task_id, number=number))
             return True
 
         # An accepted task is a promise: it outlives a loss of power.
@@ -162,10 +167,15 @@ class Ledger:
 
         return await self._store.read(select)
 
-    async def unfinished(self) -> list[str]:
-        """Ids of all tasks that have no result yet, oldest first."""
-        query = sa.select(tasks.c.id).where(tasks.c.state != State.FINISHED).order_by(tasks.c.created_at)
-        return [row.id for row in await self._store.read(lambda connection: connection.execute(query).fetchall())]
+    async def unfinished(self) -> list[tuple[str, str, State]]:
+        """Id, agent and state of all tasks that have no result yet, oldest first."""
+        query = (
+            sa.select(tasks.c.id, tasks.c.agent, tasks.c.state)
+            .where(tasks.c.state != State.FINISHED)
+            .order_by(tasks.c.created_at, tasks.c.id)
+        )
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return [(row.id, row.agent, State(row.state)) for row in rows]
 
     async def counts(self) -> tuple[int, int]:
         """How many tasks there are, and how many of them are not finished."""
@@ -196,7 +206,7 @@ class Ledger:
             tasks.c.id != task_id, sa.or_(tasks.c.finished_at.is_(None), tasks.c.finished_at > since)
         )
         rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
-        return sum(msgspec.json.decode(row.request, type=Acceptance).request.cwd == cwd for row in rows)
+        return sum(msgspec.json.decode(row.request, type=Acceptance).settled.cwd == cwd for row in rows)
 
     async def save_baseline(self, task_id: str, baseline: Baseline) -> None:
         """Keep how the working directory was before the agent started."""
@@ -399,6 +409,8 @@ def _task(row: sa.Row[Any]) -> TaskRow:
         id=row.id,
         state=State(row.state),
         created_at=row.created_at,
+        created_monotonic=row.created_monotonic,
+        boot_id=row.boot_id,
         acceptance=msgspec.json.decode(row.request, type=Acceptance),
         baseline=None if row.baseline is None else msgspec.json.decode(row.baseline, type=Baseline),
         reservation=None if row.reservation is None else msgspec.json.decode(row.reservation, type=Reservation),

@@ -175,6 +175,9 @@ class Backend(msgspec.Struct, kw_only=True):
     sandbox: Sandbox = Sandbox.READ_ONLY
     workdir: str = ""
     worktree: str | None = None
+    #: The branch of the worktree, and whether both are still there; ``False`` when the task left nothing in them.
+    branch: str | None = None
+    worktree_kept: bool | None = None
     prompt_sha256: str = ""
     prompt_bytes: int = 0
 
