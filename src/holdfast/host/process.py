@@ -44,7 +44,10 @@ class Description(msgspec.Struct, kw_only=True, rename="camel"):
     signal_drop: bool = False
     #: Whether it runs in a sandbox that the client asked for.
     sandboxed: bool = False
+    #: For people, and for an order: the wall clock may have been set since.
     created_ns: int
+    #: The same moment on the clock that starts of processes are measured by; it means something in this boot only.
+    created_boottime_ns: int = 0
     boot_id: str
 
 

@@ -140,7 +140,6 @@ def _find(description: Description, streams: Streams, candidates: set[int]) -> S
     """
     pipes = {f"pipe:[{os.fstat(descriptor).st_ino}]" for descriptor in streams.outputs}
     marker = f"{MARKER}={description.marker}".encode() if description.marker else None
-    boot_ns = _boot_time_ns()
     ticks_per_second = os.sysconf("SC_CLK_TCK")
     for pid in candidates:
         process = read_process(pid)
@@ -149,17 +148,13 @@ def _find(description: Description, streams: Streams, candidates: set[int]) -> S
         if process.alive:
             belongs = bool(pipes & _ends(pid)) or (marker is not None and carries(pid, marker))
         else:
-            belongs = boot_ns + (process.started + 1) * 1_000_000_000 // ticks_per_second >= description.created_ns
+            # Both by the clock that counts from the boot: the wall clock may have been set in between.
+            started_by = (process.started + 1) * 1_000_000_000 // ticks_per_second
+            belongs = description.boot_id == boot_id() and started_by >= description.created_boottime_ns
         if belongs:
             candidates.discard(pid)
             return Started(pid=pid, started=start_time(pid))
     return None
-
-
-def _boot_time_ns() -> int:
-    import time
-
-    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def _ends(pid: int) -> set[str]:

@@ -25,6 +25,7 @@ from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.log import ProcessLog
+from holdfast.host.orphans import reap_orphans
 from holdfast.host.place import Nursery, Place, make_place, make_places
 from holdfast.host.poller import Poller
 from holdfast.host.process import Description, HostedProcess, Started
@@ -305,6 +306,7 @@ class ProcessHost:
             signal_drop=signal_drop,
             sandboxed=sandboxed,
             created_ns=time.time_ns(),
+            created_boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             boot_id=self._boot_id,
         )
         place = self._spares.popleft() if self._spares else make_place(self._nursery, self._next_directory())
@@ -426,21 +428,9 @@ class ProcessHost:
         self._expiring.extendleft(keep)
         if doomed:
             self._spawn_task(asyncio.to_thread(_remove_directories, doomed))
-        self._reap_orphans()
+        reap_orphans({process.pid for process in self.live})
         if not self._stopping:
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
-
-    def _reap_orphans(self) -> None:
-        """Reap what became our child because its own parent died."""
-        hosted = {process.pid for process in self.live}
-        while True:
-            try:
-                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if info is None or info.si_pid in hosted:
-                return
-            os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
 
 
 def _remove_directories(directories: list[str]) -> None:

@@ -1,0 +1,82 @@
+"""The server reaps orphans and nobody else: not a hosted process before its time, not a program that a thread runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from holdfast.clock import boot_id
+from holdfast.host.process import Description
+from holdfast.host.recovery import _find  # pyright: ignore[reportPrivateUsage]
+from holdfast.host.spawn import Streams
+from holdfast.host.tree import start_time
+
+from .harness import BOUND
+
+#: Has a hosted child, a child of a thread and an orphan, all of them ended and none of them reaped, and says who is
+#: reaped.  A process of its own, because it must be a subreaper.
+SCRIPT = """
+import os, subprocess, sys, threading
+from holdfast.host.keeper import become_subreaper
+from holdfast.host.orphans import reap_orphans
+become_subreaper()
+
+def ended(pid):
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+hosted = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 5"], {}, setsid=True)
+ended(hosted)
+run = []
+thread = threading.Thread(target=lambda: run.append(subprocess.Popen(["sh", "-c", "exit 3"])))
+thread.start()
+thread.join()
+ended(run[0].pid)
+read_end, write_end = os.pipe()
+os.set_inheritable(write_end, True)
+script = "(read x; exit 7) & echo $! >&%d; exit 0" % write_end
+leader = os.posix_spawn("/bin/sh", ["sh", "-c", script], {}, setsid=True)
+orphan = int(os.read(read_end, 100))
+assert os.waitpid(leader, 0) == (leader, 0)
+# Now it is ours, whoever started it.
+ended(orphan)
+assert reap_orphans({hosted}) == 1
+assert reap_orphans({hosted}) == 0
+assert os.waitid(os.P_PID, hosted, os.WEXITED | os.WNOHANG).si_status == 5
+assert run[0].wait() == 3
+assert reap_orphans(set()) == 0
+try:
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+except ChildProcessError:
+    print("nobody is left")
+"""
+
+
+def test_orphans_are_reaped_and_what_others_wait_for_is_not() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=BOUND, check=False)
+    assert (done.stdout, done.stderr) == ("nobody is left\n", "")
+
+
+def test_a_child_that_ended_before_it_was_noted_is_found_by_the_clock_of_the_boot() -> None:
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 0"], {}, setsid=True)
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+        def description(**changes: object) -> Description:
+            told = {"process_id": "p", "session_id": None, "argv": [], "cwd": "/", "tty": False, "marker": None}
+            # The wall clock says what it likes.
+            usual = {"created_ns": 1 << 62, "created_boottime_ns": before, "boot_id": boot_id()}
+            return Description(**{**told, **usual, **changes})  # type: ignore[arg-type]
+
+        streams = Streams(-1, {}, False)
+        second = os.sysconf("SC_CLK_TCK")
+        later = (start_time(pid) + second) * 1_000_000_000 // second
+        assert _find(description(created_boottime_ns=later), streams, {pid}) is None
+        assert _find(description(boot_id="another"), streams, {pid}) is None
+        found = _find(description(), streams, {pid})
+        assert found is not None
+        assert (found.pid, found.started) == (pid, start_time(pid))
+    finally:
+        os.waitpid(pid, 0)
