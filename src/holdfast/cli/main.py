@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, str]] = {
     "doctor": "Check everything that Holdfast needs, and say how to repair it.",
     "up": "Start the daemon (commands that need it do so by themselves).",
     "down": "Stop the daemon; running tasks go on without it.",
+    "companion": "Stand in for the companion of Claude Code's Codex plugin.",
     "mcp": "Serve other agents, over the Model Context Protocol, so that they can delegate work.",
     "host": "Show what the host keeps and needs.",
     "service": "Print a unit for systemd or launchd, or install it.",

@@ -1,0 +1,243 @@
+"""The jobs of a workspace: what the view lists, brought up to what Holdfast knows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final
+from urllib.parse import quote
+
+from holdfast.clock import isoformat, monotonic, wall
+from holdfast.companion import foreign, job
+from holdfast.companion.daemon import Daemon, Document
+from holdfast.companion.narration import Entry, narrate, reasoning
+from holdfast.companion.outcome import Outcome, outcome
+from holdfast.companion.refusal import JobNotFound, Refused
+from holdfast.companion.view import Record, View, ViewUnavailable, by_age, is_active
+from holdfast.companion.workspace import Workspace
+
+#: Seconds in which a job that is being ended has come to its end.
+END_PATIENCE: Final = 60.0
+_MOST: Final = 10_000
+
+
+class Jobs:
+    """The jobs of *workspace*, ours and those of other programs."""
+
+    def __init__(self, workspace: Workspace, daemon: Daemon | None = None) -> None:
+        self.workspace = workspace
+        self.daemon = daemon or Daemon()
+        self.view = View(workspace.directory)
+        self.home = str(self.daemon.directory)
+        self._view_failed = False
+
+    # --- the view, which may be unavailable ---------------------------------------------------------------------------
+
+    def show(self, *records: Record) -> None:
+        """Show *records* in the view; that it cannot be written is said once, and is no failure of a job."""
+        self.with_view(lambda: self.view.put(*records))
+
+    def with_view(self, change: Callable[[], None]) -> None:
+        """Do *change* to the view, if it is available."""
+        if self._view_failed:
+            return
+        try:
+            change()
+        except ViewUnavailable as error:
+            self._view_failed = True
+            sys.stderr.write(f"{error.message} {error.hint}\n")
+
+    def log(self, record: Record, entry: Entry) -> None:
+        """Add an entry to the log of a job."""
+        if self._view_failed or not record.get("logFile"):
+            return
+        path = self.view.log_path(record["id"])
+        self.view.log(path, entry.message)
+        if entry.title is not None and entry.body is not None:
+            self.view.log(path, entry.title, entry.body)
+
+    # --- listing and finding ------------------------------------------------------------------------------------------
+
+    def all(self) -> list[Record]:
+        """Every job of the workspace as it is now, the most recently changed one first."""
+        return list(self._current())
+
+    def of_session(self) -> list[Record]:
+        """The jobs of the Claude session that calls; all of them when none does."""
+        return [each for each in self._current() if self.workspace.session in (None, each.get("sessionId"))]
+
+    def find(self, reference: str, among: list[Record]) -> Record:
+        """The one job of *among* whose id is or begins with *reference*.
+
+        :raises JobNotFound: none does
+        :raises Refused: several do
+        """
+        exact = [each for each in among if each["id"] == reference]
+        fitting = exact or [each for each in among if each["id"].startswith(reference)]
+        if len(fitting) > 1:
+            raise Refused(f'Job reference "{reference}" is ambiguous. Use a longer job id.')
+        if not fitting:
+            raise JobNotFound(f'No job found for "{reference}". Run /codex:status to list known jobs.')
+        return fitting[0]
+
+    def named(self, reference: str) -> Record:
+        """The job that *reference* names, wherever anything is left of it.
+
+        :raises JobNotFound: nothing is
+        :raises Refused: it names several
+        """
+        try:
+            return self.find(reference, self.all())
+        except JobNotFound:
+            with contextlib.suppress(Refused):
+                view = self.daemon.get(f"/v1/tasks/{quote(reference, safe='')}")
+                found = job.recall(view, self.home)
+                if found is not None:
+                    return found
+            return self.find(reference, self.view.ended(reference))
+
+    def _current(self) -> Iterator[Record]:
+        try:
+            listed = self.view.records()
+        except ViewUnavailable as error:
+            sys.stderr.write(f"{error.message} {error.hint}\n")
+            listed = []
+        ours = {each["id"]: each for each in listed if job.is_ours(each, self.home)}
+        others = [foreign.as_it_is(each) for each in listed if each["id"] not in ours]
+        tasks = self._tasks(must=any(is_active(each) for each in ours.values()))
+        if tasks is not None:
+            for record in ours.values():
+                self._bring_up_to_date(record, tasks.get(record["id"]))
+            recalled = [job.recall(view, self.home) for name, view in tasks.items() if name not in ours]
+            others += [each for each in recalled if each is not None]
+        return iter(by_age([*ours.values(), *others]))
+
+    def _tasks(self, *, must: bool) -> dict[str, Document] | None:
+        """The tasks of this workspace; ``None`` if there is no daemon, and none is needed to tell."""
+        store = self.daemon.directory / "holdfast.db"
+        if not must and not store.exists():
+            return None
+        name, value = job.workspace_tag(self.workspace.root)
+        query = f"tag={quote(f'{name}={value}', safe='')}&limit={_MOST}"
+        listed = self.daemon.get(f"/v1/tasks?{query}")["tasks"]
+        return {view["id"]: view for view in listed if view["tags"].get(name) == value}
+
+    def _bring_up_to_date(self, record: Record, view: Document | None) -> None:
+        if not is_active(record):
+            return
+        if view is None:
+            record.update(
+                status="failed", phase="failed", pid=None, errorMessage="Holdfast does not have this job any more."
+            )
+            self.show(record)
+        elif view["state"] == "finished":
+            self.settle(record)
+        elif job.update(record, view):
+            self.show(record)
+
+    # --- following to the end -----------------------------------------------------------------------------------------
+
+    def follow(self, record: Record, tell: Callable[[str], None] | None = None) -> Outcome:
+        """Stay with a job until its end, keep the view of it up to date, and return what it comes to.
+
+        *tell* gets what somebody who waits may want to see.
+        """
+        path = f"/v1/tasks/{record['id']}"
+        thoughts: list[str] = []
+        review = record["jobClass"] == "review"
+        for line in self.daemon.progress(record["id"]):
+            if line["kind"] == "reasoning":
+                thoughts += [each for each in reasoning(line["text"]) if each not in thoughts]
+            entry = narrate(line, review=review)
+            if entry is None:
+                continue
+            self.log(record, entry)
+            if tell is not None and entry.shown:
+                tell(entry.message)
+            known = record["phase"]
+            record["phase"] = entry.phase or known
+            if line["kind"] in ("thread", "turn") or record["phase"] != known:
+                phase = record["phase"]
+                job.update(record, self.daemon.get(path))
+                if is_active(record):
+                    record["phase"] = phase
+                    self.show(record)
+        return self.settle(record, thoughts)
+
+    def settle(self, record: Record, thoughts: list[str] | None = None) -> Outcome:
+        """Bring a finished job to its end: what it comes to, in *record* and in the view.
+
+        :raises Refused: it is not finished
+        """
+        path = f"/v1/tasks/{record['id']}"
+        result = self.daemon.get(f"{path}/result")
+        answer: str | None = result["message"]["text"]
+        if answer is None or result["message"]["inline_truncated"]:
+            answer = self.daemon.read(f"{path}/message").decode(errors="replace") if result["message"]["path"] else ""
+        job.update(record, self.daemon.get(path))
+        job.conclude(record, result)
+        end = outcome(record, result, answer, self._thoughts(record) if thoughts is None else thoughts)
+        record.update(summary=job.shorten(end.summary), result=end.payload, rendered=end.rendered)
+        if end.exit_status != 0 and record["status"] == "completed":
+            record.update(status="failed", phase="failed", errorMessage=end.reason)
+        known = self.view.record(record["id"])
+        self.show(record)
+        if known is None or is_active(known):
+            if record["status"] == "cancelled":
+                self.log(record, Entry("Cancelled by user."))
+            self.log(record, Entry("Finished.", title="Final output", body=end.rendered))
+        return end
+
+    def _thoughts(self, record: Record) -> list[str]:
+        lines = self.daemon.read(f"/v1/tasks/{record['id']}/progress").splitlines()
+        found = [line for line in map(json.loads, lines) if line.get("kind") == "reasoning"]
+        return list(dict.fromkeys(section for line in found for section in reasoning(line["text"])))
+
+    def stored(self, record: Record) -> Record | None:
+        """The whole record of a finished job, result included, wherever it is kept."""
+        if job.is_ours(record, self.home):
+            stored = self.view.record(record["id"])
+            if stored is not None and "rendered" in stored and not is_active(stored):
+                return stored
+            whole = dict(record)
+            self.settle(whole)
+            return whole
+        return self.view.record(record["id"])
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+
+    def cancel(self, record: Record, *, wait: bool = True) -> bool:
+        """End an active job.  Returns whether a turn of the agent was going on and its end is certain."""
+        if not job.is_ours(record, self.home):
+            foreign.end(record)
+            self.with_view(lambda: self._mark_cancelled(record))
+            return False
+        path = f"/v1/tasks/{record['id']}"
+        had_turn = bool(self.daemon.get(path).get("thread_id"))
+        view = self.daemon.post(f"{path}/cancel", {})
+        deadline = monotonic() + END_PATIENCE
+        while wait and view["state"] != "finished" and monotonic() < deadline:
+            view = self.daemon.get(f"{path}/wait?timeout_s=20", timeout=50.0)
+        if view["state"] == "finished":
+            self.settle(record)
+            return had_turn and record["status"] == "cancelled"
+        job.update(record, view)
+        self.show(record)
+        return False
+
+    def _mark_cancelled(self, record: Record) -> None:
+        now = isoformat(wall())
+        fields: Record = {
+            "status": "cancelled",
+            "phase": "cancelled",
+            "pid": None,
+            "completedAt": now,
+            "errorMessage": "Cancelled by user.",
+        }
+        self.view.change(record["id"], fields)
+        log = record.get("logFile")
+        if isinstance(log, str) and log == str(self.view.log_path(record["id"])):
+            self.view.log(self.view.log_path(record["id"]), "Cancelled by user.")
+        record.update(fields)
