@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast.agents.adapter import Approvals, Drive, Sandbox
 from holdfast.errors import InvalidRequest
-from holdfast.tasks.request import Limits, TaskRequest, new_task_id, validate
+from holdfast.tasks.request import Limits, Notification, TaskRequest, WorktreeRequest, new_task_id, validate
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATTERN: Final = re.compile(r"[A-Za-z_*][A-Za-z0-9_*]*")
@@ -89,6 +89,14 @@ class WorkOptions(TypedDict, total=False):
     soft_tool_uses: int | None
     #: Free words about the caller's own bookkeeping.
     tags: Mapping[str, str]
+    #: Seconds to wait for a slot before the task is given up, as ``unavailable``; ``None`` for as long as it takes.
+    slot_wait: float | None
+    #: Whom to tell when it is finished; ``None`` is whom the configuration file names, an empty sequence nobody.
+    notify: Sequence[Notification] | None
+    #: Work in a git worktree of its own: ``True``, or the name of it and its branch.
+    worktree: bool | str
+    #: Where to make the worktree; below the state directory by default.
+    worktree_dir: str | os.PathLike[str] | None
     #: The id, for a caller who may have to send the same task again: it runs once.
     task_id: str | None
 
@@ -137,6 +145,7 @@ def describe(agent: str, options: WorkOptions, *, spell: Spelling) -> Descriptio
             start_s=options.get("start_timeout", _LIMITS.start_s),
             max_tool_uses=options.get("max_tool_uses"),
             soft_tool_uses=options.get("soft_tool_uses"),
+            slot_s=options.get("slot_wait"),
         ),
         retries=options.get("retries", 0),
         output_file=None if output_file is None else _output_file(output_file, spell, overwrite=overwrite),
@@ -150,6 +159,8 @@ def describe(agent: str, options: WorkOptions, *, spell: Spelling) -> Descriptio
         ephemeral=options.get("ephemeral", False),
         thread_name=options.get("thread_name"),
         tags=dict(options.get("tags", {})),
+        notify=None if (notify := options.get("notify")) is None else list(notify),
+        worktree=_worktree(options.get("worktree", False), options.get("worktree_dir"), spell),
     )
     validate(request)
     environment, unreadable = _environment(variables, pass_env, spell)
@@ -175,6 +186,19 @@ def _sandbox(write: bool, name: str | None, spell: Spelling) -> Sandbox:
             f"{spell('write')} and {spell('sandbox')} {name} contradict each other.", hint="Leave one of them out."
         )
     return Sandbox.WORKSPACE_WRITE
+
+
+def _worktree(wanted: bool | str, directory: str | os.PathLike[str] | None, spell: Spelling) -> WorktreeRequest | None:
+    if wanted is False:
+        if directory is not None:
+            raise InvalidRequest(
+                f"{spell('worktree_dir')} is about a worktree.", hint=f"Add {spell('worktree')}, or leave it out."
+            )
+        return None
+    return WorktreeRequest(
+        name=None if wanted is True else wanted,
+        directory=None if directory is None else _absolute(directory, spell("worktree_dir")),
+    )
 
 
 def _current_directory(spell: Spelling) -> str:

@@ -70,6 +70,11 @@ def _task_rows(view: TaskView) -> list[tuple[str, str]]:
         rows.append(("attempts", str(view.attempts)))
     if view.thread_id is not None:
         rows.append(("thread", view.thread_id))
+    for told in view.notifications:
+        how = f"{told.state}, {told.tries} tr{'y' if told.tries == 1 else 'ies'}" + (
+            f": {told.error}" if told.error else ""
+        )
+        rows.append(("notify", f"{told.to}: {how}"))
     rows.append(("next", f"holdfast result {view.id}" if ended else f"holdfast wait {view.id}"))
     return rows
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 import click
+import msgspec
 
 from holdfast.agents.adapter import Approvals, Drive, Sandbox
 from holdfast.api.order import Order, WorkOptions, describe
 from holdfast.cli import completion_values, duration, prompt, terminal
 from holdfast.cli.error_report import UsageError
-from holdfast.tasks.request import Limits
+from holdfast.tasks.request import Limits, Notification
 
 #: How an option of a piece of work is written here.
 _SPELLINGS: Final = {
@@ -28,6 +29,8 @@ _SPELLINGS: Final = {
     "env": "--env NAME=VALUE",
     "drive": "--drive",
     "approvals": "--approvals",
+    "worktree": "--worktree",
+    "worktree_dir": "--worktree-dir",
     "pass_env": "--env NAME or --env 'PREFIX_*'",
 }
 
@@ -61,6 +64,14 @@ class Options(TypedDict):
     allow_output_root: tuple[str, ...]
     env: tuple[str, ...]
     task_id: str | None
+    slot_wait: float | None
+    notify_command: tuple[str, ...]
+    notify_url: tuple[str, ...]
+    notify_desktop: bool
+    no_notify: bool
+    worktree: bool
+    worktree_name: str | None
+    worktree_dir: str | None
     drive: str | None
     fork: str | None
     approvals: str | None
@@ -151,6 +162,27 @@ _DECORATORS: Final = [
         multiple=True,
         help="Pass a variable that looks secret and is withheld otherwise, or set one; * fits many; repeatable.",
     ),
+    click.option(
+        "--slot-wait",
+        metavar="DURATION",
+        callback=duration.option,
+        help="Give it up, as unavailable, if it may not begin by then.  [default: none]",
+    ),
+    click.option(
+        "--notify-command",
+        metavar="COMMAND",
+        multiple=True,
+        help="Run COMMAND (a program, or a JSON array of it and its arguments) with a digest of the result on its "
+        "standard input when the task is finished; repeatable.",
+    ),
+    click.option("--notify-url", metavar="URL", multiple=True, help="POST the digest to URL; repeatable."),
+    click.option("--notify-desktop", is_flag=True, help="Show on the desktop that the task is finished."),
+    click.option("--no-notify", is_flag=True, help="Tell nobody, whatever the configuration says."),
+    click.option("--worktree", is_flag=True, help="Work in a git worktree of its own, on a branch of its own."),
+    click.option("--worktree-name", metavar="NAME", help="The same, and call it and its branch NAME."),
+    click.option(
+        "--worktree-dir", metavar="DIR", help="Make the worktree in DIR.  [default: below the state directory]"
+    ),
     click.option("--task-id", metavar="ID", help="Choose the id: sending the same task twice runs it once."),
 ]
 
@@ -189,6 +221,9 @@ def order(**options: Unpack[Options]) -> Order:
         "env": variables,
         "pass_env": pass_env,
         "task_id": options["task_id"],
+        "notify": _notifications(options),
+        "worktree": options["worktree_name"] or options["worktree"],
+        "worktree_dir": options["worktree_dir"],
         "drive": options["drive"],
         "fork": options["fork"],
         "network": options["network"],
@@ -197,7 +232,7 @@ def order(**options: Unpack[Options]) -> Order:
     }
     if options["approvals"] is not None:
         work["approvals"] = options["approvals"]
-    for name in ("timeout", "idle_timeout", "start_timeout"):
+    for name in ("timeout", "idle_timeout", "start_timeout", "slot_wait"):
         seconds = options[name]
         if seconds is not None:
             work[name] = duration.limit(seconds)
@@ -208,6 +243,29 @@ def order(**options: Unpack[Options]) -> Order:
     return Order(
         request=request, prompt=prompt.read(options["prompt"], options["prompt_file"]), environment=environment
     )
+
+
+def _notifications(options: Options) -> list[Notification] | None:
+    found = [Notification(command=_command(text)) for text in options["notify_command"]]
+    found += [Notification(webhook=url) for url in options["notify_url"]]
+    found += [Notification(desktop=True)] if options["notify_desktop"] else []
+    if options["no_notify"]:
+        if found:
+            raise UsageError("--no-notify contradicts the other --notify options.", hint="Leave one of them out.")
+        return []
+    return found or None
+
+
+def _command(text: str) -> list[str]:
+    """A program by itself, or a JSON array of the program and its arguments; never split at blanks."""
+    if not text.lstrip().startswith("["):
+        return [text]
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except msgspec.DecodeError:
+        raise UsageError(
+            f"{text!r} is not a JSON array of strings.", hint="""Write --notify-command '["program", "argument"]'."""
+        ) from None
 
 
 def _variables(entries: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
