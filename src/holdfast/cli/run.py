@@ -43,19 +43,23 @@ def run(*, output_format: str | None, as_json: bool, quiet: bool, progress: str,
     wanted = result_output.choose(output_format, as_json=as_json, output_file=options["output_file"])
     placed = order(**options)
     with Daemon() as daemon:
-        display = (
-            progress_display.JsonLines()
-            if wanted is Format.JSONL
-            else progress_display.choose(progress, placed.request.agent, quiet=quiet)
-        )
-        _explain_sigterm(placed.request.task_id)
-        try:
-            left = _Attendance(daemon, placed, display).stay()
-        finally:
-            display.close()
-        if left:
+        if not attend(daemon, placed, wanted, progress=progress, quiet=quiet):
             return terminal.INTERRUPTED_EXIT
         return result_output.show(daemon, placed.request.task_id, wanted, quiet=quiet)
+
+
+def attend(daemon: Daemon, placed: Order, wanted: Format, *, progress: str, quiet: bool) -> bool:
+    """Hand over a task and show its progress until it is finished; ``False`` when the person left before that."""
+    display = (
+        progress_display.JsonLines()
+        if wanted is Format.JSONL
+        else progress_display.choose(progress, placed.request.agent, quiet=quiet)
+    )
+    _explain_sigterm(placed.request.task_id)
+    try:
+        return not _Attendance(daemon, placed, display).stay()
+    finally:
+        display.close()
 
 
 class _Attendance:
