@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast.api.order import WorkOptions as WorkOptions
     from holdfast.api.sync import Task as Task
     from holdfast.api.sync import TaskNotCompleted as TaskNotCompleted
+    from holdfast.api.sync import approve as approve
     from holdfast.api.sync import cancel as cancel
     from holdfast.api.sync import list as list
     from holdfast.api.sync import log as log
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from holdfast.api.sync import run as run
     from holdfast.api.sync import start as start
     from holdfast.api.sync import status as status
+    from holdfast.api.sync import steer as steer
     from holdfast.api.sync import wait as wait
     from holdfast.api.sync import wait_all as wait_all
     from holdfast.api.sync import wait_any as wait_any
@@ -56,8 +58,8 @@ _HOMES = {
     "api.follow": ["StillRunning"],
     "api.order": ["WorkOptions"],
     "api.sync": [
-        *["Task", "TaskNotCompleted", "cancel", "list", "log", "message", "progress", "result", "run", "start"],
-        *["status", "wait", "wait_all", "wait_any"],
+        *["Task", "TaskNotCompleted", "approve", "cancel", "list", "log", "message", "progress", "result", "run", "start"],
+        *["status", "steer", "wait", "wait_all", "wait_any"],
     ],
     "daemon.client": ["LogEntry"],
     "errors": ["HoldfastError", "InternalError", "InvalidRequest", "NotFound", "Unavailable"],

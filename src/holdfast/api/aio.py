@@ -103,6 +103,8 @@ status = _awaitable(sync.status)
 result = _awaitable(sync.result)
 message = _awaitable(sync.message)
 cancel = _awaitable(sync.cancel)
+steer = _awaitable(sync.steer)
+approve = _awaitable(sync.approve)
 list = _awaitable(sync.list)
 progress = _iterable(sync.progress)
 log = _iterable(sync.log)
@@ -130,5 +132,7 @@ class Task:
     result = result
     message = message
     cancel = cancel
+    steer = steer
+    approve = approve
     progress = progress
     log = log

@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Generator, Iterable
 from contextlib import closing, contextmanager
-from typing import Unpack
+from typing import Literal, Unpack
 
 from holdfast.api.daemon_access import Daemon
 from holdfast.api.follow import Follower, StillRunning, as_finished, log_entries, until_finished
@@ -169,6 +169,32 @@ def cancel(task: str | HasId) -> TaskView:
         return daemon.call(lambda client: client.cancel(_id(task)))
 
 
+def steer(task: str | HasId, text: str) -> TaskView:
+    """Add *text* to what the agent of a task is working on; returns when the agent has confirmed it.
+
+    :raises InvalidRequest: the task is not at work, its agent cannot be told anything, or it refused
+    :raises HoldfastError: it was sent, and no confirmation came in time (``command_uncertain``)
+    """
+    with Daemon() as daemon:
+        return daemon.call(lambda client: client.steer(_id(task), text))
+
+
+def approve(
+    task: str | HasId,
+    decision: Literal["accept", "accept_for_session", "decline", "cancel"] = "accept",
+    *,
+    request_id: str | None = None,
+) -> TaskView:
+    """Answer what the agent of a task asks to be allowed: the only open question, or *request_id*.
+
+    What is open stands in :attr:`TaskView.approvals`.
+
+    :raises InvalidRequest: nothing is being asked, or several things
+    """
+    with Daemon() as daemon:
+        return daemon.call(lambda client: client.decide(_id(task), decision, request_id))
+
+
 def list(*, active: bool = False, limit: int | None = 100) -> builtins.list[TaskView]:
     """Tasks, newest first: *limit* of them at most (10,000 with ``None``), or only those that are not finished."""
     with Daemon() as daemon:
@@ -220,6 +246,8 @@ class Task:
     result = result
     message = message
     cancel = cancel
+    steer = steer
+    approve = approve
     progress = progress
     log = log
 

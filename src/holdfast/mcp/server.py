@@ -71,6 +71,8 @@ def build(*, longest_wait: float = DEFAULT_LONGEST_WAIT) -> MCPServer:
         (_telling(tools.result), looks),
         (_telling(tools.read_output), looks),
         (_telling(tools.list), looks),
+        (_telling(tools.send), works),
+        (_telling(tools.approve), works),
         (_telling(tools.cancel), ends),
     ):
         server.add_tool(tool, description=inspect.getdoc(tool), annotations=hints)
@@ -198,6 +200,32 @@ class Tools:
         Use it to find a task whose id was lost, by its label or agent.
         """
         return TaskList(tasks=[task_answer(view) for view in await aio.list(active=active, limit=limit)])
+
+    async def send(
+        self,
+        task_id: TaskId,
+        text: Annotated[str, Field(min_length=1, description="What to add to the work that is going on.")],
+    ) -> TaskAnswer:
+        """Say something to a task while it works.
+
+        Use it to narrow or correct what was asked. It returns when the agent has confirmed it. An agent that cannot be
+        told anything while it works is an error: wait for it, then delegate with resume.
+        """
+        return task_answer(await aio.steer(task_id, text))
+
+    async def approve(
+        self,
+        task_id: TaskId,
+        allow: Annotated[bool, Field(description="Whether the agent may do what it asks for.")],
+        question: Annotated[
+            str | None, Field(description="Which of several open questions; null: the only one.")
+        ] = None,
+    ) -> TaskAnswer:
+        """Answer what the agent of a task asks to be allowed.
+
+        Only tasks that the user started with approvals ask; decide as the user would, or leave it to the user.
+        """
+        return task_answer(await aio.approve(task_id, "accept" if allow else "decline", request_id=question))
 
     async def cancel(self, task_id: TaskId) -> TaskAnswer:
         """End a task: the agent and every process that it started.
