@@ -58,8 +58,8 @@ _HOMES = {
     "api.follow": ["StillRunning"],
     "api.order": ["WorkOptions"],
     "api.sync": [
-        *["Task", "TaskNotCompleted", "approve", "cancel", "list", "log", "message", "progress", "result", "run", "start"],
-        *["status", "steer", "wait", "wait_all", "wait_any"],
+        *["Task", "TaskNotCompleted", "approve", "cancel", "list", "log", "message", "progress", "result", "run"],
+        *["start", "status", "steer", "wait", "wait_all", "wait_any"],
     ],
     "daemon.client": ["LogEntry"],
     "errors": ["HoldfastError", "InternalError", "InvalidRequest", "NotFound", "Unavailable"],
