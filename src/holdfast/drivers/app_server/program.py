@@ -1,0 +1,11 @@
+"""The turn program's first step: executed by path with ``python -I -S``, which spares it the start of ``site``."""
+
+import os.path
+import sys
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
+
+    from holdfast.drivers.app_server.turn import main
+
+    sys.exit(main(sys.argv))

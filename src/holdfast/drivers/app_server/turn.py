@@ -1,0 +1,626 @@
+"""The turn program: runs exactly one turn, or review, of an app-server, and may be started again at any time.
+
+It first looks at what an earlier start has left (:mod:`.marks`) and what the server has on record (:mod:`.history`):
+a turn that ended is reported, one that goes on is attached to, and only one that provably never began is begun.  Losing
+the connection is treated in the same way.  What it writes to standard output is what the server says about the thread,
+one JSON message per line, and lines of its own (``{"holdfast": ...}``) for what the protocol does not say;
+:mod:`.dialect` understands both.
+
+Exit status: 0 with the end of the turn written, 75 (as ``EX_TEMPFAIL``) when it is not known how the turn ended, 2 for
+an order that makes no sense.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+from holdfast import __version__
+from holdfast.drivers.app_server import history
+from holdfast.drivers.app_server.commands import Commands
+from holdfast.drivers.app_server.connection import (
+    Connection,
+    Dropped,
+    StdioConnection,
+    WebSocketConnection,
+    left,
+    milliseconds,
+)
+from holdfast.drivers.app_server.conversation import Conversation, RpcError
+from holdfast.drivers.app_server.marks import Marks
+from holdfast.drivers.app_server.payload import member, text, texts, whole
+from holdfast.drivers.app_server.questions import Questions
+from holdfast.drivers.app_server.report import Report, say, write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from holdfast.drivers.app_server.order import Order
+    from holdfast.drivers.app_server.payload import Json
+
+EX_OK, EX_USAGE, EX_TEMPFAIL = 0, 2, 75
+
+#: For the server to accept the connection and answer the handshake, seconds.
+CONNECT_WITHIN = 15.0
+#: Silence after which the server is asked whether it is still there, seconds.
+SILENCE = 20.0
+#: For the confirmation that a turn was interrupted, seconds: when we are told to go, and when it was only asked for.
+STOP_WITHIN = 3.0
+INTERRUPT_WITHIN = 20.0
+#: Dropped connections without any sign of progress between them before it is given up.
+MOST_DROPS = 6
+#: For a thread that is just being unloaded by somebody else, seconds.
+BUSY_PATIENCE = 3.0
+#: The longest prompt that Codex takes, in characters (measured on 0.142.2 and 0.169.0).
+LONGEST_PROMPT = 1_048_576
+
+
+class Ended(Exception):
+    """There is nothing more to do; carries the exit status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Turn:
+    """One turn, from wherever it is to its end."""
+
+    def __init__(self, order: Order, prompt: str, wakeup: int | None = None) -> None:
+        self._order = order
+        self._prompt = prompt
+        self._wakeup = wakeup
+        self._marks = Marks(order["prompt_file"], order["work_id"])
+        self._thread_id: str | None = None
+        self._turn_id: str | None = None
+        self._report = Report()
+        self._questions = Questions(order["approvals"], say, self._report.changes)
+        self._commands = Commands()
+        #: Messages that came before it was known which turn is ours; ``None`` when they are not kept.
+        self._held: list[tuple[Json, bytes]] | None = None
+        self._ended: Json | None = None
+        self._ended_raw = b""
+        self._conversation: Conversation | None = None
+        #: Until when the end of the turn is waited for, once it was asked to end.
+        self._stop_by: float | None = None
+        self._interrupted = False
+        self._drops = 0
+
+    def stop(self) -> None:
+        """Bring the turn to an end, soon; safe to be called by a signal handler."""
+        self._stop_by = time.monotonic() + STOP_WITHIN
+        if self._conversation is not None:
+            self._conversation.hurry = self._stop_by
+
+    def run(self) -> int:
+        """Carry the turn to its end; the exit status."""
+        given_up_at: float | None = None
+        pause = 0.02
+        while True:
+            before = self._report.lines
+            try:
+                self._connect(given_up_at)
+                given_up_at, pause = None, 0.02
+                self._reconcile()
+                self._follow()
+            except Ended as end:
+                self._leave()
+                return end.status
+            except Dropped as drop:
+                self._disconnect()
+                self._drops = 1 if self._report.lines > before else self._drops + 1
+                given_up_at = given_up_at or time.monotonic() + self._order["patience"]
+                if self._stop_by is not None:
+                    given_up_at = min(given_up_at, self._stop_by)
+                if left(given_up_at) == 0.0 or (self._drops > MOST_DROPS and pause >= 1.0):
+                    return self._lost(str(drop))
+                if pause == 0.02 and self._begun:
+                    say("reconnecting", reason=str(drop))
+                self._sleep(min(pause, left(given_up_at)))
+                pause = min(pause * 2, 1.0)
+
+    @property
+    def _begun(self) -> bool:
+        return self._marks.begun() is not None
+
+    def _connect(self, given_up_at: float | None) -> None:
+        deadline = time.monotonic() + CONNECT_WITHIN
+        if given_up_at is not None:
+            deadline = min(deadline, given_up_at)
+        connection: Connection
+        if self._order["socket"] is not None:
+            connection = WebSocketConnection(self._order["socket"], deadline)
+        else:
+            connection = StdioConnection(self._order["command"], os.environ)
+        conversation = self._conversation = Conversation(connection, self._hear, wakeup=self._wakeup)
+        conversation.hurry = self._stop_by
+        try:
+            conversation.open(__version__)
+        except RpcError as error:
+            raise self._refused(error) from None
+
+    def _talk(self) -> Conversation:
+        assert self._conversation is not None
+        return self._conversation
+
+    def _disconnect(self) -> None:
+        conversation, self._conversation = self._conversation, None
+        if conversation is not None:
+            conversation.close()
+
+    # --- where are we?
+
+    def _reconcile(self) -> None:
+        """Find out how far the work has come, and begin it if it has not."""
+        begun = self._marks.begun()
+        self._thread_id = self._thread_id or self._marks.thread_id()
+        if begun is None or self._thread_id is None:
+            self._begin()
+            return
+        accepted = text(begun, "turn_id") is not None
+        found = self._find(begun)
+        if found is None and not accepted:
+            # The request may still lie in the buffer of a connection that the server is only now reading to its end.
+            self._sleep(0.5)
+            found = self._find(begun)
+        if found is None:
+            thread = history.thread(self._talk(), self._thread_id)
+            if accepted or (thread is None and begun.get("fresh") is not True):
+                raise self._crashed("Codex has no record of the turn that it accepted.")
+            if thread is None:
+                # A thread without any turn is kept in memory only: it went with the server, and so did the request.
+                self._thread_id = None
+            self._begin()
+            return
+        if found.status == "inProgress":
+            found = self._attach(found, begun)
+        if found is not None:
+            self._collect(found)
+
+    def _find(self, begun: Json) -> history.Recorded | None:
+        assert self._thread_id is not None
+        if self._order["review"] is not None:
+            earlier, turn_id = whole(begun, "reviews"), text(begun, "turn_id")
+            return history.find_review(self._talk(), self._thread_id, earlier, turn_id)
+        return history.find_turn(self._talk(), self._thread_id, self._order["work_id"])
+
+    def _attach(self, found: history.Recorded, begun: Json) -> history.Recorded | None:
+        """Follow a turn that goes on; if it ended just now, it is returned as it is on record."""
+        assert self._thread_id is not None
+        self._turn_id = found.id
+        self._held = []
+        try:
+            self._talk().request("thread/resume", {"threadId": self._thread_id, "excludeTurns": True})
+        except RpcError as error:
+            raise Dropped(f"the thread could not be attached to: {error.message}") from None
+        again = self._find(begun) or found
+        say("attached", threadId=self._thread_id, turnId=found.id)
+        self._report.recorded(again.items, self._thread_id, found.id, over=again.status != "inProgress")
+        self._release()
+        if self._ended is not None:
+            return None
+        return None if again.status == "inProgress" else again
+
+    def _collect(self, found: history.Recorded) -> None:
+        """Report a turn that is over, from the record."""
+        assert self._thread_id is not None
+        turn = {key: value for key, value in found.turn.items() if key != "items"}
+        if found.status == "completed":
+            path = text(history.thread(self._talk(), self._thread_id) or {}, "path")
+            failure = history.hidden_failure(path, found.id) if self._order["review"] is None else None
+            if failure is not None:
+                turn |= {"status": "failed", "error": failure}
+        say("collected", threadId=self._thread_id, turnId=found.id)
+        self._report.recorded(found.items, self._thread_id, found.id, over=True)
+        if found.cut_off and self._stop_by is None:
+            raise self._crashed("The Codex server died while it worked on the turn.")
+        self._ended = {"method": "turn/completed", "params": {"threadId": self._thread_id, "turn": turn}}
+        self._finish(json.dumps({**self._ended, "holdfast": "collected"}).encode("utf-8"))
+
+    # --- begin
+
+    def _begin(self) -> None:
+        order = self._order
+        talk = self._talk()
+        self._check_stop()
+        try:
+            opened, fresh = self._open_thread()
+            thread = member(opened, "thread")
+            thread_id = text(thread, "id")
+            if thread_id is None:
+                raise RpcError("thread/start", 0, "Codex opened a thread without naming it.")
+            if order["resume"] is not None and history.is_active(thread):
+                # A turn that is started now would be mixed into the one that goes on.
+                raise RpcError("thread/resume", 0, "The thread is in use: a turn of somebody else goes on in it.")
+        except RpcError as error:
+            raise self._refused(error) from None
+        self._thread_id = thread_id
+        self._marks.save_thread(thread_id)
+        policy = member(opened, "sandbox")
+        say(
+            "thread",
+            threadId=thread_id,
+            model=opened.get("model"),
+            effort=opened.get("reasoningEffort"),
+            sandbox=policy,
+            cwd=opened.get("cwd"),
+            forkedFrom=thread.get("forkedFromId"),
+        )
+        if order["thread_name"] is not None:
+            try:
+                talk.request("thread/name/set", {"threadId": thread_id, "name": order["thread_name"]})
+            except RpcError as error:
+                say("notice", text=f"Codex did not take the name of the thread: {error.message}")
+        notes: Json = {"fresh": fresh}
+        if order["review"] is not None:
+            notes["reviews"] = 0 if fresh else history.reviews(talk, thread_id)
+        self._check_stop()
+        self._marks.save_begun(notes)
+        self._held = []
+        try:
+            if order["review"] is not None:
+                answer = talk.request("review/start", self._review_params(thread_id))
+            else:
+                answer = talk.request("turn/start", self._turn_params(thread_id, policy))
+        except RpcError as error:
+            self._marks.clear_begun()
+            raise self._refused(error) from None
+        turn_id = text(member(answer, "turn"), "id")
+        if turn_id is None:
+            raise Dropped("the server began a turn without naming it")
+        self._turn_id = turn_id
+        # Only the end of this program is to be survived by this, not that of the machine: then the server is gone too.
+        self._marks.save_begun({**notes, "turn_id": turn_id}, sync=False)
+        say("begun", threadId=thread_id, turnId=turn_id)
+        self._release()
+
+    def _open_thread(self) -> tuple[Json, bool]:
+        """The server's answer, and whether the thread has no turn yet.
+
+        :raises RpcError: it refused
+        """
+        order = self._order
+        config: Json = {}
+        if order["effort"] is not None:
+            config["model_reasoning_effort"] = order["effort"]
+        if order["review"] is not None and order["model"] is not None:
+            # 0.169 has reviews done by this model, whatever model the thread has.
+            config["review_model"] = order["model"]
+        if order["sandbox"] == "workspace-write":
+            workspace: Json = {"network_access": order["network"]}
+            if order["writable_roots"]:
+                workspace["writable_roots"] = order["writable_roots"]
+            config["sandbox_workspace_write"] = workspace
+        params: Json = {
+            "cwd": order["cwd"],
+            "sandbox": order["sandbox"],
+            "approvalPolicy": "never" if order["approvals"] == "decline" else "on-request",
+            "config": config or None,
+        }
+        if order["model"] is not None:
+            params["model"] = order["model"]
+        if self._thread_id is not None:
+            # An earlier start has opened it, and got no further.
+            try:
+                return self._resume(self._thread_id, params), False
+            except RpcError:
+                self._thread_id = None
+        if order["resume"] is not None:
+            return self._resume(order["resume"], params), False
+        if order["fork"] is not None:
+            return self._patiently("thread/fork", {**params, "threadId": order["fork"], "excludeTurns": True}), False
+        return self._talk().request("thread/start", params), True
+
+    def _resume(self, thread_id: str, params: Json) -> Json:
+        return self._patiently("thread/resume", {**params, "threadId": thread_id, "excludeTurns": True})
+
+    def _patiently(self, method: str, params: Json) -> Json:
+        """Ask until a thread that another process is just letting go of is free."""
+        until = time.monotonic() + BUSY_PATIENCE
+        while True:
+            try:
+                return self._talk().request(method, params)
+            except RpcError as error:
+                if "already has an active writer" not in error.message or left(until) == 0.0:
+                    raise
+            self._sleep(0.1)
+            self._check_stop()
+
+    def _turn_params(self, thread_id: str, policy: Json) -> Json:
+        order = self._order
+        params: Json = {
+            "threadId": thread_id,
+            "clientUserMessageId": order["work_id"],
+            "input": [{"type": "text", "text": self._prompt, "text_elements": []}],
+            "cwd": order["cwd"],
+            "approvalPolicy": "never" if order["approvals"] == "decline" else "on-request",
+        }
+        for name in ("model", "effort"):
+            if order[name] is not None:
+                params[name] = order[name]
+        if order["output_schema"] is not None:
+            params["outputSchema"] = order["output_schema"]
+        wanted = _sandbox_policy(order)
+        if not _fits(policy, wanted):
+            # A thread that was loaded already keeps the sandbox that it had; a turn can be given its own.
+            params["sandboxPolicy"] = wanted
+        return params
+
+    def _review_params(self, thread_id: str) -> Json:
+        review = self._order["review"]
+        assert review is not None
+        target: Json = {"type": review["type"]}
+        match review["type"]:
+            case "baseBranch":
+                target["branch"] = review["branch"]
+            case "commit":
+                target |= {"sha": review["sha"], "title": None}
+            case "custom":
+                target["instructions"] = self._prompt
+            case _:
+                pass
+        return {"threadId": thread_id, "target": target, "delivery": "inline"}
+
+    # --- the turn goes on
+
+    def _follow(self) -> None:
+        """Until the turn is over."""
+        talk = self._talk()
+        while self._ended is None:
+            self._commands.read()
+            self._carry_out()
+            now = time.monotonic()
+            wait = SILENCE
+            if self._stop_by is not None:
+                if not self._interrupted:
+                    self._interrupted = True
+                    # Not waited for: 0.142.2 does not answer when there is nothing to interrupt.
+                    talk.post("turn/interrupt", {"threadId": self._thread_id, "turnId": self._turn_id})
+                if left(self._stop_by) == 0.0:
+                    raise Dropped("the server did not confirm that the turn was interrupted")
+                wait = left(self._stop_by)
+            elif talk.heard_at + SILENCE <= now:
+                talk.request("thread/loaded/list", {})
+                continue
+            else:
+                wait = talk.heard_at + SILENCE - now
+            if self._ended is None:
+                talk.wait(wait, also=self._commands.descriptor)
+        self._finish(None)
+
+    def _carry_out(self) -> None:
+        for command in self._commands.waiting():
+            match command.action:
+                case "steer" if command.id in self._report.client_ids:
+                    self._commands.answer(command, None)
+                case "steer":
+                    try:
+                        self._talk().request(
+                            "turn/steer",
+                            {
+                                "threadId": self._thread_id,
+                                "expectedTurnId": self._turn_id,
+                                "clientUserMessageId": command.id,
+                                "input": [{"type": "text", "text": command.text, "text_elements": []}],
+                            },
+                        )
+                        self._commands.answer(command, None)
+                    except RpcError as error:
+                        self._commands.answer(command, error.message)
+                case "decide":
+                    refusal = self._questions.decide(self._talk(), command.request_id, command.decision)
+                    self._commands.answer(command, refusal)
+                case _:
+                    command.under_way = True
+                    self._stop_by = self._stop_by or time.monotonic() + INTERRUPT_WITHIN
+
+    def _hear(self, message: Json, raw: bytes) -> None:
+        if self._held is not None:
+            self._held.append((message, raw))
+        else:
+            self._take(message, raw)
+
+    def _release(self) -> None:
+        """Take what was held back while it was not known which turn is ours."""
+        held, self._held = self._held or [], None
+        for message, raw in held:
+            self._take(message, raw)
+
+    def _take(self, message: Json, raw: bytes) -> None:
+        method, params = message.get("method"), member(message, "params")
+        if "id" in message:
+            if self._ours(params):
+                write(raw)
+            self._questions.asked(self._talk(), message)
+            return
+        if not self._ours(params) or self._ended is not None:
+            return
+        if method == "turn/completed":
+            # Written by _finish, after what has to come before it.
+            self._ended = message
+            self._ended_raw = raw
+        elif method == "thread/closed" and self._turn_id is not None:
+            raise Dropped("the server closed the thread")
+        else:
+            if method == "serverRequest/resolved":
+                self._questions.resolved(params.get("requestId"))
+            self._report.take(message, raw)
+
+    def _ours(self, params: Json) -> bool:
+        """Whether a message speaks of our turn, or of our thread as a whole."""
+        thread_id = text(params, "threadId") or text(member(params, "thread"), "id")
+        turn_id = text(member(params, "turn"), "id") or text(params, "turnId")
+        return thread_id is not None and thread_id == self._thread_id and turn_id in (None, self._turn_id)
+
+    # --- ends
+
+    def _finish(self, raw: bytes | None) -> None:
+        """Write what is left to say and the end of the turn."""
+        assert self._ended is not None
+        self._questions.withdraw()
+        self._report.close()
+        for command in self._commands.pending():
+            interrupt = command.action == "interrupt"
+            self._commands.answer(command, None if interrupt else "the turn has ended")
+        write(raw if raw is not None else self._ended_raw)
+        raise Ended(EX_OK)
+
+    def _leave(self) -> None:
+        """Let go of the thread, so that others can go on with it at once; one that is not to be kept is deleted."""
+        conversation = self._conversation
+        if conversation is None:
+            return
+        if self._ended is not None and self._thread_id is not None:
+            conversation.hurry = None
+            delete = self._order["ephemeral"]
+            try:
+                method = "thread/delete" if delete else "thread/unsubscribe"
+                conversation.request(method, {"threadId": self._thread_id}, within=2.0)
+            except (RpcError, Dropped) as error:
+                if delete:
+                    say("notice", text=f"The thread was not deleted: {error}")
+        self._disconnect()
+
+    def _check_stop(self) -> None:
+        """End here if that was asked for and nothing has begun."""
+        self._commands.read()
+        interrupts = [command for command in self._commands.waiting() if command.action == "interrupt"]
+        if self._stop_by is None and not interrupts:
+            return
+        for command in self._commands.pending():
+            self._commands.answer(command, None if command.action == "interrupt" else "the turn was not begun")
+        say("failed", failure="cancelled", message="It was cancelled before Codex began to work.", begun=False)
+        raise Ended(EX_OK)
+
+    def _refused(self, error: RpcError) -> Ended:
+        """The server refused what has to come before the turn: nothing was begun."""
+        say(
+            "failed",
+            failure=_class_of(error),
+            message=f"Codex refused {error.method}: {error.message}",
+            upstream=text(error.data, "input_error_code") or str(error.code),
+            begun=False,
+        )
+        return Ended(EX_OK)
+
+    def _crashed(self, message: str) -> Ended:
+        """The turn may have begun and its end is not known, nor ever will be."""
+        self._questions.withdraw()
+        self._report.close()
+        say(
+            "failed",
+            failure="backend_crash",
+            message=f"{message} What it did until then stands; go on with thread {self._thread_id}.",
+            threadId=self._thread_id,
+            begun=True,
+        )
+        return Ended(EX_OK)
+
+    def _lost(self, reason: str) -> int:
+        """The server cannot be had; another start of this program may find out more."""
+        begun = self._begun
+        if self._stop_by is not None and not begun:
+            say("failed", failure="cancelled", message="It was cancelled before Codex began to work.", begun=False)
+            return EX_OK
+        what = "The turn may have begun" if begun else "Nothing was begun"
+        say("lost", reason=reason, mayHaveBegun=begun, threadId=self._thread_id)
+        print(f"The Codex server could not be reached again: {reason}. {what}.", file=sys.stderr, flush=True)
+        return EX_TEMPFAIL
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait; a signal ends it early."""
+        poll = select.poll()
+        if self._wakeup is not None:
+            poll.register(self._wakeup, select.POLLIN)
+        if poll.poll(milliseconds(seconds)) and self._wakeup is not None:
+            os.read(self._wakeup, 64)
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out the order in the only argument; the exit status."""
+    try:
+        order: Order = json.loads(arguments[1])
+        prompt_file = order["prompt_file"]
+    except (IndexError, ValueError, KeyError, TypeError):
+        print("usage: program.py ORDER (one JSON object)", file=sys.stderr)
+        return EX_USAGE
+    try:
+        prompt = _prompt(prompt_file, required=order["review"] is None or order["review"]["type"] == "custom")
+    except ValueError as error:
+        say("failed", failure="bad_request", message=str(error), begun=False)
+        return EX_OK
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    turn = Turn(order, prompt, reader)
+
+    def stop(number: int, frame: object) -> None:
+        turn.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+    return turn.run()
+
+
+def _prompt(path: str, *, required: bool) -> str:
+    """The prompt, exactly as it lies there.
+
+    :raises ValueError: it cannot be sent, or cannot be read
+    """
+    if not required:
+        return ""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(4 * LONGEST_PROMPT + 1)
+        prompt = data.decode("utf-8")
+    except OSError as error:
+        raise ValueError(f"The prompt could not be read: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The prompt is not UTF-8 (byte {error.start}), and Codex takes nothing else.") from None
+    if len(prompt) > LONGEST_PROMPT:
+        raise ValueError(f"The prompt is longer than the {LONGEST_PROMPT:,} characters that Codex takes.")
+    if not prompt.strip():
+        raise ValueError("The prompt is empty.")
+    return prompt
+
+
+def _sandbox_policy(order: Order) -> Json:
+    """What a turn may touch, in the words of the protocol."""
+    match order["sandbox"]:
+        case "danger-full-access":
+            return {"type": "dangerFullAccess"}
+        case "workspace-write":
+            return {
+                "type": "workspaceWrite",
+                "writableRoots": order["writable_roots"],
+                "networkAccess": order["network"],
+            }
+        case _:
+            return {"type": "readOnly", "networkAccess": order["network"]}
+
+
+def _fits(policy: Json, wanted: Json) -> bool:
+    """Whether the sandbox *policy* that a thread has is the one that is *wanted*."""
+    if policy.get("type") != wanted["type"]:
+        return False
+    if "networkAccess" in wanted and bool(policy.get("networkAccess")) != wanted["networkAccess"]:
+        return False
+    return set(texts(wanted, "writableRoots")) <= set(texts(policy, "writableRoots"))
+
+
+def _class_of(error: RpcError) -> str:
+    """The class of a failure, by what the server says: its codes are all the same."""
+    if error.data.get("input_error_code") == "input_too_large":
+        return "context_exceeded"
+    if "already has an active writer" in error.message or "in use" in error.message:
+        return "thread_busy"
+    for unknown in ("no rollout found", "thread not loaded", "thread not found", "invalid thread id"):
+        if unknown in error.message:
+            return "thread_unknown"
+    if "unknown variant" in error.message:
+        return "backend_incompatible"
+    return "bad_request"
