@@ -22,6 +22,7 @@ from holdfast.errors import HoldfastError
 COMMANDS: Final[dict[str, str]] = {
     "run": "Give an agent a piece of work, wait, and print its answer.",
     "start": "Give an agent a piece of work and print the task's id at once.",
+    "review": "Have a change reviewed, by any agent, with findings in one form.",
     "wait": "Wait for tasks to finish, and print how they ended.",
     "result": "Print the answer or the result document of a finished task.",
     "list": "List tasks, newest first.",

@@ -73,6 +73,8 @@ def make(
     """
     if choice.custom and not focus.strip():
         raise InvalidRequest("A custom review has no instructions.", hint="Say in the prompt what shall be reviewed.")
+    if not directory.is_dir():
+        raise InvalidRequest(f"The directory {directory} does not exist.", hint="Give an existing directory.")
     native = _choose(agent, choice, focus, adversarial, native, needs_verdict)
     if choice.custom:
         root, material = directory, None

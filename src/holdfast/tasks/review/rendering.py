@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from holdfast.agents.failure import FailureClass
 from holdfast.errors import InvalidRequest
 from holdfast.tasks.result import ErrorPart, Result, Status
 from holdfast.tasks.review.findings import Finding, Judgement, SchemaUnmet, parse_answer, parse_native
@@ -19,6 +20,8 @@ SCHEMA_NAME: Final = "holdfast.review/1"
 UNMET_EXIT_CODE: Final = 1
 #: Exit status of a review that does not approve, for who asked for it.
 REJECTED_EXIT_CODE: Final = 5
+#: Outcomes whose answer is shown although it is not the whole.
+_SHOWS_ANSWER: Final = frozenset({Status.COMPLETED, Status.PARTIAL, Status.NO_SIGNAL})
 
 
 class NotAReview(InvalidRequest):
@@ -115,9 +118,10 @@ def exit_code(review: Review, *, fail_on_reject: bool) -> int:
 
 
 def render(review: Review) -> str:
-    """*review* as text.  Without a review it is the answer as it is."""
+    """*review* as text.  An answer that is no review is shown as it is, and what was said before a failure is not."""
     if not review.ok:
-        return review.raw
+        unmet = review.error is not None and review.error.error_class is FailureClass.SCHEMA_UNMET
+        return review.raw if unmet or review.status in _SHOWS_ANSWER else ""
     title = "Adversarial review" if review.adversarial else "Review"
     lines = [f"# {title}", "", f"Target: {review.target.label}"]
     lines.append(f"Verdict: {review.verdict or 'not stated'}")
