@@ -145,6 +145,44 @@ def test_every_status_has_an_exit_code_and_only_completed_has_0() -> None:
     assert [status for status, code in EXIT_CODES.items() if code == 0] == [Status.COMPLETED]
 
 
+LACK = Failure(failure_class=FailureClass.NO_VERDICT, message="The agent gave no verdict.")
+
+
+@pytest.mark.parametrize(
+    ("verdict_missing", "unfinished", "status"),
+    [
+        (True, True, Status.PARTIAL),
+        (True, False, Status.NO_SIGNAL),
+        (False, True, Status.NO_SIGNAL),
+        (False, False, Status.NO_SIGNAL),
+    ],
+)
+@pytest.mark.parametrize("blank", [False, True])
+def test_r35_r36_success_without_what_was_asked_for_is_none(
+    verdict_missing: bool, unfinished: bool, status: Status, blank: bool
+) -> None:
+    result = decide(
+        facts_of(Message(text="words"), TurnCompleted()),
+        cancel_requested=False,
+        message_blank=blank,
+        plain_text=False,
+        limits=LIMITS,
+        lack=LACK,
+        verdict_missing=verdict_missing,
+        unfinished=unfinished,
+    )
+    assert result.status is status
+    assert result.failure is not None and (result.failure is LACK) is not blank
+
+
+def test_r35_a_budget_that_is_nearly_spent_alone_changes_nothing() -> None:
+    facts = facts_of(Message(text="words"), TurnCompleted())
+    result = decide(
+        facts, cancel_requested=False, message_blank=False, plain_text=False, limits=LIMITS, unfinished=True
+    )
+    assert result == Outcome(status=Status.COMPLETED)
+
+
 EVENTS = st.sampled_from(
     [
         ThreadStarted(thread_id="t"),

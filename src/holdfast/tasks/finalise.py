@@ -22,9 +22,11 @@ from holdfast.errors import HoldfastError
 from holdfast.host.port import Kind
 from holdfast.tasks.acceptance import TaskFiles, replace_file
 from holdfast.tasks.answer import keep_answer
+from holdfast.tasks.appraisal import Appraisal, appraise
 from holdfast.tasks.attempt import Hosts
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow
+from holdfast.tasks.marker import with_marker
 from holdfast.tasks.outcome import Outcome, decide, reported_success, signal_name
 from holdfast.tasks.output_file import OutputPathRefused, Published, publish
 from holdfast.tasks.result import (
@@ -99,10 +101,16 @@ class Finalisation:
             )
         if message.path is None:
             self._unknowns.setdefault("message.text", "the agent gave no message")
-        outcome = self._decide(message)
+        appraisal = await appraise(self._request, message)
+        message.ends_with_intent = appraisal.ends_with_intent
+        tool_uses = self._tool_uses()
+        outcome = self._decide(message, appraisal, tool_uses)
         self._warnings += outcome.warnings
+        if appraisal.ends_with_intent and reported_success(self._facts, self._plain_text):
+            self._warnings.append("the answer ends by announcing work instead of reporting it (ends_with_intent)")
         files = await self._observe()
-        outcome, output = await self._publish(outcome)
+        marker = self._marker(files) if outcome.status is Status.COMPLETED else None
+        outcome, output = await self._publish(outcome, marker)
         message.complete = outcome.status is Status.COMPLETED or (
             outcome.failure is not None and outcome.failure.failure_class is FailureClass.OUTPUT_PATH
         )
@@ -112,9 +120,10 @@ class Finalisation:
             label=self._request.label,
             status=outcome.status,
             ok=outcome.status is Status.COMPLETED,
-            marker="PATCH_APPLIED" if files.changed and self._may_write else "FINDINGS_ONLY",
+            marker=marker,
+            verdict=appraisal.verdict,
             message=message,
-            tool_uses=self._tool_uses(),
+            tool_uses=tool_uses,
             usage=usage_of_task(self._task.acceptance, self._facts, outcome.status, self._unknowns),
             files=files,
             exit=self._exit(outcome.status),
@@ -170,7 +179,10 @@ class Finalisation:
             elif isinstance(event, UsageReported) and facts.usage is None:
                 facts.usage, facts.usage_of_thread, facts.usage_source = event.usage, event.of_thread, event.source
 
-    def _decide(self, message: MessagePart) -> Outcome:
+    def _marker(self, files: Files) -> str:
+        return "PATCH_APPLIED" if files.changed and self._may_write else "FINDINGS_ONLY"
+
+    def _decide(self, message: MessagePart, appraisal: Appraisal, tool_uses: ToolUses) -> Outcome:
         if self._fault is not None:
             return Outcome(status=Status.FAILED, failure=self._fault)
         slot_s = self._request.limits.slot_s
@@ -184,9 +196,12 @@ class Finalisation:
             message_blank=not (message.text or "").strip(),
             plain_text=self._plain_text,
             limits={StopCause.TOTAL: limits.total_s, StopCause.IDLE: limits.idle_s, StopCause.START: limits.start_s},
+            lack=appraisal.lack,
+            verdict_missing=appraisal.verdict.required and not appraisal.verdict.present,
+            unfinished=tool_uses.soft_limit_reached or appraisal.ends_with_intent,
         )
 
-    async def _publish(self, outcome: Outcome) -> tuple[Outcome, Output]:
+    async def _publish(self, outcome: Outcome, marker: str | None) -> tuple[Outcome, Output]:
         """Publish the answer where the caller wanted it: whole and only after success, or not at all."""
         output = Output(result_path=str(self._files.result))
         reservation = self._task.reservation
@@ -198,7 +213,10 @@ class Finalisation:
 
         def publish_file() -> Published:
             with self._files.message.open("rb") as file:
-                return publish(reservation, iter(lambda: file.read(1 << 20), b""))
+                chunks = iter(lambda: file.read(1 << 20), b"")
+                if marker is not None and self._request.append_marker:
+                    chunks = with_marker(chunks, marker)
+                return publish(reservation, chunks)
 
         try:
             published = await asyncio.to_thread(publish_file)
@@ -267,20 +285,23 @@ class Finalisation:
             self._warnings.append(f"{count} files are unchanged although the agent claims otherwise")
 
     def _tool_uses(self) -> ToolUses:
-        hard_limit = self._request.limits.max_tool_uses
+        limits = self._request.limits
         if self._plain_text:
             self._unknowns["tool_uses"] = "this agent does not report its tool uses"
-            return ToolUses(hard_limit=hard_limit)
+            return ToolUses(soft_limit=limits.soft_tool_uses, hard_limit=limits.max_tool_uses)
         # An attempt that concludes an earlier one goes on counting where that one stopped.
         counted = self._attempts[-2:] if self._facts.concludes is not None else self._attempts[-1:]
         by_type: Counter[str] = Counter()
         for attempt in counted:
             by_type.update(attempt.facts.tools_by_type)
+        total = sum(attempt.facts.tool_total for attempt in counted)
         return ToolUses(
-            total=sum(attempt.facts.tool_total for attempt in counted),
+            total=total,
             failed=sum(attempt.facts.tool_failed for attempt in counted),
             by_type=dict(by_type),
-            hard_limit=hard_limit,
+            soft_limit=limits.soft_tool_uses,
+            hard_limit=limits.max_tool_uses,
+            soft_limit_reached=limits.soft_tool_uses is not None and total >= limits.soft_tool_uses,
         )
 
     def _exit(self, status: Status) -> Exit:

@@ -43,18 +43,25 @@ def decide(
     message_blank: bool,
     plain_text: bool,
     limits: dict[StopCause, float | None],
+    lack: Failure | None = None,
+    verdict_missing: bool = False,
+    unfinished: bool = False,
 ) -> Outcome:
     """Decide how the attempt described by *facts* ended.
 
     *message_blank* says whether the answer is empty or white space, *plain_text* whether the agent's only sign of
-    success is exit status 0, *limits* names the seconds of each time limit for the sentence about it.
+    success is exit status 0, *limits* names the seconds of each time limit for the sentence about it.  *lack* is why
+    the answer is not what was asked for, *verdict_missing* whether that includes a verdict that is required, and
+    *unfinished* whether something points to an agent that gave up on the way: its budget was nearly spent, or it
+    ended by announcing what it was going to do.
     """
     succeeded = reported_success(facts, plain_text)
     if facts.start_failure is not None:
         return Outcome(status=Status.UNAVAILABLE, failure=facts.start_failure)
 
     if facts.stop is not None and facts.stop is not StopCause.LINGER and succeeded:
-        return _judge_success(facts, message_blank, [f"ended by {facts.stop} after the agent had finished"])
+        warnings = [f"ended by {facts.stop} after the agent had finished"]
+        return _judge_success(warnings, message_blank, lack, verdict_missing and unfinished)
     if facts.unreachable and not succeeded:
         # Whatever was wanted, nobody can say that it was done.
         return _lost(facts)
@@ -87,7 +94,7 @@ def decide(
                 remedy=[Remedy(text="Ask for less at once, or raise --max-tool-uses.")],
             )
             return Outcome(status=Status.PARTIAL, failure=failure, warnings=warnings, limit_hit="tool_uses")
-        return _judge_success(facts, message_blank, warnings)
+        return _judge_success(warnings, message_blank, lack, verdict_missing and unfinished)
     return Outcome(status=Status.FAILED, failure=_unexplained(facts), warnings=_contradictions(facts))
 
 
@@ -105,15 +112,16 @@ def reported_success(facts: AttemptFacts, plain_text: bool) -> bool:
     return facts.lost or facts.exit_code == 0
 
 
-def _judge_success(facts: AttemptFacts, message_blank: bool, warnings: list[str]) -> Outcome:
+def _judge_success(warnings: list[str], message_blank: bool, lack: Failure | None, cut_short: bool) -> Outcome:
     if message_blank:
-        failure = Failure(
+        lack = Failure(
             failure_class=FailureClass.UNKNOWN,
             message="The agent reported success and gave no answer.",
             remedy=[Remedy(text="Ask again, more narrowly; silence is not approval.")],
         )
-        return Outcome(status=Status.NO_SIGNAL, failure=failure, warnings=warnings)
-    return Outcome(status=Status.COMPLETED, warnings=warnings)
+    if lack is None:
+        return Outcome(status=Status.COMPLETED, warnings=warnings)
+    return Outcome(status=Status.PARTIAL if cut_short else Status.NO_SIGNAL, failure=lack, warnings=warnings)
 
 
 def _time_limit(cause: StopCause, seconds: float | None) -> Outcome:

@@ -12,6 +12,8 @@ import msgspec
 from holdfast.agents.adapter import Approvals, Drive, ReviewTarget, Sandbox
 from holdfast.clock import wall
 from holdfast.errors import InvalidRequest
+from holdfast.tasks.output_schema import check_shape
+from holdfast.tasks.verdict import check_rule
 
 #: Crockford's alphabet, lower case: no letter that can be taken for a digit.
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -102,6 +104,8 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     overwrite: bool = False
     #: Further directories in which ``output_file`` may lie, beside ``cwd`` and the temporary directory.
     output_roots: list[str] = []
+    #: End ``output_file`` with the result's ``marker`` as a line of its own.
+    append_marker: bool = False
     #: Names (or patterns with ``*``) of the caller's variables that the agent gets although they look secret.
     pass_env: list[str] = []
     #: How to converse with the agent; ``None`` is the best way that the installed agent knows.
@@ -172,6 +176,15 @@ def validate(request: TaskRequest) -> None:
     for tool_uses in (limits.max_tool_uses, limits.soft_tool_uses):
         if tool_uses is not None and tool_uses < 1:
             raise InvalidRequest(f"A limit of {tool_uses} tool uses makes no sense.", hint="Give a positive number.")
+    soft, hard = limits.soft_tool_uses, limits.max_tool_uses
+    if soft is not None and hard is not None and soft > hard:
+        raise InvalidRequest(
+            f"A soft limit of {soft} tool uses is above the hard one of {hard}.", hint="Give a smaller soft limit."
+        )
+    if request.output_schema is not None:
+        check_shape(request.output_schema)
+    if request.verdict is not None:
+        check_rule(request.verdict, request.output_schema)
     if not 0 <= request.retries <= 10:
         raise InvalidRequest(f"{request.retries} retries make no sense.", hint="Give a number from 0 to 10.")
     for name, path in (("directory", request.cwd), ("output file", request.output_file)):

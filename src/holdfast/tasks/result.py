@@ -22,9 +22,9 @@ class Status(StrEnum):
 
     #: The agent reported success, and what can be checked from outside agrees.
     COMPLETED = "completed"
-    #: Stopped at a budget: what is there is not the whole.
+    #: Stopped at a budget, or nearly there and without the verdict asked for: what is there is not the whole.
     PARTIAL = "partial"
-    #: The agent reported success and said nothing.
+    #: The agent reported success and said nothing, or not what was asked for (a verdict, a document of a schema).
     NO_SIGNAL = "no_signal"
     FAILED = "failed"
     #: A time limit was reached and the process tree was ended.
@@ -55,6 +55,9 @@ EXIT_CODES: Final[dict[Status, int]] = {
 }
 
 
+#: Exit status of a completed task that does not approve, for callers who ask for it (``--fail-on-reject``).
+REJECTED_EXIT_CODE: Final = 5
+
 #: Exit codes from the worst to the best: what may still be running first, what was never tried last.
 _WORST_FIRST: Final = (125, 1, 127, 124, 130, 4, 3, 5, 2, 0)
 
@@ -70,10 +73,15 @@ class Verdict(msgspec.Struct, kw_only=True):
 
     required: bool = False
     present: bool = False
+    #: As the answer has it.
     value: str | None = None
+    #: ``None`` unless there is one.
     approved: bool | None = None
+    #: ``marker_line`` (one of the usual words), ``regex`` (a pattern) or ``schema`` (the property ``verdict``).
     source: str | None = None
+    #: Of the answer, from 1.
     line: int | None = None
+    #: The answer as a JSON document, where a schema was given and it fits.
     structured: Any = None
 
 
@@ -87,6 +95,7 @@ class MessagePart(msgspec.Struct, kw_only=True):
     path: str | None = None
     #: True only if a terminal success event followed it.
     complete: bool = False
+    #: Its last lines announce work instead of reporting it.
     ends_with_intent: bool = False
     #: How many messages the agent sent in all.
     segments: int = 0
@@ -253,7 +262,8 @@ class Result(msgspec.Struct, kw_only=True):
     status: Status
     #: ``status`` is ``completed`` and every check that was asked for passed.
     ok: bool
-    #: Whether files really changed under a sandbox that may write: ``PATCH_APPLIED``, else ``FINDINGS_ONLY``.
+    #: Of a completed task: whether files really changed under a sandbox that may write (``PATCH_APPLIED``) or not
+    #: (``FINDINGS_ONLY``).
     marker: str | None = None
     verdict: Verdict = msgspec.field(default_factory=Verdict)
     message: MessagePart

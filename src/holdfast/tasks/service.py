@@ -33,6 +33,7 @@ from holdfast.tasks.conversation import Conversation
 from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow, usage_of
 from holdfast.tasks.notification import Notifier, wanted
 from holdfast.tasks.output_file import Reservation, reserve
+from holdfast.tasks.output_schema import check_schema
 from holdfast.tasks.progress import Position, read_attempt
 from holdfast.tasks.request import TaskRequest, WorktreeRequest, validate
 from holdfast.tasks.result import Result
@@ -395,6 +396,8 @@ def _check_machine(request: TaskRequest) -> Agent:
             raise InvalidRequest(f"The {name} {text} is not a directory.", hint="Give an existing directory.")
         if not os.access(path, os.R_OK | os.X_OK):
             raise InvalidRequest(f"The {name} {text} cannot be entered.", hint="Check its permissions.")
+    if request.output_schema is not None:
+        check_schema(request.output_schema)
     return agent
 
 

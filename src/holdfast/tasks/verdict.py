@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 from holdfast.errors import InvalidRequest
 from holdfast.tasks.prose import own_lines
-from holdfast.tasks.request import VerdictRule
 from holdfast.tasks.result import Verdict
+
+if TYPE_CHECKING:
+    from holdfast.tasks.request import VerdictRule
 
 #: The usual words: those of reviews, of gates and of reports on work.
 APPROVING: Final = ("PASS", "APPROVE", "ALLOW", "DONE")
