@@ -45,6 +45,8 @@ LATE_OUTPUT: Final = 2.0
 LINGER: Final = 10.0
 #: For the streams to close once the tree has been ended, seconds.
 CLOSE_GRACE: Final = 2.0
+#: For the log to tell whether a task was finished before it was cancelled, seconds.
+CANCEL_PATIENCE: Final = 0.5
 #: How long a host that went away is waited for before its processes are given up, seconds.
 HOST_PATIENCE: Final = 60.0
 #: At most this long is a fold without events kept in memory only (it can be done again), seconds.
@@ -403,6 +405,9 @@ class AttemptRunner:
             bounds.append(self._exited_at + LATE_OUTPUT)
         elif self._terminal_at is not None:
             bounds.append(self._terminal_at + LINGER)
+        if self._cancelled.is_set():
+            # It came before the watch began, so nothing else wakes us; what is in the log already still comes first.
+            bounds.append(monotonic() + CANCEL_PATIENCE)
         return max(0.0, min(bounds) - monotonic()) if bounds else None
 
     def _given_up_closing(self) -> bool:

@@ -122,12 +122,12 @@ def digest(result: Result, acceptance: Acceptance) -> Digest:
 class Notifier:
     """Tells whoever is to be told.  Used from one event loop."""
 
-    def __init__(self, store: Store, hosts: Hosts, directory: Path, *, pauses: tuple[float, ...] = PAUSES) -> None:
+    def __init__(self, store: Store, hosts: Hosts, directory: Path) -> None:
         """*directory* is where the directories of tasks are."""
         self._store = store
         self._hosts = hosts
         self._directory = directory
-        self._pauses = pauses
+        self._pauses = PAUSES
         self._work: dict[str, asyncio.Task[None]] = {}
 
     async def recover(self) -> None:

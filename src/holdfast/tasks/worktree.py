@@ -84,7 +84,11 @@ def create(cwd: str, task_id: str, wanted: WorktreeRequest, default_base: Path) 
     base = Path(wanted.directory) if wanted.directory is not None else private_directory(default_base)
     path = base / name
     worktree = Worktree(
-        repository=root, path=str(path), branch=f"{_BRANCHES}/{name}", commit=commit, cwd=os.path.join(path, prefix)
+        repository=root,
+        path=str(path),
+        branch=f"{_BRANCHES}/{name}",
+        commit=commit,
+        cwd=os.path.normpath(os.path.join(path, prefix)),
     )
     if wanted.name is None and _is_there(worktree):
         return worktree, []
