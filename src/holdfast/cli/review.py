@@ -123,15 +123,7 @@ review.params.extend(parameter for parameter in _PARAMETERS if parameter.name in
 
 
 def _order(agent: str, made: plan.Plan, options: dict[str, Any]) -> Order:
-    every: dict[str, Any] = {
-        str(parameter.name): ()
-        if parameter.multiple or parameter.nargs == -1
-        else False
-        if _is_flag(parameter)
-        else None
-        for parameter in _PARAMETERS
-    }
-    every |= options
+    every = {str(parameter.name): _absent(parameter) for parameter in _PARAMETERS} | options
     every |= {"agent": agent, "prompt": (made.prompt,), "cwd": str(made.cwd), "label": options["label"] or made.label}
     placed = order(**cast("Options", every))
     request = msgspec.structs.replace(
