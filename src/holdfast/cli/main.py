@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, str]] = {
     "steer": "Say something to an agent while it works.",
     "approve": "Answer what an agent asks to be allowed.",
     "agents": "List the agents that can be run, and what is installed.",
+    "model": "Show which model an agent gets, and which ones it knows.",
     "doctor": "Check everything that Holdfast needs, and say how to repair it.",
     "up": "Start the daemon (commands that need it do so by themselves).",
     "down": "Stop the daemon; running tasks go on without it.",
