@@ -36,6 +36,7 @@ def test_systemd_accepts_the_unit(home: Path, cli: Callable[..., Outcome], what:
     text = outcome.out.decode()
     assert "[Service]" in text
     assert "KillMode=process" in text if what == "daemon" else "ExitType=cgroup" in text
+    assert "Delegate=yes" in text
     # Nothing is expanded by systemd: neither its specifiers nor variables.
     assert "100%%" in text
     if what == "exec-server":

@@ -30,7 +30,17 @@ def test_people_read_it(host: str, state: Path, cli: Callable[..., Outcome]) -> 
         outcome = cli("host", "status", *arguments)
         assert (outcome.status, outcome.err) == (0, "")
         lines = dict(line.split(":", 1) for line in outcome.out.decode().splitlines())
-        assert set(lines) == {"host", "up", "directory", "processes", "clients", "memory", "disk", "retained"}
+        assert set(lines) == {
+            "host",
+            "up",
+            "directory",
+            "processes",
+            "clients",
+            "memory",
+            "disk",
+            "endings",
+            "retained",
+        }
         assert "running, keeper" in lines["host"]
         assert lines["processes"].strip() == "none"
         assert lines["retained"].strip() == "0 B of 20.0 GiB"

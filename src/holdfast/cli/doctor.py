@@ -13,6 +13,7 @@ from typing import Final
 import click
 import msgspec
 
+from holdfast.cli import host as host_command
 from holdfast.cli import terminal
 from holdfast.daemon.client import DaemonClient, daemon_socket
 from holdfast.directories import state_directory
@@ -78,9 +79,10 @@ async def _ask_host(directory: Path) -> str | None:
     host = await HostClient.connect(url, reconnect_for=_PATIENCE)
     try:
         kept = len(await host.list())
+        endings = host_command.endings(await host.overview())
     finally:
         await host.aclose()
-    return f"The host answers and keeps {kept} process{'es' * (kept != 1)}."
+    return f"The host answers and keeps {kept} process{'es' * (kept != 1)}; it ends them {endings}."
 
 
 def _listens(path: Path) -> bool:

@@ -81,8 +81,16 @@ def _rows(found: Overview) -> list[tuple[str, str]]:
         ("clients", f"{found.connections} connected, {found.sessions} sessions"),
         ("memory", f"server {size(found.memory.server)}, keeper {size(found.memory.keeper)}"),
         ("disk", f"logs {size(found.disk.logs)}, free {size(found.disk.free)}"),
+        ("endings", endings(found)),
         ("retained", f"{size(found.retention.kept)} of {size(found.retention.budget)}"),
     ]
+
+
+def endings(found: Overview) -> str:
+    """How the host ends everything of a process."""
+    if found.ending.method == "cgroup":
+        return "by a cgroup for each process, and by its tree"
+    return "by the tree of a process" + (f" ({found.ending.reason})" if found.ending.reason else "")
 
 
 def size(count: int) -> str:

@@ -89,6 +89,8 @@ def _systemd(what: str, command: list[str]) -> str:
         *environment,
         "Restart=on-failure",
         "RestartSec=1",
+        # Each process that the host keeps gets a cgroup of its own, by which all of it is found and ended.
+        "Delegate=yes",
         *ending,
         "UMask=0077",
         "",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from holdfast import __version__
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.methods import Reply, method
-from holdfast.host.overview import Disk, Memory, Overview, Retention, Stopping
+from holdfast.host.overview import Disk, Ending, Memory, Overview, Retention, Stopping
 from holdfast.host.parameters import Parameters
 from holdfast.host.status import describe
 from holdfast.host.tree import start_time
@@ -59,6 +59,7 @@ async def _overview(host: ProcessHost) -> bytes:
             memory=Memory(server=_resident(os.getpid()), keeper=_resident(keeper) if keeper is not None else 0),
             disk=Disk(logs=logs, free=free.f_bavail * free.f_frsize),
             retention=Retention(kept=kept, budget=budget),
+            ending=_ending(host),
         )
     )
 
@@ -74,6 +75,11 @@ def host_stop(client: ClientConnection, params: Stop) -> Reply:
         # The one orderly way to end; it is taken after the reply has been sent.
         os.kill(os.getpid(), signal.SIGTERM)
     return encode_json(Stopping(stopping=stopping, pid=host.keeper_pid or os.getpid()))
+
+
+def _ending(host: ProcessHost) -> Ending:
+    directory, reason = host.delegation
+    return Ending(method="tree", reason=reason) if directory is None else Ending(method="cgroup")
 
 
 def _age(pid: int) -> float:

@@ -30,6 +30,15 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     budget: int
 
 
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """How the host finds everything of a process that is to be ended."""
+
+    #: ``cgroup``: by a cgroup for each persistent process, and by descent, session and marker; ``tree``: by those only.
+    method: str
+    #: Why there is no cgroup, if there is none.
+    reason: str | None = None
+
+
 class Overview(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The answer to ``host/status``."""
 
@@ -49,6 +58,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     memory: Memory
     disk: Disk
     retention: Retention
+    ending: Ending = Ending(method="tree")
 
 
 class Stopping(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

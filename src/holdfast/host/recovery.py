@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast.clock import boot_id
+from holdfast.host.cgroup import recall
 from holdfast.host.forgetting import delete_forgotten
 from holdfast.host.keeper import Held
 from holdfast.host.log import UNKNOWN_EXIT, EntryKind, ProcessLog
@@ -119,11 +120,16 @@ def _lose(
     if description.boot_id == boot_id():
         # Killed before it wrote down the pid: then only the marker can find anything.
         survivors = Tree(started.pid if started else 0, started.started if started else 0, description.marker)
+        survivors.cgroup = recall(directory, description.boot_id)
     return Recovered(_ended(make(description, directory, log), started), None, survivors)
 
 
 def _ended(process: HostedProcess, started: Started | None) -> HostedProcess:
     process.pid = started.pid if started else None
+    description = process.description
+    if started is not None and (cgroup := recall(process.directory, description.boot_id)) is not None:
+        # Somebody of its tree lives on: the cgroup would have been removed.
+        process.tree = Tree(started.pid, started.started, description.marker, cgroup=cgroup)
     end = process.log.last(EntryKind.EXITED)
     if end is None or end.exit_code == UNKNOWN_EXIT:
         process.restore_end(None, 0)

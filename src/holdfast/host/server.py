@@ -20,6 +20,7 @@ from holdfast.clock import boot_id, monotonic
 from holdfast.directories import private_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host import spawn
+from holdfast.host.cgroup import contain, find_delegation, recall
 from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
 from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
 from holdfast.host.keeper import become_subreaper
@@ -72,6 +73,8 @@ class ProcessHost:
         self.directory = directory
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
         self._nursery = Nursery(directory)
+        #: The cgroup in which each persistent process gets one of its own, or why there is none.
+        self.delegation = find_delegation()
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._poller = Poller(self._loop)
         #: Random for each run of the host; part of the names of the directories that it makes.
@@ -140,6 +143,10 @@ class ProcessHost:
             child = self._kept[running.pid] = KeptChild(running.pid, self._link)
         process.drop = self._open_drop(process.description)
         process.restored(running.pid, running.started, running.streams, child)
+        if process.tree is not None:
+            process.tree.cgroup = recall(process.directory, process.description.boot_id)
+            if process.closed:
+                process.tree.release_cgroup()
 
     def _kept_child_ended(self, pid: int, code: int, number: int) -> None:
         child = self._kept.pop(pid, None)
@@ -340,7 +347,19 @@ class ProcessHost:
         process.started(pid, ticks, preparation.streams, OwnChild(pid, self._poller))
         namespace[process_id] = process
         self.live.add(process)
+        if session is None and self.delegation.directory is not None:
+            self._spawn_task(self._contain(process, self.delegation.directory))
         return process
+
+    async def _contain(self, process: HostedProcess, delegation: Path) -> None:
+        assert process.tree is not None
+        try:
+            await asyncio.to_thread(contain, delegation, process.directory, process.tree)
+        except OSError as error:
+            if not process.closed:
+                _log.warning("process %r has no cgroup of its own: %s", process.process_id, error)
+        if process.closed:
+            process.tree.release_cgroup()
 
     def _open_drop(self, description: Description) -> SignalDrop | None:
         if not description.signal_drop:
@@ -379,6 +398,8 @@ class ProcessHost:
             self._all_closed.set()
         session_id = process.description.session_id
         if session_id is None:
+            if process.tree is not None:
+                process.tree.release_cgroup()
             self._retain(process)
             return
         if session_id in self.sessions:

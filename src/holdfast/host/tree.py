@@ -1,7 +1,8 @@
 """Everything that a hosted process left running: found, and ended without ever hitting a stranger.
 
 A process belongs to the tree of a hosted one if it descends from it, if it is in its session or process group, if it
-descends from something seen earlier to belong, or if it carries the environment marker that the host gave.  Pids are
+descends from something seen earlier to belong, if it carries the environment marker that the host gave, or if it is in
+the cgroup that was made for it (:mod:`holdfast.host.cgroup`).  Pids are
 used again by the kernel, so a process is always (pid, start time), and signals go through a pidfd that was opened
 before the start time was checked.
 """
@@ -100,6 +101,8 @@ class Tree:
     marker: str | None = None
     #: Processes that were seen to belong, with their start times: orphans are recognised by it.
     seen: dict[int, int] = field(default_factory=dict[int, int])
+    #: The cgroup of the hosted process, if it has one of its own.
+    cgroup: str | None = None
 
     def members(self) -> list[OsProcess]:
         """What is alive of the tree now, the hosted process first.  Reads all of ``/proc``: not for a hot path."""
@@ -121,6 +124,8 @@ class Tree:
         if self.marker is not None:
             wanted = f"{MARKER}={self.marker}".encode()
             belongs.update(process.pid for process in strangers if carries(process.pid, wanted))
+        # Asked after the processes were listed: who is in it, and not in the list, is found by the next look.
+        belongs.update(pid for pid in self.cgroup_pids() if pid in processes)
         children: dict[int, list[int]] = {}
         for process in strangers:
             children.setdefault(process.parent, []).append(process.pid)
@@ -135,6 +140,45 @@ class Tree:
             self.seen[pid] = processes[pid].started
         alive = [processes[pid] for pid in belongs if processes[pid].alive]
         return sorted(alive, key=lambda process: (process.pid != self.pid, process.pid))
+
+    def cgroup_pids(self) -> set[int]:
+        """Who is in the cgroup of the hosted process, and in cgroups that were made below it."""
+        found: set[int] = set()
+        if self.cgroup is not None:
+            for place, _, _ in os.walk(self.cgroup):
+                try:
+                    with open(f"{place}/cgroup.procs") as file:
+                        # What is in another pid namespace than ours would be 0.
+                        found.update(int(pid) for pid in file.read().split() if pid != "0")
+                except OSError:
+                    # Removed meanwhile.
+                    continue
+        return found
+
+    def kill_cgroup(self) -> None:
+        """SIGKILL to all of the cgroup at one stroke, so that nobody is forked in between."""
+        if self.cgroup is None or os.getpid() in self.cgroup_pids():
+            return
+        try:
+            with open(f"{self.cgroup}/cgroup.kill", "w") as file:
+                file.write("1")
+        except OSError:
+            # It is gone, and with it everybody; else they are killed one by one.
+            pass
+
+    def release_cgroup(self) -> None:
+        """Remove the cgroup if nobody is in it any more."""
+        if self.cgroup is None:
+            return
+        try:
+            for place, _, _ in os.walk(self.cgroup, topdown=False):
+                os.rmdir(place)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            # Somebody lives there; whoever ends the tree tries again.
+            return
+        self.cgroup = None
 
 
 def send(process: OsProcess, number: int) -> bool:
@@ -209,9 +253,12 @@ def _end_tree(tree: Tree, grace: float) -> Ending:
         if not members or now >= give_up_at:
             survivors = {(process.pid, process.started) for process in members}
             ended = [process for identity, process in found.items() if identity not in survivors]
+            tree.release_cgroup()
             return Ending(ended, members)
         killing = now >= kill_at
         handles: list[int] = []
+        if killing:
+            tree.kill_cgroup()
         try:
             for process in members:
                 identity = (process.pid, process.started)
