@@ -34,8 +34,8 @@ class NoServers:
     """For agents that need none."""
 
     @contextlib.asynccontextmanager
-    async def hold(self, server: SharedServer) -> AsyncIterator[None]:
-        raise AssertionError(f"nobody asked for {server}")
+    async def hold(self, shared: SharedServer) -> AsyncIterator[None]:
+        raise AssertionError(f"nobody asked for {shared}")
         yield
 
 

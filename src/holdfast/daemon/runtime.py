@@ -10,15 +10,14 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from holdfast.agents.adapter import SharedServer
 from holdfast.clock import monotonic, wall
 from holdfast.directories import private_directory
-from holdfast.errors import InvalidRequest, Unavailable
+from holdfast.drivers.app_server.servers import SharedServers
+from holdfast.errors import InvalidRequest
 from holdfast.host.client import HostClient
 from holdfast.host.launch import ensure_host
 from holdfast.host.port import Host, HostUnavailable
@@ -84,13 +83,6 @@ class LocalHost:
             self._client = None
 
 
-class _NoServers:
-    @contextlib.asynccontextmanager
-    async def hold(self, server: SharedServer) -> AsyncGenerator[None]:
-        raise Unavailable(f"There are no shared servers yet: {server.key}.")
-        yield
-
-
 class Runtime:
     """One state directory at work.  Use as an asynchronous context manager."""
 
@@ -110,8 +102,10 @@ class Runtime:
             self.store = await self._stack.enter_async_context(await Store.open(self.directory / "holdfast.db"))
             self.local_host = LocalHost(self.directory / "host")
             self._stack.push_async_callback(self.local_host.aclose)
+            self.servers = SharedServers(self.local_host)
+            self._stack.push_async_callback(self._leave_servers)
             self.tasks = TaskService(
-                self.store, self.local_host, _NoServers(), private_directory(self.directory / "tasks")
+                self.store, self.local_host, self.servers, private_directory(self.directory / "tasks")
             )
             self._stack.push_async_callback(self.tasks.aclose)
             recovered = await self.tasks.recover()
@@ -136,8 +130,17 @@ class Runtime:
         # Before the first task needs it, so that it need not wait.  A failure is told to whoever needs it then.
         try:
             await self.local_host.host()
+            await self.servers.adopt()
         except HostUnavailable as error:
             logger.error("no host: %s", error)
+
+    async def _leave_servers(self) -> None:
+        # One in which a turn goes on is left alone: the task is taken up again, by the next daemon.
+        try:
+            await self.servers.end_idle()
+        except HostUnavailable as error:
+            logger.warning("the agents' servers could not be ended: %s", error)
+        await self.servers.aclose()
 
     async def _end_warm_up(self) -> None:
         self._warm_up.cancel()

@@ -80,8 +80,8 @@ class Hosts(Protocol):
 class Servers(Protocol):
     """Where the servers come from that several runs of an agent share."""
 
-    def hold(self, server: SharedServer) -> contextlib.AbstractAsyncContextManager[None]:
-        """As long as the context lasts, *server* is kept running and is started again when it dies.
+    def hold(self, shared: SharedServer) -> contextlib.AbstractAsyncContextManager[None]:
+        """As long as the context lasts, the *shared* server is kept running and is started again when it dies.
 
         :raises Unavailable: it cannot be started
         """
