@@ -35,9 +35,9 @@ class Jobs:
 
     # --- the view, which may be unavailable ---------------------------------------------------------------------------
 
-    def show(self, *records: Record) -> None:
-        """Show *records* in the view; that it cannot be written is said once, and is no failure of a job."""
-        self.with_view(lambda: self.view.put(*records))
+    def show(self, record: Record) -> None:
+        """Show *record* in the view; that it cannot be written is said once, and is no failure of a job."""
+        self.with_view(lambda: self.view.put(record))
 
     def with_view(self, change: Callable[[], None]) -> None:
         """Do *change* to the view, if it is available."""

@@ -15,12 +15,18 @@ Command = Callable[[Sequence[str]], int]
 
 #: Command, and the module and function that do it; a command imports only its own.
 COMMANDS: Final = {
+    "setup": "setup.run",
+    "review": "review.run",
+    "adversarial-review": "review.run_adversarial",
     "task": "task.run",
+    "transfer": "transfer.run",
     "status": "inspection.status",
     "result": "inspection.result",
     "cancel": "cancellation.run",
     "task-resume-candidate": "inspection.resume_candidate",
     "task-worker": "worker.run",
+    "session-hook": "session_hook.run",
+    "stop-hook": "stop_gate.run",
 }
 
 USAGE: Final = """\

@@ -5,6 +5,7 @@ Made from the task's result alone, so it comes out the same whoever asks, and as
 
 from __future__ import annotations
 
+import json
 import os
 from typing import NamedTuple, cast
 
@@ -62,4 +63,10 @@ def error_of(result: Document) -> Document:
 
 
 def _review(record: Record, result: Document, answer: str, reasoning: list[str]) -> Outcome:
-    raise NotImplementedError
+    # Imported here: a task needs none of it.
+    from holdfast.companion import review_text
+
+    details = cast(Document, json.loads(record.get("target") or "{}"))
+    conclude = review_text.adversarial if record["kind"] == "adversarial-review" else review_text.native
+    payload, rendered, summary, reason = conclude(record, result, answer, reasoning, details)
+    return Outcome(0 if reason is None else 1, payload, rendered, summary, reason)

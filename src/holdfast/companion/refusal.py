@@ -13,6 +13,19 @@ class Refused(HoldfastError):
     code = "refused"
 
 
+class CodexMissing(Refused):
+    """There is no Codex; the hint says where it was looked for."""
+
+    code = "codex_missing"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "Codex CLI is not installed or is missing required runtime support. "
+            "Install it with `npm install -g @openai/codex`, then rerun `/codex:setup`.",
+            hint=detail,
+        )
+
+
 class UnknownOption(Refused):
     """The command line names an option that the command does not have."""
 

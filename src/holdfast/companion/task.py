@@ -17,7 +17,7 @@ from holdfast.companion.arguments import Syntax
 from holdfast.companion.daemon import Document
 from holdfast.companion.jobs import Jobs
 from holdfast.companion.outcome import Outcome
-from holdfast.companion.refusal import Refused
+from holdfast.companion.refusal import CodexMissing, Refused
 from holdfast.companion.view import Record, is_active
 from holdfast.companion.workspace import Workspace
 
@@ -45,10 +45,6 @@ _MODELS: Final = {"spark": "gpt-5.3-codex-spark"}
 _EXCERPT: Final = 56
 _NO_PROMPT: Final = "Provide a prompt, a prompt file, piped stdin, or use --resume-last."
 NO_THREAD: Final = "No previous Codex task thread was found for this repository."
-NO_CODEX: Final = (
-    "Codex CLI is not installed or is missing required runtime support. "
-    "Install it with `npm install -g @openai/codex`, then rerun `/codex:setup`."
-)
 
 
 class Work(NamedTuple):
@@ -153,12 +149,11 @@ def hand_over(jobs: Jobs, work: Work) -> Record:
         )
     except Refused as error:
         if error.code == "backend_missing":
-            raise Refused(NO_CODEX, hint=error.message) from error
+            raise CodexMissing(error.message) from error
         raise
     job.update(record, view)
     record["logFile"] = str(jobs.view.log_path(record["id"]))
-    jobs.show(record)
-    jobs.with_view(lambda: jobs.view.log(jobs.view.log_path(record["id"]), f"Starting {work.title}."))
+    jobs.with_view(lambda: jobs.view.add(record, f"Starting {work.title}."))
     return record
 
 
@@ -169,8 +164,15 @@ def attend(jobs: Jobs, record: Record, *, as_json: bool) -> Outcome:
 
 
 def environment() -> dict[str, str]:
-    """The variables of this process that are text."""
-    return {name: value for name, value in os.environ.items() if _is_text(name) and _is_text(value)}
+    """The variables of this process that are text, but for those that tell one Claude session from another.
+
+    They mean nothing to Codex, and a server that serves all sessions cannot have one session's.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_OF_SESSION) and _is_text(name) and _is_text(value)
+    }
 
 
 def model_named(name: str | None) -> str | None:
@@ -271,6 +273,7 @@ def _piped(*, optional: bool) -> str:
 
 #: Seconds.
 _SILENCE: Final = 1.0
+_OF_SESSION: Final = ("CODEX_COMPANION_", "CLAUDE_", "CLAUDECODE")
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 

@@ -97,18 +97,23 @@ class View:
         with self._changing() as state:
             state["config"] = {**state["config"], name: value}
 
-    def put(self, *records: Record) -> None:
-        """Show jobs as they are now: the whole record in the job's file, what fits a list in the index.
+    def add(self, record: Record, first_line: str) -> None:
+        """Show a new job, and begin its log.
 
         :raises ViewUnavailable: the directory cannot be written
         """
         with self._changing() as state:
-            for record in records:
-                record["updatedAt"] = isoformat(wall())
-                _replace(self._jobs / f"{record['id']}.json", _encode(record))
-                row = {name: value for name, value in record.items() if name not in _FILE_ONLY}
-                state["jobs"] = [row, *(job for job in state["jobs"] if job["id"] != row["id"])]
-            state["jobs"] = self._bounded(state["jobs"])
+            self._put(state, record)
+            self.log(self.log_path(record["id"]), first_line, create=True)
+
+    def put(self, record: Record) -> None:
+        """Show a job as it is now; one that has left the view meanwhile, with its session, does not come back.
+
+        :raises ViewUnavailable: the directory cannot be written
+        """
+        with self._changing() as state:
+            if any(job["id"] == record["id"] for job in state["jobs"]):
+                self._put(state, record)
 
     def change(self, job_id: str, fields: Record) -> None:
         """Set *fields* of a job of another program, in the index and, if it has one, in its file.
@@ -142,19 +147,25 @@ class View:
                 self._remove(job, logs=True)
             state["jobs"] = [job for job in state["jobs"] if job.get("sessionId") != session]
 
-    def log(self, path: Path, message: str, body: str | None = None) -> None:
+    def log(self, path: Path, message: str, body: str | None = None, *, create: bool = False) -> None:
         """Append a line, or a titled block, to the log of a job; a log that cannot be written loses nothing true."""
         stamp = isoformat(wall())
         text = f"[{stamp}] {message.strip()}\n"
         if body is not None:
             text = f"\n{text}{body.rstrip()}\n"
         with contextlib.suppress(OSError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
             descriptor = os.open(path, flags, 0o600)
             try:
                 os.write(descriptor, text.encode("utf-8", "backslashreplace"))
             finally:
                 os.close(descriptor)
+
+    def _put(self, state: Record, record: Record) -> None:
+        record["updatedAt"] = isoformat(wall())
+        _replace(self._jobs / f"{record['id']}.json", _encode(record))
+        row = {name: value for name, value in record.items() if name not in _FILE_ONLY}
+        state["jobs"] = self._bounded([row, *(job for job in state["jobs"] if job["id"] != row["id"])])
 
     # --- within -----------------------------------------------------------------------------------------------------
 
