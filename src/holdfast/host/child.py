@@ -41,7 +41,7 @@ class OwnChild:
         self._poller = poller
 
     def watch(self, ended: Callable[[], None]) -> None:
-        self._poller.watch(self._pidfd, READABLE, ended)
+        self._poller.watch(self._pidfd, READABLE, lambda events: ended())
 
     def end(self) -> tuple[int, int] | None:
         info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
@@ -49,7 +49,7 @@ class OwnChild:
 
     def reap(self) -> None:
         os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        self._poller.unwatch(self._pidfd)
+        self._poller.forget(self._pidfd)
         os.close(self._pidfd)
 
 
@@ -100,7 +100,7 @@ class StrangersChild:
 
     def watch(self, ended: Callable[[], None]) -> None:
         if self._pidfd >= 0:
-            self._poller.watch(self._pidfd, READABLE, ended)
+            self._poller.watch(self._pidfd, READABLE, lambda events: ended())
 
     def end(self) -> tuple[int | None, int] | None:
         if self._end is None and _readable(self._pidfd):

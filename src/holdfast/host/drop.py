@@ -44,7 +44,7 @@ class DropWatcher:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._poller = poller
-        poller.watch(self._descriptor, READABLE, self._ready)
+        poller.watch(self._descriptor, READABLE, lambda events: self._ready())
 
     def watch(self, directory: str, arrived: Callable[[], None]) -> int:
         """Call *arrived* when a file appears in *directory*; returns a handle for :meth:`unwatch`."""

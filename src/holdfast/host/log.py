@@ -28,6 +28,8 @@ _RECORD: Final = struct.Struct("<QqQIhBB")
 RECORD_SIZE: Final = _RECORD.size
 #: The largest chunk that one record describes, in bytes.
 CHUNK: Final = 64 * 1024
+#: Bytes moved from a pipe at one go: several records, but one system call.
+_SPLICE: Final = 256 * 1024
 #: How many of the newest records are also held in memory, for readers that are up to date.
 _TAIL: Final = 64
 #: Stands in the index for "how it ended is not known".
@@ -76,6 +78,10 @@ class Entry(NamedTuple):
     kind: int
 
 
+#: An entry without its number.
+_Unindexed = tuple[int, int, int, int, int, int]
+
+
 class LogFull(HoldfastError):
     """The file system has no room; nothing was lost, and the same call may succeed later."""
 
@@ -92,7 +98,7 @@ class ProcessLog:
         self._sizes: dict[int, int] = {}
         self._tail: deque[Entry] = deque(maxlen=_TAIL)
         #: Records whose bytes are safe but which did not fit into the index yet; invisible until they do.
-        self._unindexed: list[Entry] = []
+        self._unindexed: list[_Unindexed] = []
         #: The highest sequence number that readers may see.
         self.last_seq = 0
         #: Whether the output was deleted by retention; readers are told of gaps instead.
@@ -167,7 +173,7 @@ class ProcessLog:
     # Writing
 
     def splice(self, kind: int, source: int) -> int:
-        """Move up to one chunk from the pipe *source* into the file of *kind* and index it.
+        """Move what is in the pipe *source*, up to some chunks, into the file of *kind* and index it.
 
         Returns the number of bytes moved, 0 at end of file.
 
@@ -181,7 +187,7 @@ class ProcessLog:
         try:
             target = self._file(kind)
             offset = self._sizes[kind]
-            moved = os.splice(source, target, CHUNK, offset_dst=offset, flags=os.SPLICE_F_NONBLOCK)
+            moved = os.splice(source, target, _SPLICE, offset_dst=offset, flags=os.SPLICE_F_NONBLOCK)
         except OSError as error:
             if error.errno in _FULL:
                 raise LogFull(f"No room for output in {self._directory}.") from error
@@ -231,13 +237,15 @@ class ProcessLog:
         now = time.time_ns()
         if exited:
             code = UNKNOWN_EXIT if exit_code is None else exit_code
-            self._unindexed.append(Entry(0, now, 0, 0, code, signal, EntryKind.EXITED))
+            self._unindexed.append((now, 0, 0, code, signal, EntryKind.EXITED))
         if closed:
-            self._unindexed.append(Entry(0, now, 0, 0, 0, 0, EntryKind.CLOSED))
+            self._unindexed.append((now, 0, 0, 0, 0, EntryKind.CLOSED))
         self.flush()
 
     def _append(self, kind: int, offset: int, length: int) -> None:
-        self._unindexed.append(Entry(0, time.time_ns(), offset, length, 0, 0, kind))
+        now = time.time_ns()
+        for start in range(0, length, CHUNK):
+            self._unindexed.append((now, offset + start, min(CHUNK, length - start), 0, 0, kind))
         self.flush()
 
     def flush(self) -> None:
@@ -249,17 +257,13 @@ class ProcessLog:
         if not unindexed:
             return
         seq = self.last_seq
-        if len(unindexed) == 1:
-            entries = (unindexed[0]._replace(seq=seq + 1),)
-            packed = _RECORD.pack(*entries[0])
-        else:
-            entries = tuple(entry._replace(seq=seq + number) for number, entry in enumerate(unindexed, 1))
-            packed = b"".join([_RECORD.pack(*entry) for entry in entries])
+        entries = [Entry(number, *fields) for number, fields in enumerate(unindexed, seq + 1)]
+        packed = b"".join([_RECORD.pack(*entry) for entry in entries])
         position = seq * RECORD_SIZE
         try:
             written = 0
             while written < len(packed):
-                written += os.pwrite(self._index, packed[written:], position + written)
+                written += os.pwrite(self._index, packed[written:] if written else packed, position + written)
         except OSError as error:
             if error.errno in _FULL:
                 raise LogFull(f"No room for the index in {self._directory}.") from error
@@ -303,6 +307,27 @@ class ProcessLog:
             return os.pread(descriptor, entry.length, entry.offset)
         finally:
             os.close(descriptor)
+
+    def data_of(self, entries: list[Entry]) -> list[bytes | memoryview]:
+        """The bytes of several entries; those that lie one after the other in a file are read together."""
+        found: list[bytes | memoryview] = []
+        first = 0
+        while first < len(entries):
+            begin = entries[first]
+            end = begin.offset + begin.length
+            last = first + 1
+            while last < len(entries) and entries[last].kind == begin.kind and entries[last].offset == end:
+                end += entries[last].length
+                last += 1
+            if last == first + 1:
+                found.append(self.data(begin))
+            else:
+                view = memoryview(self.data(begin._replace(length=end - begin.offset)))
+                for entry in entries[first:last]:
+                    start = entry.offset - begin.offset
+                    found.append(view[start : start + entry.length])
+            first = last
+        return found
 
     def stored_bytes(self) -> int:
         """Bytes that the stream files take."""

@@ -12,40 +12,49 @@ from collections.abc import Callable
 from typing import Final
 
 READABLE: Final = select.EPOLLIN
+#: Every writer of a pipe is gone; without ``READABLE`` there is nothing left in it either.
+HUNG_UP: Final = select.EPOLLHUP
 WRITABLE: Final = select.EPOLLOUT
 
 _BATCH: Final = 256
 
 
 class Poller:
-    """Calls back when a descriptor is ready; level-triggered.
+    """Calls back with the events when a descriptor is ready; level-triggered.
 
-    A callback may be called once without need (another callback of the same batch closed a descriptor and its number
-    was used again at once), so callbacks try their non-blocking operation and believe its outcome only.
+    An event is never that of an earlier descriptor with the same number: what was watched since the events were
+    gathered is not called before the next time.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._fresh: set[int] = set()
         loop.add_reader(self._epoll.fileno(), self._dispatch)
 
-    def watch(self, descriptor: int, events: int, callback: Callable[[], None]) -> None:
-        """Call *callback* whenever *descriptor* is ready for *events*, or is hung up."""
+    def watch(self, descriptor: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call *callback* with what it is ready for whenever *descriptor* is ready for *events*, or is hung up."""
         self._epoll.register(descriptor, events)
         self._callbacks[descriptor] = callback
+        self._fresh.add(descriptor)
 
     def unwatch(self, descriptor: int) -> None:
         """Stop; must be called before the descriptor is closed.  Harmless if it was not watched."""
         if self._callbacks.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
+    def forget(self, descriptor: int) -> None:
+        """Stop watching a descriptor of which no other process has a copy; closing it does the rest."""
+        self._callbacks.pop(descriptor, None)
+
     def _dispatch(self) -> None:
-        callbacks = self._callbacks
-        for descriptor, _ in self._epoll.poll(0, _BATCH):
+        callbacks, fresh = self._callbacks, self._fresh
+        fresh.clear()
+        for descriptor, events in self._epoll.poll(0, _BATCH):
             callback = callbacks.get(descriptor)
-            if callback is not None:
-                callback()
+            if callback is not None and descriptor not in fresh:
+                callback(events)
 
     def close(self) -> None:
         """Stop watching everything."""

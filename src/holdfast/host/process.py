@@ -15,17 +15,19 @@ import msgspec
 from holdfast.host.child import Child
 from holdfast.host.drop import SignalDrop
 from holdfast.host.log import CHUNK, UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
-from holdfast.host.poller import READABLE, WRITABLE, Poller
+from holdfast.host.poller import HUNG_UP, READABLE, WRITABLE, Poller
 from holdfast.host.spawn import Streams, set_terminal_size
 from holdfast.host.tree import Tree
 from holdfast.host.writes import WriteLedger
 
 #: Bytes of input that are taken off the client's hands while the process does not read.
 STDIN_BUFFER: Final = 1024 * 1024
-#: Chunks moved at one go before other streams get their turn.
-_TURN: Final = 8
-#: Chunks moved at most when the process has exited and its last words are collected.
+#: Times that what is there is moved before other streams get their turn.
+_TURN: Final = 2
+#: The same when the process has exited and its last words are collected.
 _LAST_WORDS: Final = 256
+#: Bytes that a terminal gives at one go; the kernel takes as many pages as it is asked for before it looks.
+_PAGE: Final = 4096
 #: Seconds until a full file system is tried again.
 RETRY_AFTER: Final = 0.5
 
@@ -159,16 +161,20 @@ class HostedProcess:
             events = READABLE if not self._stdin_queue else READABLE | WRITABLE
             self._poller.watch(descriptor, events, self._terminal_ready)
         else:
-            self._poller.watch(descriptor, READABLE, lambda: self._output_ready(descriptor, kind))
+            self._poller.watch(descriptor, READABLE, lambda events: self._output_ready(descriptor, kind, events))
 
     # Output
 
-    def _output_ready(self, descriptor: int, kind: EntryKind) -> None:
-        self._move(descriptor, kind, _TURN)
+    def _output_ready(self, descriptor: int, kind: EntryKind, events: int) -> None:
+        if events == HUNG_UP:
+            self._close_output(descriptor)
+        else:
+            self._move(descriptor, kind, _TURN)
         self._check_closed()
-        self._notify()
+        if not self.closed:
+            self._notify()
 
-    def _terminal_ready(self) -> None:
+    def _terminal_ready(self, events: int) -> None:
         assert self._streams is not None
         descriptor = self._stdin
         self._move(descriptor, EntryKind.PTY, _TURN)
@@ -182,8 +188,12 @@ class HostedProcess:
         read = self._read_terminal if kind is EntryKind.PTY else self.log.splice
         try:
             for _ in range(turns):
-                if not read(kind, descriptor):
+                moved = read(kind, descriptor)
+                if not moved:
                     self._close_output(descriptor)
+                    return
+                if moved < CHUNK and turns == _TURN and kind is not EntryKind.PTY:
+                    # A second look would find little or nothing, and readiness is told again.
                     return
         except BlockingIOError:
             return
@@ -198,7 +208,7 @@ class HostedProcess:
         ended = False
         try:
             while not ended:
-                ended = not os.splice(descriptor, sink, CHUNK, flags=os.SPLICE_F_NONBLOCK)
+                ended = not os.splice(descriptor, sink, _PAGE, flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
             # The terminal is empty, or the pipe is full.
             pass
@@ -405,7 +415,7 @@ class HostedProcess:
                 self._poller.unwatch(self._stdin)
                 self._watch_output(self._stdin, EntryKind.PTY)
         elif on:
-            self._poller.watch(self._stdin, WRITABLE, self._feed)
+            self._poller.watch(self._stdin, WRITABLE, lambda events: self._feed())
         else:
             self._poller.unwatch(self._stdin)
 

@@ -20,7 +20,7 @@ TURN: Final = 256 * 1024
 #: Records looked up at once.
 _BATCH: Final = 64
 
-_STREAM: Final = {
+_STREAM: Final[dict[int, bytes]] = {
     EntryKind.STDOUT: b',"stream":"stdout","chunk":"',
     EntryKind.STDERR: b',"stream":"stderr","chunk":"',
     EntryKind.PTY: b',"stream":"pty","chunk":"',
@@ -73,51 +73,48 @@ class Notifications(Cursor):
     def pump(self) -> None:
         connection = self.receiver.connection
         log = self.process.log
-        budget = TURN
         while self.position < log.last_seq:
-            if budget <= 0 or not connection.writable:
+            if not connection.writable:
                 self.receiver.wait_for_room(self)
                 return
-            messages: list[bytes] = []
+            entries: list[Entry] = []
             size = 0
             for entry in log.entries(self.position, _BATCH):
-                self.position = entry.seq
+                entries.append(entry)
                 size += entry.length
-                message = self._encode(entry)
-                if message is not None:
-                    messages.append(message)
-                if size >= CHUNK:
+                if size >= TURN:
                     break
-            budget -= size
-            if messages:
-                connection.send_all(messages)
+            if size:
+                both = zip(entries, log.data_of(entries), strict=True)
+                messages = [pieces for entry, chunk in both if (pieces := self._encode(entry, chunk))]
+                connection.send_pieces(messages)
+            elif ends := [message for entry in entries if (message := self._encode_end(entry))]:
+                connection.send_all(ends)
+            self.position = entries[-1].seq
+            if size >= TURN and self.position < log.last_seq:
+                self.receiver.wait_for_room(self)
+                return
         if self.process.closed:
             self.stop()
 
-    def _encode(self, entry: Entry) -> bytes | None:
-        kind = entry.kind
-        if kind == EntryKind.EXITED:
+    def _encode(self, entry: Entry, chunk: bytes | memoryview) -> tuple[bytes, ...]:
+        stream = _STREAM.get(entry.kind)
+        if stream is not None:
+            return b'{"method":"process/output%s%d%s' % (self._middle, entry.seq, stream), b64encode(chunk), b'"}}'
+        end = self._encode_end(entry)
+        return (end,) if end else ()
+
+    def _encode_end(self, entry: Entry) -> bytes:
+        if entry.kind == EntryKind.EXITED:
             return b'{"method":"process/exited%s%d,"exitCode":%d,"sandboxDenied":%s}}' % (
                 self._middle,
                 entry.seq,
                 entry.exit_code,
                 b"true" if self.process.sandbox_denied else b"false",
             )
-        if kind == EntryKind.CLOSED:
+        if entry.kind == EntryKind.CLOSED:
             return b'{"method":"process/closed%s%d}}' % (self._middle, entry.seq)
-        stream = _STREAM.get(EntryKind(kind))
-        if stream is None:
-            return None
-        return b"".join(
-            (
-                b'{"method":"process/output',
-                self._middle,
-                b"%d" % entry.seq,
-                stream,
-                b64encode(self.process.log.data(entry)),
-                b'"}}',
-            )
-        )
+        return b""
 
 
 class Subscription(Cursor):

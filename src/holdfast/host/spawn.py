@@ -162,6 +162,7 @@ def _prepare_terminal() -> Preparation:
         os.set_blocking(master, False)
         name = os.ttyname(slave)
         gather = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        _enlarge(gather[1])
     except BaseException:
         os.close(master)
         os.close(slave)
