@@ -100,6 +100,9 @@ class SharedServers:
         server = self._servers.setdefault(shared.key, _Server(shared.key))
         server.shared = shared
         server.holders += 1
+        if server.holders == 1:
+            # What ended while nobody needed it was no failure.
+            server.starts.clear()
         _cancel(server.clock)
         server.clock = None
         try:
