@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from holdfast.host.client import HostClient
-from holdfast.host.port import Gap, Kind, ProcessSpec, ProcessState, Record, StdinClosed, UnknownProcess
+from holdfast.host.port import Gap, Kind, NotClosed, ProcessSpec, ProcessState, Record, StdinClosed, UnknownProcess
 
 from .harness import PATH, RunningServer, kill_server, start_host, within
 
@@ -163,6 +163,28 @@ class ProcessTable(HostMachine):
             assert ending.was_running
             model.end = (137, 9)
             self.run(self.output(name, 0))
+
+    @rule(name=processes, die=st.booleans())
+    def forget(self, name: str, die: bool) -> None:
+        model = self.models[name]
+        if model.end is None:
+            try:
+                self.run(self.client.forget(name))
+            except NotClosed:
+                return
+            raise AssertionError("forgot what is running")
+        assert self.run(self.client.forget(name)).existed
+        assert self.run(self.client.status(name)) is None
+        if die and self.kills < KILLS:
+            self.kill()
+            assert not self.run(self.client.forget(name)).existed
+        # The id is free for another process.
+        del self.models[name]
+        self.run(self.client.start(self.spec(name, model.tty)))
+        status = self.run(self.client.status(name))
+        assert status is not None and status.pid is not None
+        self.models[name] = Model(model.tty, status.pid)
+        self.run(self.output(name, 3))
 
     @rule(name=processes, after=st.integers(0, 5))
     def read(self, name: str, after: int) -> None:
