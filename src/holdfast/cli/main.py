@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, str]] = {
     "run": "Give an agent a piece of work, wait, and print its answer.",
     "start": "Give an agent a piece of work and print the task's id at once.",
     "review": "Have a change reviewed, by any agent, with findings in one form.",
+    "fanout": "Give agents the many pieces of work of one specification, and print how each ended.",
     "wait": "Wait for tasks to finish, and print how they ended.",
     "result": "Print the answer or the result document of a finished task.",
     "list": "List tasks, newest first.",
