@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from holdfast.api import aio as aio
     from holdfast.api.follow import StillRunning as StillRunning
     from holdfast.api.order import WorkOptions as WorkOptions
+    from holdfast.api.review import ReviewOptions as ReviewOptions
+    from holdfast.api.review import read_review as read_review
+    from holdfast.api.review import review as review
+    from holdfast.api.review import start_review as start_review
     from holdfast.api.sync import Task as Task
     from holdfast.api.sync import TaskNotCompleted as TaskNotCompleted
     from holdfast.api.sync import approve as approve
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
     from holdfast.errors import Unavailable as Unavailable
     from holdfast.tasks.result import Result as Result
     from holdfast.tasks.result import Status as Status
+    from holdfast.tasks.review.findings import Finding as Finding
+    from holdfast.tasks.review.rendering import Review as Review
     from holdfast.tasks.state import State as State
     from holdfast.tasks.view import NotFinished as NotFinished
     from holdfast.tasks.view import Progress as Progress
@@ -57,6 +63,7 @@ _HOMES = {
     "agents.adapter": ["Sandbox"],
     "api.follow": ["StillRunning"],
     "api.order": ["WorkOptions"],
+    "api.review": ["ReviewOptions", "read_review", "review", "start_review"],
     "api.sync": [
         *["Task", "TaskNotCompleted", "approve", "cancel", "list", "log", "message", "progress", "result", "run"],
         *["start", "status", "steer", "wait", "wait_all", "wait_any"],
@@ -64,6 +71,8 @@ _HOMES = {
     "daemon.client": ["LogEntry"],
     "errors": ["HoldfastError", "InternalError", "InvalidRequest", "NotFound", "Unavailable"],
     "tasks.result": ["Result", "Status"],
+    "tasks.review.findings": ["Finding"],
+    "tasks.review.rendering": ["Review"],
     "tasks.state": ["State"],
     "tasks.view": ["NotFinished", "Progress", "TaskView"],
 }

@@ -25,6 +25,8 @@ def blocking() -> None:
     assert_type(holdfast.wait_any([task, "abcdefgh"]), holdfast.Result)
     assert_type(holdfast.wait_all(holdfast.list()), list[holdfast.Result])
     assert_type(holdfast.list(active=True), list[holdfast.TaskView])
+    assert_type(holdfast.review("codex", base="main", adversarial=True, model="m").findings, list[holdfast.Finding])
+    assert_type(holdfast.read_review(holdfast.start_review(pull_request="7")), holdfast.Review)
 
 
 async def awaited() -> None:
@@ -33,6 +35,7 @@ async def awaited() -> None:
     assert_type(task, aio.Task)
     assert_type(await task.wait(timeout=1), holdfast.Result)
     assert_type(await task.cancel(), holdfast.TaskView)
+    assert_type(await aio.review(commit="HEAD"), holdfast.Review)
     assert_type(await holdfast.aio.wait_all([task]), list[holdfast.Result])
     assert_type([line.text async for line in task.progress()], list[str])
 

@@ -17,9 +17,11 @@ from contextvars import Context, copy_context
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar, Unpack
 
+from holdfast.api import review as reviews
 from holdfast.api import sync
 from holdfast.api.interruption import Interruption, interruptible_by
 from holdfast.api.order import WorkOptions
+from holdfast.api.review import ReviewOptions
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -103,6 +105,8 @@ status = _awaitable(sync.status)
 result = _awaitable(sync.result)
 message = _awaitable(sync.message)
 cancel = _awaitable(sync.cancel)
+review = _awaitable(reviews.review)
+read_review = _awaitable(reviews.read_review)
 steer = _awaitable(sync.steer)
 approve = _awaitable(sync.approve)
 list = _awaitable(sync.list)
@@ -110,11 +114,17 @@ progress = _iterable(sync.progress)
 log = _iterable(sync.log)
 
 _start: Final = _awaitable(sync.start)
+_start_review: Final = _awaitable(reviews.start_review)
 
 
 async def start(agent: str, prompt: str | bytes, **options: Unpack[WorkOptions]) -> Task:
     """Hand over a task without waiting for it; see :func:`holdfast.start`."""
     return Task((await _start(agent, prompt, **options)).id)
+
+
+async def start_review(agent: str = "codex", focus: str = "", **options: Unpack[ReviewOptions]) -> Task:
+    """Hand over a review without waiting for it; see :func:`holdfast.start_review`."""
+    return Task((await _start_review(agent, focus, **options)).id)
 
 
 class Task:

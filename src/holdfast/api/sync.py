@@ -54,10 +54,7 @@ def run(
         it goes on, and a note of the exception says how to find it
     :raises InvalidRequest: it was refused, and nothing was started
     """
-    order = _order(agent, prompt, options)
-    with _attended(order.request.task_id, cancel=cancel_on_interrupt, order=order), Daemon() as daemon:
-        _create(daemon, order)
-        return _await_end(daemon, order.request.task_id, None, check=check)
+    return carry_out(_order(agent, prompt, options), check=check, cancel_on_interrupt=cancel_on_interrupt)
 
 
 def start(agent: str, prompt: str | bytes, **options: Unpack[WorkOptions]) -> Task:
@@ -65,7 +62,18 @@ def start(agent: str, prompt: str | bytes, **options: Unpack[WorkOptions]) -> Ta
 
     :raises InvalidRequest: it was refused, and nothing was started
     """
-    order = _order(agent, prompt, options)
+    return hand_over(_order(agent, prompt, options))
+
+
+def carry_out(order: Order, *, check: bool = False, cancel_on_interrupt: bool = False) -> Result:
+    """:func:`run`, for an order that is made already."""
+    with _attended(order.request.task_id, cancel=cancel_on_interrupt, order=order), Daemon() as daemon:
+        _create(daemon, order)
+        return _await_end(daemon, order.request.task_id, None, check=check)
+
+
+def hand_over(order: Order) -> Task:
+    """:func:`start`, for an order that is made already."""
     with _attended(order.request.task_id), Daemon() as daemon:
         _create(daemon, order)
         # Who no longer wants the answer must hear from the exception that there is a task.

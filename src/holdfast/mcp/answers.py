@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from holdfast.errors import HoldfastError
 from holdfast.tasks.result import MessagePart, Result
+from holdfast.tasks.review.rendering import Review
 from holdfast.tasks.view import Progress, TaskView
 
 #: Bytes of an answer that come with a result without being asked for.
@@ -72,6 +73,29 @@ class Outcome(BaseModel):
     warnings: list[str]
 
 
+class ReviewFinding(BaseModel):
+    """One thing that a reviewer found."""
+
+    severity: str = Field(description="critical, high, medium or low")
+    title: str
+    body: str
+    file: str
+    line_start: int
+    line_end: int
+    confidence: float | None
+    recommendation: str
+
+
+class ReviewReport(Untrusted):
+    """What a review found."""
+
+    verdict: str | None = Field(description="approve or needs-attention; null: none was stated, which is no approval.")
+    summary: str | None
+    findings: list[ReviewFinding] = Field(description="The worst come first.")
+    next_steps: list[str]
+    schema_unmet: str | None = Field(description="Why the answer is no review; read it in outcome.answer.")
+
+
 class TaskAnswer(BaseModel):
     """One task, as it is now."""
 
@@ -85,6 +109,7 @@ class TaskAnswer(BaseModel):
     elapsed_s: float
     next: str = Field(description="What to call next.")
     outcome: Outcome | None = Field(default=None, description="Only when it is finished, and asked for.")
+    review: ReviewReport | None = Field(default=None, description="With the outcome of a review.")
 
 
 class TaskList(BaseModel):
@@ -112,7 +137,18 @@ class OutputAnswer(Untrusted):
     finished: bool
 
 
-def task_answer(view: TaskView, outcome: Outcome | None = None) -> TaskAnswer:
+def review_report(review: Review) -> ReviewReport:
+    """*review* in the words of the tools."""
+    return ReviewReport(
+        verdict=review.verdict,
+        summary=review.summary,
+        findings=[ReviewFinding(**msgspec.structs.asdict(finding)) for finding in review.findings],
+        next_steps=review.next_steps,
+        schema_unmet=review.schema_unmet,
+    )
+
+
+def task_answer(view: TaskView, outcome: Outcome | None = None, review: ReviewReport | None = None) -> TaskAnswer:
     """*view* in the words of the tools."""
     finished = view.status is not None
     if outcome is not None:
@@ -135,6 +171,7 @@ def task_answer(view: TaskView, outcome: Outcome | None = None) -> TaskAnswer:
         elapsed_s=view.elapsed_s,
         next=following,
         outcome=outcome,
+        review=review,
     )
 
 

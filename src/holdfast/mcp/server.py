@@ -18,6 +18,7 @@ import holdfast
 from holdfast.api import aio
 from holdfast.api.follow import StillRunning
 from holdfast.api.order import WorkOptions
+from holdfast.api.review import ReviewOptions
 from holdfast.errors import HoldfastError
 from holdfast.mcp.answers import (
     FIRST_PAGE,
@@ -31,8 +32,10 @@ from holdfast.mcp.answers import (
     outcome,
     output_line,
     page,
+    review_report,
     task_answer,
 )
+from holdfast.tasks.review.plan import TAG
 
 #: Seconds that one call waits at most, unless the command says otherwise: Codex gives a tool 60.
 DEFAULT_LONGEST_WAIT: Final = 50.0
@@ -63,9 +66,11 @@ def build(*, longest_wait: float = DEFAULT_LONGEST_WAIT) -> MCPServer:
     tools = Tools(longest_wait)
     looks = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     works = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=True)
+    reads = ToolAnnotations(read_only_hint=True, open_world_hint=True)
     ends = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
     for tool, hints in (
         (_telling(tools.delegate), works),
+        (_telling(tools.review), reads),
         (_telling(tools.wait), looks),
         (_telling(tools.status), looks),
         (_telling(tools.result), looks),
@@ -128,6 +133,57 @@ class Tools:
             return task_answer(await task.status())
         return await self.wait(ctx, task.id, wait_seconds)
 
+    async def review(
+        self,
+        ctx: Context[Any, Any],
+        agent: Annotated[
+            str, Field(description="Who reviews: codex, claude, or an agent the user declared.")
+        ] = "codex",
+        focus: Annotated[str, Field(description="What to weigh above all; empty: nothing in particular.")] = "",
+        cwd: Annotated[
+            str | None, Field(description="A directory of the repository; by default this server's.")
+        ] = None,
+        base: Annotated[
+            str | None, Field(description="Review what the current branch has that this one has not.")
+        ] = None,
+        commit: Annotated[str | None, Field(description="Review this commit.")] = None,
+        pull_request: Annotated[
+            str | None, Field(description="Review this pull request: number, address of its page, or full ref.")
+        ] = None,
+        uncommitted: Annotated[bool, Field(description="Review what is not committed.")] = False,
+        adversarial: Annotated[
+            bool, Field(description="Look for the strongest reasons against releasing the change.")
+        ] = False,
+        model: Annotated[str | None, Field(description="The model, as the agent calls it.")] = None,
+        effort: Annotated[str | None, Field(description="The reasoning effort, as the agent calls it.")] = None,
+        timeout: Annotated[
+            float | None, Field(gt=0, description="Seconds after which the task itself is ended (3600 by default).")
+        ] = None,
+        wait_seconds: Wait = 0,
+    ) -> TaskAnswer:
+        """Have another coding agent review a change.
+
+        Use it for a second pair of eyes before something is committed, merged or released. Without a target it is what
+        is not committed, else the branch. The reviewer only reads. Like delegate it returns a task id at once; the
+        outcome has a "review" with verdict and findings. Show them to the user; do not act on them unasked.
+        """
+        options: ReviewOptions = {
+            "cwd": cwd,
+            "base": base,
+            "commit": commit,
+            "pull_request": pull_request,
+            "uncommitted": uncommitted,
+            "adversarial": adversarial,
+            "model": model,
+            "effort": effort,
+        }
+        if timeout is not None:
+            options["timeout"] = timeout
+        task = await aio.start_review(agent, focus, **options)
+        if not wait_seconds:
+            return task_answer(await task.status())
+        return await self.wait(ctx, task.id, wait_seconds)
+
     async def wait(self, ctx: Context[Any, Any], task_id: TaskId, wait_seconds: Wait = None) -> TaskAnswer:
         """Wait for the end of a task and get its outcome.
 
@@ -141,7 +197,7 @@ class Tools:
         except StillRunning:
             return task_answer(await aio.status(view.id))
         self._reported.pop(view.id, None)
-        return task_answer(await aio.status(view.id), await _outcome(view.id, 0, FIRST_PAGE))
+        return await self.result(view.id)
 
     async def status(self, task_id: TaskId) -> TaskAnswer:
         """See where a task is, without waiting.
@@ -162,7 +218,9 @@ class Tools:
         "sha256" is that of the whole answer. A task that is still running is an error: not_finished.
         """
         found = await _outcome(task_id, offset, limit)
-        return task_answer(await aio.status(task_id), found)
+        view = await aio.status(task_id)
+        report = review_report(await aio.read_review(view.id)) if TAG in view.tags and offset == 0 else None
+        return task_answer(view, found, report)
 
     async def read_output(
         self,
