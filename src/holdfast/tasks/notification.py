@@ -158,12 +158,14 @@ class Notifier:
 
     async def _tell(self, task_id: str) -> None:
         try:
+            left = sa.select(notifications).where(notifications.c.task_id == task_id, _open())
+            rows = await self._store.read(lambda connection: connection.execute(left).fetchall())
+            if not rows:
+                return
             columns = (tasks.c.request, tasks.c.result)
             query = sa.select(*columns).where(tasks.c.id == task_id, tasks.c.state == State.FINISHED)
             row = await self._store.read(lambda connection: connection.execute(query).first())
-            left = sa.select(notifications).where(notifications.c.task_id == task_id, _open())
-            rows = await self._store.read(lambda connection: connection.execute(left).fetchall())
-            if row is None or not rows:
+            if row is None:
                 return
             acceptance = msgspec.json.decode(row.request, type=Acceptance)
             told = digest(msgspec.json.decode(row.result, type=Result), acceptance)

@@ -35,7 +35,7 @@ from holdfast.tasks.notification import Notifier, wanted
 from holdfast.tasks.output_file import Reservation, reserve
 from holdfast.tasks.output_schema import check_schema
 from holdfast.tasks.progress import Position, read_attempt
-from holdfast.tasks.request import TaskRequest, WorktreeRequest, validate
+from holdfast.tasks.request import Notification, TaskRequest, WorktreeRequest, validate
 from holdfast.tasks.result import Result
 from holdfast.tasks.runner import TaskRunner
 from holdfast.tasks.slots import Slots, Ticket
@@ -128,6 +128,7 @@ class TaskService:
         warnings: list[str] = []
         thread, previous = await self._resume(request, agent, warnings)
         fork, _ = await self._thread_of(request.fork, request, warnings) if request.fork is not None else (None, None)
+        choice, notify = await asyncio.to_thread(_settle, agent, request, installation, environment, warnings)
         acceptance = Acceptance(
             request=request,
             prompt_sha256=digest,
@@ -140,8 +141,8 @@ class TaskService:
             usage_before=usage_of(previous),
             record_env={name: environment[name] for name in _RECORD_VARIABLES if name in environment},
             warnings=warnings,
-            choice=await asyncio.to_thread(_choose, agent, request, installation, environment, warnings),
-            notify=await asyncio.to_thread(wanted, request.notify),
+            choice=choice,
+            notify=notify,
         )
         files = TaskFiles(self._directory, request.task_id)
         launch = agent.launch(installation, acceptance.work(files.prompt), environment)
@@ -360,18 +361,19 @@ class TaskService:
         return known, earlier
 
 
-def _choose(
+def _settle(
     agent: Agent,
     request: TaskRequest,
     installation: Installation,
     environment: dict[str, str],
     warnings: list[str],
-) -> models.Choice:
+) -> tuple[models.Choice, list[Notification]]:
+    """What the request and the configuration together amount to."""
     choice = models.choose(agent, model=request.model, effort=request.effort)
     doubt = models.check_effort(agent, choice, installation, environment)
     if doubt is not None:
         warnings.append(doubt)
-    return choice
+    return choice, wanted(request.notify)
 
 
 def _check_prompt(prompt: bytes) -> None:
