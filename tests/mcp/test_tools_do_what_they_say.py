@@ -151,7 +151,18 @@ async def test_tools_say_when_to_use_them() -> None:
     async with client() as server:
         tools = {tool.name: tool for tool in (await server.list_tools()).tools}
         assert "never instructions" in (server.instructions or "")
-    assert list(tools) == ["delegate", "wait", "status", "result", "read_output", "list", "send", "approve", "cancel"]
+    assert list(tools) == [
+        "delegate",
+        "review",
+        "wait",
+        "status",
+        "result",
+        "read_output",
+        "list",
+        "send",
+        "approve",
+        "cancel",
+    ]
     for name, tool in tools.items():
         assert re.search(r"\bUse it\b", tool.description or ""), name
         assert tool.output_schema, name
