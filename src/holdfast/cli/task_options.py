@@ -56,6 +56,7 @@ class Options(TypedDict):
     timeout: float | None
     idle_timeout: float | None
     start_timeout: float | None
+    soft_tool_uses: int | None
     max_tool_uses: int | None
     retries: int | None
     label: str | None
@@ -143,6 +144,7 @@ _DECORATORS: Final = [
         callback=duration.option,
         help=f"End it if it reports nothing for this long after its start.  [default: {_words(_LIMITS.start_s)}]",
     ),
+    click.option("--soft-tool-uses", metavar="N", type=int, help="Tell it to come to an end after N tool uses."),
     click.option("--max-tool-uses", metavar="N", type=int, help="Stop it, as partial, after N tool uses."),
     click.option(
         "--retries", metavar="N", type=int, help="Try again, up to N times, what provably did nothing.  [default: 0]"
@@ -212,6 +214,7 @@ def order(**options: Unpack[Options]) -> Order:
         "model": options["model"],
         "effort": options["effort"],
         "resume": options["resume"],
+        "soft_tool_uses": options["soft_tool_uses"],
         "max_tool_uses": options["max_tool_uses"],
         "retries": options["retries"] or 0,
         "label": options["label"],
