@@ -28,11 +28,12 @@ def test_reason_remedy_tail_and_ids(cli, daemon: FakeDaemon) -> None:
     assert outcome.out == b""
     assert outcome.err.splitlines() == [
         "error: You have hit your usage limit. (failed, usage_limit, HTTP 429)",
-        "hint: Use another account.",
-        "      $ codex login",
-        "last lines of the agent's stderr:",
+        "exit_code: 1",
+        "stderr:",
         "  | warning: cache is cold",
         "  | stream error",
+        "hint: Use another account.",
+        "      $ codex login",
         f"said:   14 bytes until then; read them with: holdfast result {task.id} --field message",
         f"task:   {task.id}; everything about it: holdfast result {task.id} --json",
         f'resume: holdfast run codex --resume {task.id} "..."',

@@ -134,6 +134,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     approvals: Approvals = Approvals.DECLINE
     #: The JSON Schema that the answer must fit.
     output_schema: dict[str, Any] | None = None
+    #: Where it lies as a file, for a program that wants one.
+    output_schema_file: Path | None = None
     #: Have the agent's own reviewer do it; the prompt is then the instruction of a custom review, else it is not used.
     review: ReviewTarget | None = None
 

@@ -48,6 +48,7 @@ class CodexAgent(Agent):
     title = "Codex CLI"
     can_open_network = True
     can_forget = True
+    can_fit_schema = True
 
     def __init__(self, *, command: Sequence[str] = ("codex",), pass_env: Sequence[str] = ()) -> None:
         self._command = list(command)
@@ -103,6 +104,8 @@ class CodexAgent(Agent):
             argv += ["-c", "sandbox_workspace_write.network_access=true"]
         if work.ephemeral:
             argv.append("--ephemeral")
+        if work.output_schema_file is not None:
+            argv += ["--output-schema", str(work.output_schema_file)]
         argv += ["--json", "--skip-git-repo-check", "-"]
         return Launch(argv=argv, env=self._environment(installation, environment, work))
 

@@ -76,6 +76,9 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class DeclaredAgent(Agent):
     """An agent made from a :class:`Declaration`."""
 
+    #: It is not told the schema, only its answer is checked: the prompt has to say what it shall look like.
+    can_fit_schema = True
+
     def __init__(self, name: str, declaration: Declaration) -> None:
         self.name = name
         self.title = declaration.title or name

@@ -7,13 +7,22 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Protocol, TypedDict, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypedDict, TypeVar
 
 import msgspec
 
 from holdfast.agents.adapter import Approvals, Drive, Sandbox
 from holdfast.errors import InvalidRequest
-from holdfast.tasks.request import Limits, Notification, TaskRequest, WorktreeRequest, new_task_id, validate
+from holdfast.tasks.output_schema import parse_schema
+from holdfast.tasks.request import (
+    Limits,
+    Notification,
+    TaskRequest,
+    VerdictRule,
+    WorktreeRequest,
+    new_task_id,
+    validate,
+)
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATTERN: Final = re.compile(r"[A-Za-z_*][A-Za-z0-9_*]*")
@@ -87,6 +96,12 @@ class WorkOptions(TypedDict, total=False):
     thread_name: str | None
     #: Tell the agent to come to an end after this many tool uses.
     soft_tool_uses: int | None
+    #: Require a verdict: ``True`` for one of the usual words, or a rule of the caller's own.
+    verdict: bool | VerdictRule
+    #: The JSON Schema that the answer must fit: an object, or its JSON text.
+    output_schema: Mapping[str, Any] | str | bytes | None
+    #: End ``output_file`` with ``PATCH_APPLIED`` or ``FINDINGS_ONLY`` as a line of its own.
+    append_marker: bool
     #: Free words about the caller's own bookkeeping.
     tags: Mapping[str, str]
     #: Seconds to wait for a slot before the task is given up, as ``unavailable``; ``None`` for as long as it takes.
@@ -97,6 +112,8 @@ class WorkOptions(TypedDict, total=False):
     worktree: bool | str
     #: Where to make the worktree; below the state directory by default.
     worktree_dir: str | os.PathLike[str] | None
+    #: Take ``output_file`` from the line ``[output-file: /absolute/path]`` of the prompt, if it has one.
+    output_marker: bool
     #: The id, for a caller who may have to send the same task again: it runs once.
     task_id: str | None
 
@@ -116,6 +133,22 @@ class Description(NamedTuple):
     environment: dict[str, str]
     #: Variables that are not UTF-8 (escaped for display) and therefore not passed on.
     unreadable: list[str]
+
+
+def with_output_marker(options: WorkOptions, prompt: bytes) -> WorkOptions:
+    """*options* with the output file that *prompt* itself asks for, if they say that it may.
+
+    :raises InvalidRequest: the prompt is not clear about it
+    """
+    if not options.get("output_marker", False):
+        return options
+    if options.get("output_file") is not None:
+        raise InvalidRequest(
+            "The output file is to be given and to be taken from the prompt.", hint="Leave one of the options out."
+        )
+    from holdfast.tasks.output_marker import find
+
+    return {**options, "output_file": find(prompt)}
 
 
 def describe(agent: str, options: WorkOptions, *, spell: Spelling) -> Description:
@@ -161,6 +194,9 @@ def describe(agent: str, options: WorkOptions, *, spell: Spelling) -> Descriptio
         tags=dict(options.get("tags", {})),
         notify=None if (notify := options.get("notify")) is None else list(notify),
         worktree=_worktree(options.get("worktree", False), options.get("worktree_dir"), spell),
+        verdict=_verdict(options.get("verdict", False)),
+        output_schema=_output_schema(options.get("output_schema")),
+        append_marker=options.get("append_marker", False),
     )
     validate(request)
     environment, unreadable = _environment(variables, pass_env, spell)
@@ -199,6 +235,16 @@ def _worktree(wanted: bool | str, directory: str | os.PathLike[str] | None, spel
         name=None if wanted is True else wanted,
         directory=None if directory is None else _absolute(directory, spell("worktree_dir")),
     )
+
+
+def _verdict(wanted: bool | VerdictRule) -> VerdictRule | None:
+    return wanted if isinstance(wanted, VerdictRule) else VerdictRule() if wanted else None
+
+
+def _output_schema(schema: Mapping[str, Any] | str | bytes | None) -> dict[str, Any] | None:
+    if schema is None:
+        return None
+    return parse_schema(schema) if isinstance(schema, str | bytes) else dict(schema)
 
 
 def _current_directory(spell: Spelling) -> str:

@@ -16,7 +16,7 @@ from typing import Literal, Unpack
 from holdfast.api.daemon_access import Daemon
 from holdfast.api.follow import Follower, StillRunning, as_finished, log_entries, until_finished
 from holdfast.api.interruption import waiting
-from holdfast.api.order import HasId, Order, WorkOptions, describe
+from holdfast.api.order import HasId, Order, WorkOptions, describe, with_output_marker
 from holdfast.clock import monotonic
 from holdfast.daemon.client import DaemonClient, DaemonGone, LogEntry
 from holdfast.errors import HoldfastError, InternalError, InvalidRequest
@@ -264,7 +264,7 @@ def _order(agent: str, prompt: str | bytes, options: WorkOptions) -> Order:
     data = prompt.encode() if isinstance(prompt, str) else prompt
     if not data.strip():
         raise InvalidRequest("The prompt is empty.", hint="Give the agent something to do.")
-    request, environment, unreadable = describe(agent, options, spell=str)
+    request, environment, unreadable = describe(agent, with_output_marker(options, data), spell=str)
     if unreadable:
         _logger.warning("Variables that are not UTF-8 are not passed on: %s", ", ".join(unreadable))
     return Order(request=request, prompt=data, environment=environment)

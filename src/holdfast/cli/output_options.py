@@ -25,6 +25,22 @@ def format_options(function: _F) -> _F:
     )(function)
 
 
+def judgement_options(function: _F) -> _F:
+    """``--fail-on-reject``."""
+    return click.option(
+        "--fail-on-reject",
+        is_flag=True,
+        help="Exit with status 5 for a completed task whose verdict does not approve, or that has none.",
+    )(function)
+
+
+def marker_options(function: _F) -> _F:
+    """``--append-marker``, for what is printed."""
+    return click.option(
+        "--append-marker", is_flag=True, help="End the text with PATCH_APPLIED or FINDINGS_ONLY on a line of its own."
+    )(function)
+
+
 def output_options(function: _F) -> _F:
     """``--format``, ``--json``, ``--quiet`` and ``--progress``."""
     function = click.option(

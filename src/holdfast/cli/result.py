@@ -10,7 +10,7 @@ import msgspec
 from holdfast.cli import completion_values, result_output, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.error_report import UsageError
-from holdfast.cli.output_options import format_options
+from holdfast.cli.output_options import format_options, judgement_options, marker_options
 
 #: The field that is not a part of the document but the answer itself.
 _ANSWER = "message"
@@ -26,6 +26,8 @@ _ANSWER = "message"
 @click.option("--offset", metavar="BYTES", type=click.IntRange(min=0), help="With --field message: begin here.")
 @click.option("--limit", metavar="BYTES", type=click.IntRange(min=0), help="With --field message: at most this many.")
 @click.option("--quiet", is_flag=True, help="Nothing on standard error but failures.")
+@marker_options
+@judgement_options
 @format_options
 def result(
     *,
@@ -36,6 +38,8 @@ def result(
     quiet: bool,
     output_format: str | None,
     as_json: bool,
+    fail_on_reject: bool,
+    append_marker: bool,
 ) -> int:
     """Print the answer (or with --json the result document) of a finished task, as often as you like.
 
@@ -51,7 +55,9 @@ def result(
     with Daemon() as daemon:
         if field is None:
             wanted = result_output.choose(output_format, as_json=as_json)
-            return result_output.show(daemon, task_id, wanted, quiet=quiet)
+            return result_output.show(
+                daemon, task_id, wanted, quiet=quiet, append_marker=append_marker, fail_on_reject=fail_on_reject
+            )
         if field == _ANSWER:
             daemon.call(lambda client: client.result_document(task_id))
             terminal.write(daemon.client.message(task_id, offset=offset, limit=limit))

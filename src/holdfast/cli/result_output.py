@@ -17,7 +17,8 @@ from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.error_report import UsageError
 from holdfast.daemon.client import DaemonClient
 from holdfast.errors import InternalError
-from holdfast.tasks.result import ErrorPart, Result, Status
+from holdfast.tasks.marker import with_marker
+from holdfast.tasks.result import REJECTED_EXIT_CODE, ErrorPart, Result, Status
 
 
 class Format(StrEnum):
@@ -51,7 +52,7 @@ _UNEXPLAINED: Final = frozenset(
 
 _SENTENCES: Final[dict[Status, str]] = {
     Status.PARTIAL: "The agent was stopped at a budget; what it said is not the whole.",
-    Status.NO_SIGNAL: "The agent reported success but said nothing; that is no success.",
+    Status.NO_SIGNAL: "The agent reported success but said nothing, or not what was asked for; that is no success.",
     Status.FAILED: "The agent failed.",
     Status.TIMEOUT: "A time limit was reached and the agent was ended.",
     Status.CANCELLED: "The task was cancelled.",
@@ -73,8 +74,25 @@ def choose(name: str | None, *, as_json: bool, output_file: str | None = None) -
     return Format.TEXT if output_file is None else Format.RECEIPT
 
 
-def show(daemon: Daemon, task_id: str, wanted: Format, *, quiet: bool = False) -> int:
+def exit_status(result: Result, *, fail_on_reject: bool) -> int:
+    """The exit status of the task; with *fail_on_reject* another one for a success that approves nothing."""
+    if fail_on_reject and result.status is Status.COMPLETED and result.verdict.approved is not True:
+        return REJECTED_EXIT_CODE
+    return result.exit.wrapper_code
+
+
+def show(
+    daemon: Daemon,
+    task_id: str,
+    wanted: Format,
+    *,
+    quiet: bool = False,
+    append_marker: bool = False,
+    fail_on_reject: bool = False,
+) -> int:
     """Print how the finished task ended, and return the exit status that says the same.
+
+    *append_marker* ends a text with the result's marker, *fail_on_reject* is that of :func:`exit_status`.
 
     :raises NotFinished: it has no result yet
     """
@@ -85,12 +103,24 @@ def show(daemon: Daemon, task_id: str, wanted: Format, *, quiet: bool = False) -
     elif wanted in (Format.RECEIPT, Format.RECEIPT_EXTENDED):
         terminal.write_line("\n".join(receipt(result, extended=wanted is Format.RECEIPT_EXTENDED)))
     elif result.status in _SHOWS_ANSWER and result.message.bytes:
-        last = terminal.write(_checked(daemon.client.message(result.task_id), result))
+        answer: Iterable[bytes] = _checked(daemon.client.message(result.task_id), result)
+        if append_marker and result.marker is not None:
+            answer = with_marker(answer, result.marker)
+        last = terminal.write(answer)
         if last != ord("\n") and terminal.is_terminal(sys.stdout):
             terminal.write([b"\n"])
     if wanted not in (Format.JSON, Format.JSONL):
         explain(result, quiet=quiet)
-    return result.exit.wrapper_code
+    status = exit_status(result, fail_on_reject=fail_on_reject)
+    if status == REJECTED_EXIT_CODE:
+        terminal.tell(_rejection(result))
+    return status
+
+
+def _rejection(result: Result) -> str:
+    verdict = result.verdict
+    said = "has no verdict" if verdict.value is None else f"does not approve: {terminal.printable(verdict.value)}"
+    return f"{terminal.Style(sys.stderr)('red', 'error:')} The answer {said}. (--fail-on-reject)"
 
 
 def receipt(result: Result, *, extended: bool) -> list[str]:
@@ -139,6 +169,9 @@ def _failure(result: Result) -> Iterator[str]:
     first, *more = sentence.strip().splitlines() or [""]
     yield f"{style('red', 'error:')} {terminal.printable(first)} ({terminal.printable(', '.join(details))})"
     yield from (f"       {terminal.printable(line)}" for line in more)
+    yield f"exit_code: {result.exit.wrapper_code}"
+    if error is not None:
+        yield from _tail(error, style)
     if error is not None:
         for remedy in error.remedy:
             yield from _remedy(remedy, style)
@@ -146,7 +179,6 @@ def _failure(result: Result) -> Iterator[str]:
             yield f"{style('bold', 'hint:')} It can be tried again after {duration.words(error.retry_after_s)}."
         elif error.retryable and not error.remedy:
             yield f"{style('bold', 'hint:')} The same request may succeed when it is tried again."
-        yield from _tail(error, style)
     for warning in result.warnings:
         yield f"{style('yellow', 'warning:')} {terminal.printable(warning)}"
     if result.exit.leftover_pids:
@@ -167,7 +199,7 @@ def _tail(error: ErrorPart, style: terminal.Style) -> Iterator[str]:
     if not lines and error.error_class in _UNEXPLAINED:
         title, lines = "stdout", error.stdout_tail
     if lines:
-        yield style("dim", f"last lines of the agent's {title}:")
+        yield f"{title}:"
         yield from (style("dim", f"  | {terminal.printable(line)}") for line in lines)
 
 

@@ -14,7 +14,7 @@ from holdfast.api.follow import Follower
 from holdfast.cli import progress_display, result_output, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.interrupts import Interrupts
-from holdfast.cli.output_options import output_options
+from holdfast.cli.output_options import judgement_options, output_options
 from holdfast.cli.progress_display import Display
 from holdfast.cli.result_output import Format
 from holdfast.cli.task_options import Options, Order, order, task_options
@@ -27,25 +27,44 @@ _LAST_TRY = 2.0
 
 @click.command()
 @task_options
+@judgement_options
 @output_options
-def run(*, output_format: str | None, as_json: bool, quiet: bool, progress: str, **options: Unpack[Options]) -> int:
+def run(
+    *,
+    output_format: str | None,
+    as_json: bool,
+    quiet: bool,
+    progress: str,
+    fail_on_reject: bool,
+    **options: Unpack[Options],
+) -> int:
     """Give AGENT the piece of work PROMPT, wait for it, and print the answer and nothing else on standard output.
 
     PROMPT is one argument, '-' or a pipe for standard input, or --prompt-file; it reaches the agent byte for byte.
     Put a prompt that begins with '-' behind '--'.
 
-    The exit status says how it ended: 0 completed, 1 failed, 2 refused, 3 partial, 4 no answer, 124 time limit,
-    125 outcome not known, 127 agent missing, 130 cancelled.
+    The exit status says how it ended: 0 completed, 1 failed, 2 refused, 3 partial, 4 no answer or no verdict, 5 not
+    approved (--fail-on-reject), 124 time limit, 125 outcome not known, 127 agent missing, 130 cancelled.
 
     Ctrl-C cancels the task and waits for its result; a second Ctrl-C leaves at once.  If this command is ended in any
     other way the task goes on: pick it up with 'holdfast wait ID'.
     """
-    wanted = result_output.choose(output_format, as_json=as_json, output_file=options["output_file"])
+    result_output.choose(output_format, as_json=as_json)
+    # Whoever would act on a verdict must not take silence for one.
+    options["verdict"] = options["verdict"] or fail_on_reject
     placed = order(**options)
+    wanted = result_output.choose(output_format, as_json=as_json, output_file=placed.request.output_file)
     with Daemon() as daemon:
         if not attend(daemon, placed, wanted, progress=progress, quiet=quiet):
             return terminal.INTERRUPTED_EXIT
-        return result_output.show(daemon, placed.request.task_id, wanted, quiet=quiet)
+        return result_output.show(
+            daemon,
+            placed.request.task_id,
+            wanted,
+            quiet=quiet,
+            append_marker=options["append_marker"],
+            fail_on_reject=fail_on_reject,
+        )
 
 
 def attend(daemon: Daemon, placed: Order, wanted: Format, *, progress: str, quiet: bool) -> bool:

@@ -12,10 +12,10 @@ import click
 import msgspec
 
 from holdfast.agents.adapter import Approvals, Drive, Sandbox
-from holdfast.api.order import Order, WorkOptions, describe
+from holdfast.api.order import Order, WorkOptions, describe, with_output_marker
 from holdfast.cli import completion_values, duration, prompt, terminal
 from holdfast.cli.error_report import UsageError
-from holdfast.tasks.request import Limits, Notification
+from holdfast.tasks.request import Limits, Notification, VerdictRule
 
 #: How an option of a piece of work is written here.
 _SPELLINGS: Final = {
@@ -77,6 +77,12 @@ class Options(TypedDict):
     fork: str | None
     approvals: str | None
     network: bool
+    verdict: bool
+    verdict_pattern: str | None
+    approve: tuple[str, ...]
+    output_schema: str | None
+    append_marker: bool
+    output_marker: bool
     ephemeral: bool
     thread_name: str | None
 
@@ -149,6 +155,23 @@ _DECORATORS: Final = [
     click.option(
         "--retries", metavar="N", type=int, help="Try again, up to N times, what provably did nothing.  [default: 0]"
     ),
+    click.option("--verdict", is_flag=True, help="Require a verdict, such as PASS or NEEDS_FIX on a line of its own."),
+    click.option(
+        "--verdict-pattern",
+        metavar="REGEX",
+        help="Require a line that REGEX matches as a whole; its group 'verdict' is the verdict.",
+    ),
+    click.option(
+        "--approve",
+        metavar="WORD",
+        multiple=True,
+        help="Require a verdict, of which only WORD approves; repeatable.  [default: PASS, APPROVE, ALLOW, DONE]",
+    ),
+    click.option(
+        "--output-schema",
+        metavar="FILE|JSON",
+        help="Require an answer in JSON that fits this JSON Schema (of an object).",
+    ),
     click.option("--label", metavar="TEXT", help="A name for people; shown by list and status."),
     click.option("--output-file", metavar="FILE", help="Publish the answer as FILE: whole, or not at all."),
     click.option("--overwrite", is_flag=True, help="Let --output-file replace a regular file of yours."),
@@ -157,6 +180,16 @@ _DECORATORS: Final = [
         metavar="DIR",
         multiple=True,
         help="Let --output-file lie below DIR, beside --cwd and the temporary directory; repeatable.",
+    ),
+    click.option(
+        "--output-marker",
+        is_flag=True,
+        help="Take the output file from the line '[output-file: /absolute/path]' of the prompt, if it has one.",
+    ),
+    click.option(
+        "--append-marker",
+        is_flag=True,
+        help="End the text or the output file with PATCH_APPLIED or FINDINGS_ONLY on a line of its own.",
     ),
     click.option(
         "--env",
@@ -232,6 +265,10 @@ def order(**options: Unpack[Options]) -> Order:
         "network": options["network"],
         "ephemeral": options["ephemeral"],
         "thread_name": options["thread_name"],
+        "verdict": _verdict(options),
+        "output_schema": None if options["output_schema"] is None else _schema(options["output_schema"]),
+        "append_marker": options["append_marker"],
+        "output_marker": options["output_marker"],
     }
     if options["approvals"] is not None:
         work["approvals"] = options["approvals"]
@@ -239,13 +276,36 @@ def order(**options: Unpack[Options]) -> Order:
         seconds = options[name]
         if seconds is not None:
             work[name] = duration.limit(seconds)
+    words: bytes | None = None
+    if options["output_marker"]:
+        words = prompt.read(options["prompt"], options["prompt_file"])
+        work = with_output_marker(work, words)
     request, environment, unreadable = describe(options["agent"], work, spell=_SPELLINGS.__getitem__)
     if unreadable:
         names = terminal.printable(", ".join(unreadable))
         terminal.tell(f"notice: variables that are not UTF-8 are not passed on: {names}")
-    return Order(
-        request=request, prompt=prompt.read(options["prompt"], options["prompt_file"]), environment=environment
-    )
+    if words is None:
+        words = prompt.read(options["prompt"], options["prompt_file"])
+    return Order(request=request, prompt=words, environment=environment)
+
+
+def _verdict(options: Options) -> bool | VerdictRule:
+    pattern, words = options["verdict_pattern"], list(options["approve"])
+    return VerdictRule(pattern=pattern, approve=words) if pattern is not None or words else options["verdict"]
+
+
+def _schema(text: str) -> str | bytes:
+    """A schema given as JSON, or the content of the file that has it."""
+    if text.lstrip().startswith("{"):
+        return text
+    try:
+        with open(text, "rb") as file:
+            return file.read(1 << 20)
+    except OSError as error:
+        raise UsageError(
+            f"The schema file {text!r} cannot be read: {error.strerror}.",
+            hint="Check the path given to --output-schema, or give the schema itself.",
+        ) from error
 
 
 def _notifications(options: Options) -> list[Notification] | None:

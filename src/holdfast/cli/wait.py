@@ -11,7 +11,7 @@ from holdfast.api.follow import Follower, StillRunning, as_finished
 from holdfast.cli import completion_values, duration, progress_display, result_output, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.error_report import UsageError
-from holdfast.cli.output_options import output_options
+from holdfast.cli.output_options import judgement_options, marker_options, output_options
 from holdfast.cli.result_output import Format
 from holdfast.tasks.result import worst_exit_code
 
@@ -26,6 +26,8 @@ from holdfast.tasks.result import worst_exit_code
     callback=duration.option,
     help="Stop waiting after this long, with exit status 75; the tasks go on.",
 )
+@marker_options
+@judgement_options
 @output_options
 def wait(
     *,
@@ -37,6 +39,8 @@ def wait(
     as_json: bool,
     quiet: bool,
     progress: str,
+    fail_on_reject: bool,
+    append_marker: bool,
 ) -> int:
     """Wait for tasks to finish and print how they ended.
 
@@ -54,7 +58,9 @@ def wait(
         # Every id is looked up first, so that a wrong one is refused at once and not after an hour.
         views = {view.id: view for view in [daemon.call(lambda client, i=i: client.task(i)) for i in ids]}
         if len(views) > 1:
-            return _wait_for_several(daemon, list(views), deadline, first_only=any_, wanted=wanted)
+            return _wait_for_several(
+                daemon, list(views), deadline, first_only=any_, wanted=wanted, fail_on_reject=fail_on_reject
+            )
         (view,) = views.values()
         display = (
             progress_display.JsonLines()
@@ -66,11 +72,19 @@ def wait(
                 display.show(line)
         finally:
             display.close()
-        return result_output.show(daemon, view.id, wanted, quiet=quiet)
+        return result_output.show(
+            daemon, view.id, wanted, quiet=quiet, append_marker=append_marker, fail_on_reject=fail_on_reject
+        )
 
 
 def _wait_for_several(
-    daemon: Daemon, ids: Sequence[str], deadline: float | None, *, first_only: bool, wanted: Format
+    daemon: Daemon,
+    ids: Sequence[str],
+    deadline: float | None,
+    *,
+    first_only: bool,
+    wanted: Format,
+    fail_on_reject: bool,
 ) -> int:
     """Print each task as it finishes."""
     statuses: dict[str, int] = {}
@@ -82,7 +96,7 @@ def _wait_for_several(
                 continue
             if error is not None:
                 raise error
-            statuses[task_id] = _show_one(daemon, task_id, wanted)
+            statuses[task_id] = _show_one(daemon, task_id, wanted, fail_on_reject=fail_on_reject)
             if first_only:
                 return statuses[task_id]
     if running:
@@ -91,10 +105,10 @@ def _wait_for_several(
     return worst_exit_code(statuses.values())
 
 
-def _show_one(daemon: Daemon, task_id: str, wanted: Format) -> int:
+def _show_one(daemon: Daemon, task_id: str, wanted: Format, *, fail_on_reject: bool) -> int:
     if wanted is not Format.TEXT:
-        return result_output.show(daemon, task_id, wanted, quiet=True)
+        return result_output.show(daemon, task_id, wanted, quiet=True, fail_on_reject=fail_on_reject)
     result = daemon.call(lambda client: client.result(task_id))
     label = f"  {terminal.printable(result.label)}" if result.label else ""
     terminal.write_line(f"{task_id}  {result.status}  {duration.words(result.timing.wall_ms / 1000)}{label}")
-    return result.exit.wrapper_code
+    return result_output.exit_status(result, fail_on_reject=fail_on_reject)

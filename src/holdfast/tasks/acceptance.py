@@ -19,6 +19,8 @@ from holdfast.drivers.choice import through
 from holdfast.tasks.request import Notification, TaskRequest
 from holdfast.tasks.worktree import Worktree
 
+#: The file of the schema for the answer, beside the prompt.
+SCHEMA_NAME: Final = "output-schema.json"
 #: A summary is one line that fits a terminal's width beside the other columns.
 _SUMMARY_LENGTH: Final = 96
 
@@ -87,6 +89,7 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
             network=request.network,
             approvals=request.approvals,
             output_schema=request.output_schema,
+            output_schema_file=None if request.output_schema is None else prompt_file.with_name(SCHEMA_NAME),
             review=request.review,
         )
 
@@ -100,6 +103,8 @@ class TaskFiles:
         self.prompt = self.directory / "prompt"
         #: What an attempt is told that concludes an earlier one.
         self.closing_prompt = self.directory / "closing-prompt"
+        #: The JSON Schema that the answer must fit, where there is one.
+        self.output_schema = self.directory / SCHEMA_NAME
         #: Command line and environment of the newest attempt; removed when the task is finished.
         self.launch = self.directory / "launch.json"
         #: The answer, byte for byte.

@@ -93,7 +93,7 @@ def reserve(path_text: str, roots: Iterable[Path], *, overwrite: bool = False) -
     :param overwrite: replace a regular file of ours that is there already; anything else is refused all the same
     :raises OutputPathRefused: naming what is wrong with the path; nothing was created
     """
-    _check_spelling(path_text)
+    check_spelling(path_text)
     spelled_directory, name = os.path.split(path_text)
     try:
         directory = os.path.realpath(spelled_directory, strict=True)
@@ -101,7 +101,7 @@ def reserve(path_text: str, roots: Iterable[Path], *, overwrite: bool = False) -
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except (OSError, ValueError) as error:
         raise _refused(path_text, f"its directory cannot be used: {_reason(error)}", "Create the directory.") from None
-    _check_spelling(os.path.join(directory, name))
+    check_spelling(os.path.join(directory, name))
     allowed = [os.path.realpath(root) for root in roots]
     if not any(os.path.commonpath([directory, root]) == root for root in allowed):
         raise _refused(
@@ -170,8 +170,11 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _check_spelling(path: str) -> None:
-    """Everything that can be said about a path without looking at the machine."""
+def check_spelling(path: str) -> None:
+    """Check everything about the path of an output file that can be said without looking at the machine.
+
+    :raises OutputPathRefused: naming what is wrong with it
+    """
 
     def refuse(reason: str, hint: str) -> OutputPathRefused:
         shown = path if len(path) <= 200 else path[:200] + "..."

@@ -151,7 +151,7 @@ class TaskService:
             if request.worktree is not None:
                 acceptance = await asyncio.to_thread(self._with_worktree, acceptance, request.worktree)
                 launch = agent.launch(installation, acceptance.work(files.prompt), environment)
-            await asyncio.to_thread(_write_files, files, prompt, launch)
+            await asyncio.to_thread(_write_files, files, prompt, launch, request.output_schema)
             created = await self._ledger.add(acceptance, reservation)
         except BaseException:
             if reservation is not None:
@@ -409,7 +409,9 @@ def _reserve(request: TaskRequest) -> Reservation:
     return reserve(request.output_file, roots, overwrite=request.overwrite)
 
 
-def _write_files(files: TaskFiles, prompt: bytes, launch: Launch) -> None:
+def _write_files(files: TaskFiles, prompt: bytes, launch: Launch, schema: dict[str, object] | None) -> None:
     files.create()
     replace_file(files.prompt, [prompt])
+    if schema is not None:
+        replace_file(files.output_schema, [msgspec.json.encode(schema)])
     files.save_launch(launch)
