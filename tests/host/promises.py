@@ -85,6 +85,9 @@ async def serving(state: Path, *options: str) -> AsyncIterator[tuple[RunningServ
     finally:
         await client.aclose()
         server.stop()
+    assert server.stderr is not None
+    said = server.stderr.read_text()
+    assert "Traceback" not in said, said
 
 
 def resident(pid: int) -> int:
@@ -377,6 +380,7 @@ async def parallel_starts(state: Path, *, count: int) -> Numbers:
 
         pids = await asyncio.wait_for(asyncio.gather(*(run(number) for number in range(count))), 120)
         assert len(set(pids)) == count
+        assert [each.established for each in clients] == [1] * len(clients), "a connection was lost"
         for other in clients[1:]:
             await other.aclose()
     return {"starts": count}
@@ -419,6 +423,8 @@ async def many_at_once(state: Path, *, processes: int, connections: int) -> Numb
                 asyncio.gather(*(talk(number) for number in range(first, min(processes, first + 100)))), 60
             )
         assert len(await client.list()) == processes
+        for other in (client, *others):
+            assert other.established == 1, "a connection was lost"
         for other in others:
             await other.aclose()
         for number in range(processes):

@@ -178,6 +178,8 @@ class HostClient(Host):
         self._closed = False
         self._next_subscription = 0
         self._write_locks: dict[str, asyncio.Lock] = {}
+        #: How many connections were established so far; each after the first replaced a lost one.
+        self.established = 0
         #: Changes when the host was started anew.
         self.instance_id: str = ""
         #: The host's state directory, as it names it.
@@ -226,6 +228,7 @@ class HostClient(Host):
                     ) from error
             else:
                 self._link = link
+                self.established += 1
                 return link
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
