@@ -79,7 +79,7 @@ def resume_candidate(arguments: Sequence[str]) -> int:
 
 
 def _all(jobs: Jobs, *, every: bool) -> Document:
-    records = jobs.of_session()
+    records = jobs.of_session(every=every)
     active = [each for each in records if is_active(each)]
     finished = [each for each in records if not is_active(each)]
     shown = records if every else records[:SHOWN]

@@ -79,9 +79,10 @@ def tags(record: Record) -> dict[str, str]:
     return {_TAG + name: value for name, value in wanted.items() if isinstance(value, str)}
 
 
-def workspace_tag(root: str) -> tuple[str, str]:
-    """The tag that every job of the workspace *root* carries."""
-    return f"{_TAG}workspace", root
+def wanted_tags(root: str, session: str | None) -> list[str]:
+    """The tags, as ``NAME=VALUE``, of the jobs of the workspace *root*, or only of one session in it."""
+    wanted = [f"{_TAG}workspace={root}"]
+    return wanted if session is None else [*wanted, f"{_TAG}session={session}"]
 
 
 def recall(view: Document, home: str) -> Record | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote
 
@@ -20,6 +19,8 @@ from holdfast.companion.workspace import Workspace
 
 #: Seconds in which a job that is being ended has come to its end.
 END_PATIENCE: Final = 60.0
+#: How many of the newest jobs are looked at where not every one matters.
+RECENT: Final = 60
 _MOST: Final = 10_000
 
 
@@ -60,13 +61,13 @@ class Jobs:
 
     # --- listing and finding ------------------------------------------------------------------------------------------
 
-    def all(self) -> list[Record]:
-        """Every job of the workspace as it is now, the most recently changed one first."""
-        return list(self._current())
+    def of_session(self, *, every: bool = False) -> list[Record]:
+        """The jobs of the Claude session that calls (of the workspace, when none does), the newest change first.
 
-    def of_session(self) -> list[Record]:
-        """The jobs of the Claude session that calls; all of them when none does."""
-        return [each for each in self._current() if self.workspace.session in (None, each.get("sessionId"))]
+        Without *every* old ones may be left out: what is under way and the last :data:`RECENT` are there.
+        """
+        records = self._current(self.workspace.session, _MOST if every else RECENT)
+        return [each for each in records if self.workspace.session in (None, each.get("sessionId"))]
 
     def find(self, reference: str, among: list[Record]) -> Record:
         """The one job of *among* whose id is or begins with *reference*.
@@ -88,51 +89,56 @@ class Jobs:
         :raises JobNotFound: nothing is
         :raises Refused: it names several
         """
+        for record in self._listed():
+            if record["id"] == reference:
+                if not job.is_ours(record, self.home):
+                    return foreign.as_it_is(record)
+                self._bring_up_to_date(record, None)
+                return record
         try:
-            return self.find(reference, self.all())
+            return self.find(reference, self._current(None, _MOST))
         except JobNotFound:
-            with contextlib.suppress(Refused):
-                view = self.daemon.get(f"/v1/tasks/{quote(reference, safe='')}")
-                found = job.recall(view, self.home)
-                if found is not None:
-                    return found
             return self.find(reference, self.view.ended(reference))
 
-    def _current(self) -> Iterator[Record]:
+    def _listed(self) -> list[Record]:
         try:
-            listed = self.view.records()
+            return self.view.records()
         except ViewUnavailable as error:
             sys.stderr.write(f"{error.message} {error.hint}\n")
-            listed = []
+            return []
+
+    def _current(self, session: str | None, limit: int) -> list[Record]:
+        listed = self._listed()
         ours = {each["id"]: each for each in listed if job.is_ours(each, self.home)}
         others = [foreign.as_it_is(each) for each in listed if each["id"] not in ours]
-        tasks = self._tasks(must=any(is_active(each) for each in ours.values()))
-        if tasks is not None:
-            for record in ours.values():
-                self._bring_up_to_date(record, tasks.get(record["id"]))
-            recalled = [job.recall(view, self.home) for name, view in tasks.items() if name not in ours]
-            others += [each for each in recalled if each is not None]
-        return iter(by_age([*ours.values(), *others]))
+        tasks = self._tasks(session, limit)
+        for record in ours.values():
+            self._bring_up_to_date(record, tasks.get(record["id"]))
+        recalled = [job.recall(view, self.home) for name, view in tasks.items() if name not in ours]
+        return by_age([*ours.values(), *others, *(each for each in recalled if each is not None)])
 
-    def _tasks(self, *, must: bool) -> dict[str, Document] | None:
-        """The tasks of this workspace; ``None`` if there is no daemon, and none is needed to tell."""
-        store = self.daemon.directory / "holdfast.db"
-        if not must and not store.exists():
-            return None
-        name, value = job.workspace_tag(self.workspace.root)
-        query = f"tag={quote(f'{name}={value}', safe='')}&limit={_MOST}"
-        listed = self.daemon.get(f"/v1/tasks?{query}")["tasks"]
-        return {view["id"]: view for view in listed if view["tags"].get(name) == value}
+    def _tasks(self, session: str | None, limit: int) -> dict[str, Document]:
+        """The newest *limit* tasks of this workspace, or of one session in it."""
+        # Where nothing was ever stored, no daemon need be started to tell so.
+        if not (self.daemon.directory / "holdfast.db").exists():
+            return {}
+        wanted = "&".join(f"tag={quote(each, safe='')}" for each in job.wanted_tags(self.workspace.root, session))
+        listed = self.daemon.get(f"/v1/tasks?{wanted}&limit={limit}")["tasks"]
+        return {view["id"]: view for view in listed}
 
     def _bring_up_to_date(self, record: Record, view: Document | None) -> None:
         if not is_active(record):
             return
-        if view is None:
-            record.update(
-                status="failed", phase="failed", pid=None, errorMessage="Holdfast does not have this job any more."
-            )
+        try:
+            view = view or self.daemon.get(f"/v1/tasks/{record['id']}")
+        except Refused as error:
+            if error.code != "not_found":
+                raise
+            message = "Holdfast does not have this job any more."
+            record.update(status="failed", phase="failed", pid=None, errorMessage=message)
             self.show(record)
-        elif view["state"] == "finished":
+            return
+        if view["state"] == "finished":
             self.settle(record)
         elif job.update(record, view):
             self.show(record)

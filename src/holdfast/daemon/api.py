@@ -141,7 +141,9 @@ class Api:
 
     async def _list(self, request: Request) -> Response:
         views = await self._runtime.tasks.list(
-            active_only=_flag(request, "active"), limit=_number(request, "limit", 100, 1, 10_000)
+            active_only=_flag(request, "active"),
+            limit=_number(request, "limit", 100, 1, 10_000),
+            tags=_tags(request),
         )
         return _json(200, {"tasks": views})
 
@@ -240,6 +242,16 @@ async def _body(request: Request, kind: type[Any]) -> Any:
 
 def _flag(request: Request, name: str) -> bool:
     return request.query_params.get(name, "0") not in ("0", "", "false")
+
+
+def _tags(request: Request) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for text in request.query_params.getlist("tag"):
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidRequest(f"tag={text!r} is no NAME=VALUE.", hint="See docs/http-api.md.")
+        tags[name] = value
+    return tags
 
 
 def _number(request: Request, name: str, default: _N, low: _N, high: _N) -> _N:

@@ -5,7 +5,9 @@ Every method is one transaction.  A move of a task's state is checked against th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -149,13 +151,20 @@ class Ledger:
             raise Ambiguous(f"{prefix!r} fits several tasks: {', '.join(found)}.", hint="Give more of the id.")
         return found[0]
 
-    async def list(self, *, active_only: bool, limit: int) -> list[tuple[TaskRow, AttemptRow | None, int]]:
-        """Tasks, newest first, each with its last attempt and the number of attempts."""
+    async def list(
+        self, *, active_only: bool, limit: int, tags: Mapping[str, str] | None = None
+    ) -> list[tuple[TaskRow, AttemptRow | None, int]]:
+        """Tasks (those that carry all of *tags*), newest first, each with its last attempt and how many there were."""
 
         def select(connection: sa.Connection) -> list[tuple[TaskRow, AttemptRow | None, int]]:
-            query = _select_tasks().order_by(tasks.c.created_at.desc(), tasks.c.id.desc()).limit(limit)
+            order = (tasks.c.created_at.desc(), tasks.c.id.desc())
+            query = _select_tasks().order_by(*order).limit(limit)
             if active_only:
                 query = query.where(tasks.c.state != State.FINISHED)
+            if tags:
+                rows = connection.execute(sa.select(tasks.c.id, tasks.c.request).order_by(*order))
+                fitting = (row.id for row in rows if tags.items() <= _tags(row.request).items())
+                query = query.where(tasks.c.id.in_([*islice(fitting, limit)]))
             found = [_task(row) for row in connection.execute(query)]
             newest: dict[str, AttemptRow] = {}
             ids = [row.id for row in found]
@@ -381,6 +390,20 @@ class Ledger:
 def usage_of(attempt: AttemptRow | None) -> Usage | None:
     """What a thread had used in all after *attempt*, if its agent counts the whole thread."""
     return attempt.facts.usage if attempt is not None and attempt.facts.usage_of_thread else None
+
+
+class _TaggedRequest(msgspec.Struct, frozen=True):
+    tags: dict[str, str] = {}
+
+
+class _Tagged(msgspec.Struct, frozen=True):
+    """The little of an acceptance that is read of many."""
+
+    request: _TaggedRequest
+
+
+def _tags(acceptance: bytes) -> dict[str, str]:
+    return msgspec.json.decode(acceptance, type=_Tagged).request.tags
 
 
 def _select_tasks(**where: str) -> sa.Select[Any]:

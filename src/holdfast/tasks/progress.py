@@ -22,6 +22,7 @@ from holdfast.agents.events import (
     ToolStarted,
     TurnCompleted,
     TurnFailed,
+    TurnStarted,
     Waiting,
 )
 from holdfast.drivers.one_shot import Cursor, follow
@@ -96,6 +97,8 @@ def _line(event: Event, before: AttemptFacts) -> tuple[str, str] | None:
     match event:
         case ThreadStarted():
             return "thread", f"thread {event.thread_id}" + (f" ({event.model})" if event.model else "")
+        case TurnStarted(turn_id=str()):
+            return "turn", f"turn {event.turn_id}"
         case Message():
             return "message", event.text
         case ToolStarted():

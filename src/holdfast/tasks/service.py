@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -181,9 +181,9 @@ class TaskService:
         attempts = await self._ledger.attempts(task_id)
         return (await self._complete([(row, attempts[-1] if attempts else None, len(attempts))]))[0]
 
-    async def list(self, *, active_only: bool, limit: int) -> list[TaskView]:
-        """Tasks, newest first."""
-        rows = await self._ledger.list(active_only=active_only, limit=limit)
+    async def list(self, *, active_only: bool, limit: int, tags: Mapping[str, str] | None = None) -> list[TaskView]:
+        """Tasks (those that carry all of *tags*), newest first."""
+        rows = await self._ledger.list(active_only=active_only, limit=limit, tags=tags)
         return await self._complete(rows)
 
     async def _complete(self, rows: builtins.list[tuple[TaskRow, AttemptRow | None, int]]) -> builtins.list[TaskView]:

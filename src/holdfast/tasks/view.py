@@ -79,6 +79,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     approvals: list[Approval] = []
     #: What the agent says it waits for before it tries again, such as the network.
     waiting: str | None = None
+    #: The agent's own name for the turn that it works on or worked on last, where turns have one.
+    turn_id: str | None = None
     #: Free words that came with the request.
     tags: dict[str, str] = {}
 
@@ -124,6 +126,7 @@ def derive_view(row: TaskRow, attempt: AttemptRow | None, attempts: int, now: fl
         cancel_requested=row.cancel_requested_at is not None,
         approvals=[] if facts is None or row.state is State.FINISHED else _approvals(facts, now),
         waiting=None if facts is None or row.state is State.FINISHED else facts.waiting,
+        turn_id=facts.turn_id if facts is not None else None,
         tags=request.tags,
     )
 
