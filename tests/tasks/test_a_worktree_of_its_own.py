@@ -11,6 +11,7 @@ import pytest
 from holdfast.errors import InvalidRequest
 from holdfast.host.dummy import DummyProcess
 from holdfast.store.store import Store
+from holdfast.tasks.collected import CollectionRequest
 from holdfast.tasks.request import WorktreeRequest
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
@@ -169,3 +170,24 @@ def test_hooks_of_the_repository_are_not_run(tmp_path: Path, repository: Path) -
     hook.chmod(0o755)
     create(str(repository), "task-one", WorktreeRequest(), tmp_path / "worktrees")
     assert not (tmp_path / "ran").exists()
+
+
+async def test_collecting_a_task_never_costs_its_work(
+    bench: Bench, repository: Path, service: TaskService, tmp_path: Path
+) -> None:
+    def commit(cwd: Path) -> None:
+        (cwd / cwd.name).touch()
+        git(cwd, "add", ".")
+        git(cwd, "commit", "--quiet", "-m", cwd.name)
+
+    merged = await run(service, bench, commit, WorktreeRequest(name="merged"))
+    alone = await run(service, bench, commit, WorktreeRequest(name="alone"))
+    dirty = await run(service, bench, lambda cwd: (cwd / "new").touch(), WorktreeRequest(name="dirty"))
+    git(repository, "merge", "--quiet", "holdfast/merged")
+    for dry_run in (True, False):
+        collected = await service.collect(CollectionRequest(older_than_s=0.0, dry_run=dry_run))
+        assert set(collected.worktrees_kept) == {alone.backend.worktree, dirty.backend.worktree}
+    assert set(collected.tasks) == {merged.task_id, alone.task_id, dirty.task_id}
+    assert {path.name for path in (bench.directory / "worktrees").iterdir()} == {"alone", "dirty"}
+    branches = git(repository, "branch", "--format=%(refname:short)").splitlines()
+    assert branches == ["holdfast/alone", "holdfast/dirty", "main"]

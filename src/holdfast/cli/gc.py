@@ -57,6 +57,8 @@ def _rows(collected: Collected) -> list[tuple[str, str]]:
         rows.append(("left, still open", _some(collected.still_open)))
     if collected.still_running:
         rows.append(("left, of no task but running", _some(collected.still_running)))
+    if collected.worktrees_kept:
+        rows.append(("left, work in worktrees", _some(collected.worktrees_kept)))
     return rows
 
 

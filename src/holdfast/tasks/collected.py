@@ -36,6 +36,9 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     #: Processes of no task that are still running and were left alone.
     still_running: list[str]
 
+    #: Worktrees of deleted tasks that were left because there is work in them that is nowhere else.
+    worktrees_kept: list[str] = []
+
     @property
     def bytes(self) -> int:
         """All of the bytes."""

@@ -20,6 +20,7 @@ from holdfast.clock import wall
 from holdfast.errors import InvalidRequest
 from holdfast.host.port import Host, NotClosed, ProcessState
 from holdfast.tasks.collected import Collected, CollectionRequest
+from holdfast.tasks.worktree import discard
 
 if TYPE_CHECKING:
     from holdfast.tasks.attempt import Hosts
@@ -67,6 +68,7 @@ class Collector:
         states = {status.process_id: status.state for status in await host.list()}
         gone: list[str] = []
         still_open: list[str] = []
+        worktrees_kept: list[str] = []
         processes = log_bytes = file_bytes = 0
         doomed: list[str] = []
         if request.older_than_s is not None:
@@ -85,6 +87,10 @@ class Collector:
                     processes += forgotten.existed
                     log_bytes += forgotten.bytes
                     states.pop(process_id, None)
+                # Before its row, which alone knows of it.
+                worktree = (await self._ledger.task(task_id)).acceptance.worktree
+                if worktree is not None and not await asyncio.to_thread(discard, worktree, dry_run=request.dry_run):
+                    worktrees_kept.append(worktree.path)
                 file_bytes += await self._delete(task_id, dry_run=request.dry_run)
             finally:
                 self.deleting = None
@@ -101,6 +107,7 @@ class Collector:
             file_bytes=file_bytes + orphaned_bytes,
             still_open=still_open,
             still_running=orphans.running,
+            worktrees_kept=worktrees_kept,
         )
 
     async def _delete(self, task_id: str, *, dry_run: bool) -> int:

@@ -151,20 +151,43 @@ def left_behind(worktree: Worktree) -> str | None:
     return None
 
 
-def discard(worktree: Worktree) -> bool:
-    """Remove *worktree* and its branch unless something would be lost; returns whether they are gone.  Blocking."""
-    if left_behind(worktree) is not None:
-        return False
-    _remove(worktree)
-    return not os.path.lexists(worktree.path)
+def discard(worktree: Worktree, *, dry_run: bool = False) -> bool:
+    """Remove *worktree* and its branch unless something would be lost; returns whether they are gone.  Blocking.
+
+    Commits that another branch, a tag or a remote has are not lost.  With *dry_run* it only tells.
+    """
+    if left_behind(worktree) is None:
+        tip = worktree.commit
+    else:
+        found = _merged(worktree)
+        if found is None:
+            return False
+        tip = found
+    if not dry_run:
+        _remove(worktree, tip)
+    return dry_run or not os.path.lexists(worktree.path)
 
 
-def _remove(worktree: Worktree) -> None:
+def _merged(worktree: Worktree) -> str | None:
+    """The commit of the branch, if nothing that was done in *worktree* is there alone."""
+    try:
+        if _git(worktree.path, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none"):
+            return None
+        tip = _branch_commit(worktree, worktree.path) or worktree.commit
+        ends = ["HEAD", tip]
+        others = [f"--exclude={worktree.branch}", "--branches", "--remotes", "--tags"]
+        alone = _git(worktree.path, "rev-list", "--max-count=1", *ends, "--not", worktree.commit, *others)
+    except _GitFailed:
+        return None
+    return None if alone else tip
+
+
+def _remove(worktree: Worktree, tip: str | None = None) -> None:
     commands = [
         # Forced, because git refuses wherever there are submodules, however clean; what is lost was looked at before.
         ("worktree", "remove", "--force", worktree.path),
-        # Only while it points to where it began.
-        ("update-ref", "-d", f"refs/heads/{worktree.branch}", worktree.commit),
+        # Only while it points to where it was seen.
+        ("update-ref", "-d", f"refs/heads/{worktree.branch}", tip or worktree.commit),
     ]
     for command in commands:
         try:
