@@ -25,11 +25,9 @@ from holdfast.agents.events import Event, TurnFailed
 from holdfast.agents.failure import Failure, FailureClass
 from holdfast.directories import socket_path, state_directory
 from holdfast.drivers.app_server import dialect, interruption
+from holdfast.drivers.app_server.conversation import ANSWER_WITHIN
 from holdfast.drivers.app_server.order import Order, Review
 from holdfast.drivers.app_server.turn import EX_TEMPFAIL
-
-#: Seconds that the turn program waits for a server that went away; whoever holds the server starts it again.
-PATIENCE = 30.0
 
 #: How every server is configured: a thread that nobody is subscribed to is unloaded at once, so that other programs
 #: (``codex resume``) can go on with it.  0.142.2, which has no lock on threads, takes the option and ignores it.
@@ -67,6 +65,11 @@ class CodexAppServer(CodexAgent):
     can_fit_schema = True
     outlives_its_process = True
 
+    #: Seconds that the turn program waits for a server that went away; whoever holds the server starts it again.
+    patience: float = 30.0
+    #: Seconds after which a server that does not answer is taken for dead.
+    answer_within: float = ANSWER_WITHIN
+
     @classmethod
     def like(cls, agent: CodexAgent) -> CodexAppServer:
         """The same command and variables as *agent*, conversed with in this way."""
@@ -78,7 +81,17 @@ class CodexAppServer(CodexAgent):
         _check(work, self)
         env = self._environment(installation, environment, work)
         server = shared_server(installation, env) if can_listen(installation, env) else None
-        order = json.dumps(_order(installation, work, server, self.title), separators=(",", ":"))
+        order = json.dumps(
+            _order(
+                installation,
+                work,
+                server,
+                self.title,
+                patience=self.patience,
+                answer_within=self.answer_within,
+            ),
+            separators=(",", ":"),
+        )
         if len(order) > _LONGEST_ORDER:
             raise UnsupportedOption(
                 f"The options of this task take {len(order)} bytes; {_LONGEST_ORDER} can be passed on.",
@@ -181,7 +194,15 @@ def _check(work: Work, agent: CodexAppServer) -> None:
         )
 
 
-def _order(installation: Installation, work: Work, server: SharedServer | None, title: str) -> Order:
+def _order(
+    installation: Installation,
+    work: Work,
+    server: SharedServer | None,
+    title: str,
+    *,
+    patience: float,
+    answer_within: float,
+) -> Order:
     return Order(
         socket=server.socket if server is not None else None,
         command=[] if server is not None else [*installation.command, "app-server"],
@@ -200,7 +221,8 @@ def _order(installation: Installation, work: Work, server: SharedServer | None, 
         approvals=work.approvals.value,
         output_schema=work.output_schema,
         review=_review(work.review) if work.review is not None else None,
-        patience=PATIENCE,
+        patience=patience,
+        answer_within=answer_within,
     )
 
 

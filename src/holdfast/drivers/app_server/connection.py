@@ -31,6 +31,10 @@ class Dropped(Exception):
     """The connection is gone, or of no use any more; the message says how that was seen."""
 
 
+class NobodyListens(Dropped):
+    """There is no server on the socket."""
+
+
 class Overlong:
     """A message longer than :data:`LONGEST_MESSAGE`: its beginning and its length in bytes."""
 
@@ -78,7 +82,8 @@ def milliseconds(seconds: float) -> int:
 class WebSocketConnection(Connection):
     """A WebSocket (RFC 6455, client side, no extensions) over the Unix socket at *path*.
 
-    :raises Dropped: nobody listens, or the opening handshake was not answered by *deadline*
+    :raises NobodyListens: there is no server
+    :raises Dropped: the opening handshake was not answered by *deadline*
     """
 
     def __init__(self, path: str, deadline: float) -> None:
@@ -95,7 +100,7 @@ class WebSocketConnection(Connection):
             try:
                 self._socket.connect(path)
             except OSError as error:
-                raise Dropped(f"nobody listens on {path}: {error.strerror or error}") from None
+                raise NobodyListens(f"nobody listens on {path}: {error.strerror or error}") from None
             self._socket.setblocking(False)
             self._open(deadline)
         except BaseException:

@@ -69,10 +69,18 @@ class Unanswered(Dropped):
 class Conversation:
     """One client's talk with a server."""
 
-    def __init__(self, connection: Connection, listener: Listener, *, wakeup: int | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        listener: Listener,
+        *,
+        wakeup: int | None = None,
+        answer_within: float = ANSWER_WITHIN,
+    ) -> None:
         self._connection = connection
         self._listener = listener
         self._wakeup = wakeup
+        self._answer_within = answer_within
         self._next_id = 1
         self._answers: dict[int, Json] = {}
         #: Requests whose answers nobody waits for.
@@ -104,14 +112,14 @@ class Conversation:
         self.user_agent = text(answer, "userAgent") or ""
         self._send({"method": "initialized"})
 
-    def request(self, method: str, params: Json, *, within: float = ANSWER_WITHIN) -> Json:
+    def request(self, method: str, params: Json, *, within: float | None = None) -> Json:
         """Ask, and wait for the answer; what else arrives meanwhile goes to the listener in its order.
 
         :raises RpcError: the server refused
-        :raises Dropped: the connection was lost, or there was no answer within *within* seconds
+        :raises Dropped: the connection was lost, or there was no answer within *within* seconds (as given at the start)
         """
         number = self.post(method, params, awaited=True)
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + (self._answer_within if within is None else within)
         while number not in self._answers:
             if self.hurry is not None:
                 deadline = min(deadline, self.hurry)

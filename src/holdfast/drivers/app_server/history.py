@@ -4,8 +4,8 @@ Facts measured on 0.142.2 and 0.169.0: a user message keeps the ``clientUserMess
 is recorded before the model is asked, so a turn that is not on record has not reached the model.  A turn that was cut
 off by the server's death is ``interrupted`` and has no time of completion.  0.142.2 records a *failed* turn as
 ``completed``; only its rollout file tells, in that ``task_complete`` names no last message.  A review is recorded
-without a client id, as several turns, beginning with the item ``enteredReviewMode`` and ending with
-``exitedReviewMode``.
+without a client id, as a turn with the items ``enteredReviewMode`` and ``exitedReviewMode``, in 0.169.0 only when it is
+over, and one or more turns of the reviewer.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ _TAIL = 4 * 1024 * 1024
 class Recorded:
     """A turn on record."""
 
-    def __init__(self, turn: Json, items: list[Json]) -> None:
+    def __init__(self, turn: Json, items: list[Json], inner: list[str] | None = None) -> None:
         self.turn = turn
         self.items = items
+        #: The turns that go on within it: a review has one of its own for the reviewer.
+        self.inner = inner or []
 
     @property
     def id(self) -> str:
@@ -79,34 +81,34 @@ def find_turn(conversation: Conversation, thread_id: str, work_id: str) -> Recor
     return None
 
 
-def find_review(conversation: Conversation, thread_id: str, earlier: int, turn_id: str | None) -> Recorded | None:
-    """The review that was begun when *earlier* reviews were on record; its items are those of all turns since.
+def find_review(conversation: Conversation, thread_id: str, earlier: list[str], turn_id: str | None) -> Recorded | None:
+    """The review that was begun when the turns *earlier* were on record: whatever came to the thread since.
 
     :raises Dropped: the connection was lost
     """
-    turns = list(reversed(list(_turns(conversation, thread_id))))
-    seen = 0
-    for number, turn in enumerate(turns):
-        seen += sum(item.get("type") == "enteredReviewMode" for item in members(turn, "items"))
-        if seen > earlier:
-            items = [item for one in turns[number:] for item in members(one, "items")]
-            active = is_active(thread(conversation, thread_id) or {})
-            own = next((one for one in turns[number:] if one.get("id") == turn_id), turn)
-            over = any(item.get("type") == "exitedReviewMode" for item in items)
-            status = "completed" if over else "inProgress" if active else "interrupted"
-            if over and own.get("status") in ("failed", "interrupted"):
-                status = str(own["status"])
-            return Recorded({**own, "id": turn_id or own.get("id"), "status": status}, items)
-    return None
+    known = set(earlier)
+    turns = [turn for turn in _turns(conversation, thread_id) if turn.get("id") not in known][::-1]
+    active = is_active(thread(conversation, thread_id) or {})
+    if not turns and not (active and turn_id is not None):
+        return None
+    items = [item for turn in turns for item in members(turn, "items")]
+    own: Json = next((turn for turn in turns if turn.get("id") == turn_id), turns[-1] if turns else {})
+    if active:
+        status = "inProgress"
+    elif not any(item.get("type") == "exitedReviewMode" for item in items):
+        status = "interrupted"
+    else:
+        status = str(own["status"]) if own.get("status") in ("failed", "interrupted") else "completed"
+    inner = [str(turn.get("id")) for turn in turns if turn.get("status") == "inProgress"]
+    return Recorded({**own, "id": turn_id or own.get("id"), "status": status}, items, inner)
 
 
-def reviews(conversation: Conversation, thread_id: str) -> int:
-    """How many reviews are on record in a thread.
+def turn_ids(conversation: Conversation, thread_id: str) -> list[str]:
+    """The turns on record in a thread.
 
     :raises Dropped: the connection was lost
     """
-    turns = _turns(conversation, thread_id)
-    return sum(item.get("type") == "enteredReviewMode" for turn in turns for item in members(turn, "items"))
+    return [str(turn.get("id")) for turn in _turns(conversation, thread_id)]
 
 
 def hidden_failure(path: str | None, turn_id: str) -> Json | None:

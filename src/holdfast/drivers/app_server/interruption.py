@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from holdfast.drivers.app_server.connection import Dropped, WebSocketConnection, left
+from holdfast import __version__
+from holdfast.drivers.app_server.connection import Dropped, NobodyListens, WebSocketConnection, left
 from holdfast.drivers.app_server.conversation import Conversation, RpcError
 from holdfast.drivers.app_server.history import find_review, find_turn, is_active, thread
 from holdfast.drivers.app_server.marks import Marks
 from holdfast.drivers.app_server.order import Order
-from holdfast.drivers.app_server.payload import text, whole
+from holdfast.drivers.app_server.payload import text, texts
 
 #: For all of it, seconds.
 WITHIN = 5.0
@@ -29,29 +30,30 @@ def interrupt(socket: str, order: Order, thread_id: str | None) -> str | None:
         return None
     try:
         connection = WebSocketConnection(socket, deadline)
+    except NobodyListens:
+        return None
     except Dropped as drop:
-        return None if "nobody listens" in str(drop) else f"The Codex server cannot be asked: {drop}."
+        return f"The Codex server cannot be asked: {drop}."
     conversation = Conversation(connection, lambda message, raw: None)
     conversation.hurry = deadline
     try:
-        conversation.open("0")
+        conversation.open(__version__)
         turn_id = text(begun, "turn_id")
         while True:
             if not is_active(thread(conversation, thread_id) or {}):
                 return None
             if order["review"] is not None:
-                found = find_review(conversation, thread_id, whole(begun, "reviews"), turn_id)
+                found = find_review(conversation, thread_id, texts(begun, "earlier"), turn_id)
             else:
                 found = find_turn(conversation, thread_id, order["work_id"])
             if found is not None and found.status != "inProgress":
                 return None
-            if found is not None or turn_id is not None:
-                number = found.id if found is not None else turn_id
+            turns = {found.id, *found.inner} if found is not None else {turn_id}
+            for number in turns - {None}:
                 conversation.post("turn/interrupt", {"threadId": thread_id, "turnId": number})
             if left(deadline) == 0.0:
                 return f"Codex did not confirm that the turn in thread {thread_id} was interrupted."
             conversation.wait(0.1)
-            time.sleep(min(0.05, left(deadline)))
     except (Dropped, RpcError) as error:
         return f"The Codex server did not say whether thread {thread_id} is still at work: {error}."
     finally:

@@ -40,3 +40,5 @@ class Order(TypedDict):
     review: Review | None
     #: Seconds that a server that went away is waited for.
     patience: float
+    #: Seconds after which a server that does not answer, or says nothing and then does not answer, is taken for dead.
+    answer_within: float

@@ -91,12 +91,12 @@ class Report:
             del self._open[item_id]
             say("forgotten", itemId=item_id)
 
-    def close(self) -> None:
-        """The turn is over: what has to be said before its end."""
+    def close(self, *, answered: bool = False) -> None:
+        """The turn is over: what has to be said before its end; *answered* if it came to an answer."""
         for item_id in self._open:
             say("forgotten", itemId=item_id)
         self._open.clear()
-        if self._final is not None and self._final != self._last:
+        if answered and self._final is not None and self._final != self._last:
             # Something was said after the answer: the last message is what counts as the answer.
             say("answer", text=self._final)
         if self._baseline is not None and not self._attached:

@@ -83,11 +83,22 @@ class SharedServers:
     """All shared servers of this machine's host.
 
     :param idle: seconds after which a server that nobody holds is ended
+    :param probe_every: seconds between two looks whether a server that is held still answers
+    :param probe_within: seconds that it has for its answer
     """
 
-    def __init__(self, hosts: Hosts, *, idle: float = 300.0) -> None:
+    def __init__(
+        self,
+        hosts: Hosts,
+        *,
+        idle: float = 300.0,
+        probe_every: float = PROBE_EVERY,
+        probe_within: float = PROBE_WITHIN,
+    ) -> None:
         self._hosts = hosts
         self._idle = idle
+        self._probe_every = probe_every
+        self._probe_within = probe_within
         self._servers: dict[str, _Server] = {}
 
     @contextlib.asynccontextmanager
@@ -165,7 +176,7 @@ class SharedServers:
             if running is not None:
                 server.process_id = running
                 try:
-                    await asyncio.to_thread(calls.probe, server.socket, PROBE_WITHIN)
+                    await asyncio.to_thread(calls.probe, server.socket, self._probe_within)
                     server.ready = True
                     return
                 except HoldfastError as silence:
@@ -263,12 +274,12 @@ class SharedServers:
         silent = 0
         try:
             while silent < _MOST_SILENT_PROBES:
-                await asyncio.wait({exit}, timeout=PROBE_EVERY)
+                await asyncio.wait({exit}, timeout=self._probe_every)
                 if exit.done():
                     exit.result()
                     return
                 try:
-                    await asyncio.to_thread(calls.probe, server.socket, PROBE_WITHIN)
+                    await asyncio.to_thread(calls.probe, server.socket, self._probe_within)
                     silent = 0
                 except HoldfastError as error:
                     silent += 1

@@ -20,7 +20,7 @@ import sys
 import time
 
 from holdfast import __version__
-from holdfast.drivers.app_server import history
+from holdfast.drivers.app_server import history, opening
 from holdfast.drivers.app_server.commands import Commands
 from holdfast.drivers.app_server.connection import (
     Connection,
@@ -32,7 +32,7 @@ from holdfast.drivers.app_server.connection import (
 )
 from holdfast.drivers.app_server.conversation import Conversation, RpcError
 from holdfast.drivers.app_server.marks import Marks
-from holdfast.drivers.app_server.payload import member, text, texts, whole
+from holdfast.drivers.app_server.payload import member, text, texts
 from holdfast.drivers.app_server.questions import Questions
 from holdfast.drivers.app_server.report import Report, say, write
 
@@ -43,19 +43,13 @@ if TYPE_CHECKING:
 
 EX_OK, EX_USAGE, EX_TEMPFAIL = 0, 2, 75
 
-#: For the server to accept the connection and answer the handshake, seconds.
-CONNECT_WITHIN = 15.0
-#: Silence after which the server is asked whether it is still there, seconds.
-SILENCE = 20.0
 #: For the confirmation that a turn was interrupted, seconds: when we are told to go, and when it was only asked for.
 STOP_WITHIN = 3.0
 INTERRUPT_WITHIN = 20.0
-#: Dropped connections without any sign of progress between them before it is given up.
-MOST_DROPS = 6
+#: Connections that were lost again without any sign of progress before it is given up.
+MOST_DROPS = 8
 #: For a thread that is just being unloaded by somebody else, seconds.
 BUSY_PATIENCE = 3.0
-#: The longest prompt that Codex takes, in characters (measured on 0.142.2 and 0.169.0).
-LONGEST_PROMPT = 1_048_576
 
 
 class Ended(Exception):
@@ -76,6 +70,8 @@ class Turn:
         self._marks = Marks(order["prompt_file"], order["work_id"])
         self._thread_id: str | None = None
         self._turn_id: str | None = None
+        #: Turns that the server runs within ours: that of a reviewer.
+        self._inner: set[str] = set()
         self._report = Report()
         self._questions = Questions(order["approvals"], say, self._report.changes)
         self._commands = Commands()
@@ -87,10 +83,12 @@ class Turn:
         #: Until when the end of the turn is waited for, once it was asked to end.
         self._stop_by: float | None = None
         self._interrupted = False
+        self._told_to_go = False
         self._drops = 0
 
     def stop(self) -> None:
         """Bring the turn to an end, soon; safe to be called by a signal handler."""
+        self._told_to_go = True
         self._stop_by = time.monotonic() + STOP_WITHIN
         if self._conversation is not None:
             self._conversation.hurry = self._stop_by
@@ -100,10 +98,10 @@ class Turn:
         given_up_at: float | None = None
         pause = 0.02
         while True:
-            before = self._report.lines
+            before, connected = self._report.lines, False
             try:
                 self._connect(given_up_at)
-                given_up_at, pause = None, 0.02
+                connected, given_up_at = True, None
                 self._reconcile()
                 self._follow()
             except Ended as end:
@@ -111,14 +109,17 @@ class Turn:
                 return end.status
             except Dropped as drop:
                 self._disconnect()
-                self._drops = 1 if self._report.lines > before else self._drops + 1
-                given_up_at = given_up_at or time.monotonic() + self._order["patience"]
+                if self._report.lines > before:
+                    self._drops, pause = 0, 0.02
+                self._drops += connected
+                if given_up_at is None:
+                    given_up_at = time.monotonic() + self._order["patience"]
+                    if self._begun:
+                        say("reconnecting", reason=str(drop))
                 if self._stop_by is not None:
                     given_up_at = min(given_up_at, self._stop_by)
-                if left(given_up_at) == 0.0 or (self._drops > MOST_DROPS and pause >= 1.0):
+                if left(given_up_at) == 0.0 or self._drops > MOST_DROPS:
                     return self._lost(str(drop))
-                if pause == 0.02 and self._begun:
-                    say("reconnecting", reason=str(drop))
                 self._sleep(min(pause, left(given_up_at)))
                 pause = min(pause * 2, 1.0)
 
@@ -127,7 +128,7 @@ class Turn:
         return self._marks.begun() is not None
 
     def _connect(self, given_up_at: float | None) -> None:
-        deadline = time.monotonic() + CONNECT_WITHIN
+        deadline = time.monotonic() + self._order["answer_within"]
         if given_up_at is not None:
             deadline = min(deadline, given_up_at)
         connection: Connection
@@ -135,8 +136,10 @@ class Turn:
             connection = WebSocketConnection(self._order["socket"], deadline)
         else:
             connection = StdioConnection(self._order["command"], os.environ)
-        conversation = self._conversation = Conversation(connection, self._hear, wakeup=self._wakeup)
-        conversation.hurry = self._stop_by
+        conversation = self._conversation = Conversation(
+            connection, self._hear, wakeup=self._wakeup, answer_within=self._order["answer_within"]
+        )
+        conversation.hurry = self._stop_by if self._told_to_go else None
         try:
             conversation.open(__version__)
         except RpcError as error:
@@ -148,6 +151,8 @@ class Turn:
 
     def _disconnect(self) -> None:
         conversation, self._conversation = self._conversation, None
+        self._held = None
+        self._interrupted = False
         if conversation is not None:
             conversation.close()
 
@@ -183,7 +188,7 @@ class Turn:
     def _find(self, begun: Json) -> history.Recorded | None:
         assert self._thread_id is not None
         if self._order["review"] is not None:
-            earlier, turn_id = whole(begun, "reviews"), text(begun, "turn_id")
+            earlier, turn_id = texts(begun, "earlier"), text(begun, "turn_id")
             return history.find_review(self._talk(), self._thread_id, earlier, turn_id)
         return history.find_turn(self._talk(), self._thread_id, self._order["work_id"])
 
@@ -191,6 +196,7 @@ class Turn:
         """Follow a turn that goes on; if it ended just now, it is returned as it is on record."""
         assert self._thread_id is not None
         self._turn_id = found.id
+        self._inner.update(found.inner)
         self._held = []
         try:
             self._talk().request("thread/resume", {"threadId": self._thread_id, "excludeTurns": True})
@@ -256,15 +262,15 @@ class Turn:
                 say("notice", text=f"Codex did not take the name of the thread: {error.message}")
         notes: Json = {"fresh": fresh}
         if order["review"] is not None:
-            notes["reviews"] = 0 if fresh else history.reviews(talk, thread_id)
+            notes["earlier"] = [] if fresh else history.turn_ids(talk, thread_id)
         self._check_stop()
         self._marks.save_begun(notes)
         self._held = []
         try:
             if order["review"] is not None:
-                answer = talk.request("review/start", self._review_params(thread_id))
+                answer = talk.request("review/start", opening.review_params(order, thread_id, self._prompt))
             else:
-                answer = talk.request("turn/start", self._turn_params(thread_id, policy))
+                answer = talk.request("turn/start", opening.turn_params(order, thread_id, self._prompt, policy))
         except RpcError as error:
             self._marks.clear_begun()
             raise self._refused(error) from None
@@ -273,7 +279,10 @@ class Turn:
             raise Dropped("the server began a turn without naming it")
         self._turn_id = turn_id
         # Only the end of this program is to be survived by this, not that of the machine: then the server is gone too.
-        self._marks.save_begun({**notes, "turn_id": turn_id}, sync=False)
+        try:
+            self._marks.save_begun({**notes, "turn_id": turn_id}, sync=False)
+        except OSError as error:
+            say("notice", text=f"The turn's id could not be noted: {error}")
         say("begun", threadId=thread_id, turnId=turn_id)
         self._release()
 
@@ -282,114 +291,69 @@ class Turn:
 
         :raises RpcError: it refused
         """
-        order = self._order
-        config: Json = {}
-        if order["effort"] is not None:
-            config["model_reasoning_effort"] = order["effort"]
-        if order["review"] is not None and order["model"] is not None:
-            # 0.169 has reviews done by this model, whatever model the thread has.
-            config["review_model"] = order["model"]
-        if order["sandbox"] == "workspace-write":
-            workspace: Json = {"network_access": order["network"]}
-            if order["writable_roots"]:
-                workspace["writable_roots"] = order["writable_roots"]
-            config["sandbox_workspace_write"] = workspace
-        params: Json = {
-            "cwd": order["cwd"],
-            "sandbox": order["sandbox"],
-            "approvalPolicy": "never" if order["approvals"] == "decline" else "on-request",
-            "config": config or None,
-        }
-        if order["model"] is not None:
-            params["model"] = order["model"]
+        order, params = self._order, opening.thread_params(self._order)
         if self._thread_id is not None:
             # An earlier start has opened it, and got no further.
             try:
-                return self._resume(self._thread_id, params), False
+                return self._patiently("thread/resume", {**params, "threadId": self._thread_id}), False
             except RpcError:
                 self._thread_id = None
         if order["resume"] is not None:
-            return self._resume(order["resume"], params), False
+            return self._patiently("thread/resume", {**params, "threadId": order["resume"]}), False
         if order["fork"] is not None:
-            return self._patiently("thread/fork", {**params, "threadId": order["fork"], "excludeTurns": True}), False
+            return self._patiently("thread/fork", {**params, "threadId": order["fork"]}), False
         return self._talk().request("thread/start", params), True
-
-    def _resume(self, thread_id: str, params: Json) -> Json:
-        return self._patiently("thread/resume", {**params, "threadId": thread_id, "excludeTurns": True})
 
     def _patiently(self, method: str, params: Json) -> Json:
         """Ask until a thread that another process is just letting go of is free."""
         until = time.monotonic() + BUSY_PATIENCE
         while True:
             try:
-                return self._talk().request(method, params)
+                return self._talk().request(method, {**params, "excludeTurns": True})
             except RpcError as error:
-                if "already has an active writer" not in error.message or left(until) == 0.0:
+                if opening.failure_class(error) != "thread_busy" or left(until) == 0.0:
                     raise
             self._sleep(0.1)
             self._check_stop()
-
-    def _turn_params(self, thread_id: str, policy: Json) -> Json:
-        order = self._order
-        params: Json = {
-            "threadId": thread_id,
-            "clientUserMessageId": order["work_id"],
-            "input": [{"type": "text", "text": self._prompt, "text_elements": []}],
-            "cwd": order["cwd"],
-            "approvalPolicy": "never" if order["approvals"] == "decline" else "on-request",
-        }
-        for name in ("model", "effort"):
-            if order[name] is not None:
-                params[name] = order[name]
-        if order["output_schema"] is not None:
-            params["outputSchema"] = order["output_schema"]
-        wanted = _sandbox_policy(order)
-        if not _fits(policy, wanted):
-            # A thread that was loaded already keeps the sandbox that it had; a turn can be given its own.
-            params["sandboxPolicy"] = wanted
-        return params
-
-    def _review_params(self, thread_id: str) -> Json:
-        review = self._order["review"]
-        assert review is not None
-        target: Json = {"type": review["type"]}
-        match review["type"]:
-            case "baseBranch":
-                target["branch"] = review["branch"]
-            case "commit":
-                target |= {"sha": review["sha"], "title": None}
-            case "custom":
-                target["instructions"] = self._prompt
-            case _:
-                pass
-        return {"threadId": thread_id, "target": target, "delivery": "inline"}
 
     # --- the turn goes on
 
     def _follow(self) -> None:
         """Until the turn is over."""
         talk = self._talk()
+        silence = self._order["answer_within"]
         while self._ended is None:
             self._commands.read()
             self._carry_out()
             now = time.monotonic()
-            wait = SILENCE
+            wait = silence
             if self._stop_by is not None:
                 if not self._interrupted:
                     self._interrupted = True
-                    # Not waited for: 0.142.2 does not answer when there is nothing to interrupt.
-                    talk.post("turn/interrupt", {"threadId": self._thread_id, "turnId": self._turn_id})
+                    for turn_id in (self._turn_id, *self._inner):
+                        # Not waited for: 0.142.2 does not answer when there is nothing to interrupt.
+                        talk.post("turn/interrupt", {"threadId": self._thread_id, "turnId": turn_id})
                 if left(self._stop_by) == 0.0:
-                    raise Dropped("the server did not confirm that the turn was interrupted")
+                    self._unconfirmed()
+                    continue
                 wait = left(self._stop_by)
-            elif talk.heard_at + SILENCE <= now:
+            elif talk.heard_at + silence <= now:
                 talk.request("thread/loaded/list", {})
                 continue
             else:
-                wait = talk.heard_at + SILENCE - now
+                wait = talk.heard_at + silence - now
             if self._ended is None:
                 talk.wait(wait, also=self._commands.descriptor)
         self._finish(None)
+
+    def _unconfirmed(self) -> None:
+        """The server did not say in time that it interrupted the turn."""
+        if self._told_to_go:
+            raise Dropped("the server did not confirm that the turn was interrupted")
+        self._stop_by, self._interrupted = None, False
+        for command in self._commands.pending():
+            if command.action == "interrupt":
+                self._commands.answer(command, "Codex did not confirm that it interrupted the turn")
 
     def _carry_out(self) -> None:
         for command in self._commands.waiting():
@@ -436,6 +400,8 @@ class Turn:
                 write(raw)
             self._questions.asked(self._talk(), message)
             return
+        if method == "turn/started" and params.get("threadId") == self._thread_id:
+            self._inner.update({str(member(params, "turn").get("id"))} - {str(self._turn_id)})
         if not self._ours(params) or self._ended is not None:
             return
         if method == "turn/completed":
@@ -461,7 +427,7 @@ class Turn:
         """Write what is left to say and the end of the turn."""
         assert self._ended is not None
         self._questions.withdraw()
-        self._report.close()
+        self._report.close(answered=member(member(self._ended, "params"), "turn").get("status") == "completed")
         for command in self._commands.pending():
             interrupt = command.action == "interrupt"
             self._commands.answer(command, None if interrupt else "the turn has ended")
@@ -499,7 +465,7 @@ class Turn:
         """The server refused what has to come before the turn: nothing was begun."""
         say(
             "failed",
-            failure=_class_of(error),
+            failure=opening.failure_class(error),
             message=f"Codex refused {error.method}: {error.message}",
             upstream=text(error.data, "input_error_code") or str(error.code),
             begun=False,
@@ -547,8 +513,9 @@ def main(arguments: list[str]) -> int:
     except (IndexError, ValueError, KeyError, TypeError):
         print("usage: program.py ORDER (one JSON object)", file=sys.stderr)
         return EX_USAGE
+    is_used = order["review"] is None or order["review"]["type"] == "custom"
     try:
-        prompt = _prompt(prompt_file, required=order["review"] is None or order["review"]["type"] == "custom")
+        prompt = opening.read_prompt(prompt_file) if is_used else ""
     except ValueError as error:
         say("failed", failure="bad_request", message=str(error), begun=False)
         return EX_OK
@@ -564,63 +531,3 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
     return turn.run()
-
-
-def _prompt(path: str, *, required: bool) -> str:
-    """The prompt, exactly as it lies there.
-
-    :raises ValueError: it cannot be sent, or cannot be read
-    """
-    if not required:
-        return ""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(4 * LONGEST_PROMPT + 1)
-        prompt = data.decode("utf-8")
-    except OSError as error:
-        raise ValueError(f"The prompt could not be read: {error}.") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"The prompt is not UTF-8 (byte {error.start}), and Codex takes nothing else.") from None
-    if len(prompt) > LONGEST_PROMPT:
-        raise ValueError(f"The prompt is longer than the {LONGEST_PROMPT:,} characters that Codex takes.")
-    if not prompt.strip():
-        raise ValueError("The prompt is empty.")
-    return prompt
-
-
-def _sandbox_policy(order: Order) -> Json:
-    """What a turn may touch, in the words of the protocol."""
-    match order["sandbox"]:
-        case "danger-full-access":
-            return {"type": "dangerFullAccess"}
-        case "workspace-write":
-            return {
-                "type": "workspaceWrite",
-                "writableRoots": order["writable_roots"],
-                "networkAccess": order["network"],
-            }
-        case _:
-            return {"type": "readOnly", "networkAccess": order["network"]}
-
-
-def _fits(policy: Json, wanted: Json) -> bool:
-    """Whether the sandbox *policy* that a thread has is the one that is *wanted*."""
-    if policy.get("type") != wanted["type"]:
-        return False
-    if "networkAccess" in wanted and bool(policy.get("networkAccess")) != wanted["networkAccess"]:
-        return False
-    return set(texts(wanted, "writableRoots")) <= set(texts(policy, "writableRoots"))
-
-
-def _class_of(error: RpcError) -> str:
-    """The class of a failure, by what the server says: its codes are all the same."""
-    if error.data.get("input_error_code") == "input_too_large":
-        return "context_exceeded"
-    if "already has an active writer" in error.message or "in use" in error.message:
-        return "thread_busy"
-    for unknown in ("no rollout found", "thread not loaded", "thread not found", "invalid thread id"):
-        if unknown in error.message:
-            return "thread_unknown"
-    if "unknown variant" in error.message:
-        return "backend_incompatible"
-    return "bad_request"
