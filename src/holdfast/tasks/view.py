@@ -103,7 +103,7 @@ def derive_view(row: TaskRow, attempt: AttemptRow | None, attempts: int, now: fl
     """The status of a task: a function of what is stored and of the time *now* (UTC seconds), and of nothing else."""
     now = wall() if now is None else now
     facts = None if attempt is None else attempt.facts
-    request = row.acceptance.request
+    request = row.acceptance.settled
     evidence, seen_at = _evidence(row, attempt)
     return TaskView(
         id=row.id,
