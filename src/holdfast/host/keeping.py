@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import socket
+from array import array
 from collections.abc import Callable
 from typing import Any, Final
 
 from holdfast.host.keeper import PACKET, Held
+from holdfast.jsonrpc.messages import encode_json
 
 #: Seconds for which finished processes gather before the keeper is told to let go of them.
 _GATHER: Final = 0.05
@@ -81,7 +83,11 @@ class KeeperLink:
         if self._channel is None:
             return
         try:
-            socket.send_fds(self._channel, [json.dumps(message).encode()], descriptors or [])
+            if descriptors:
+                rights = array("i", descriptors)
+                self._channel.sendmsg([encode_json(message)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            else:
+                self._channel.send(encode_json(message))
         except OSError:
             # The keeper is dead; on_death follows and puts another one in its place.
             pass

@@ -107,9 +107,9 @@ class ProcessLog:
 
     @classmethod
     def create(cls, directory: Path | str) -> ProcessLog:
-        """Begin a log in an existing, empty directory."""
+        """Begin a log in an existing directory that has none, or one without records."""
         log = cls(directory)
-        log._index = log._open("index", os.O_CREAT | os.O_EXCL)
+        log._index = log._open("index", os.O_CREAT)
         return log
 
     @classmethod

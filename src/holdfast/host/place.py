@@ -1,4 +1,4 @@
-"""Places: empty directories for the processes that come next, with their files made and open.
+"""Places: empty directories for the processes that come next, with their files made.
 
 ext4 looks for a free inode in the block group of the directory and passes over those that were deleted in the last
 minutes, one by one, at each creation: where tests or builds delete by the thousand, one small file costs a millisecond.
@@ -20,6 +20,9 @@ from typing import Final, NamedTuple
 
 from holdfast.host.log import ProcessLog
 
+#: The description file, and the index of the log.
+_RECORD: Final = "process"
+_INDEX: Final = "index"
 #: Places made in one nursery before the next one: what the host itself deleted meanwhile is passed over as well.
 _LITTER: Final = 1000
 
@@ -36,11 +39,24 @@ class Place(NamedTuple):
     record: int
     log: ProcessLog
 
+    @classmethod
+    def open(cls, directory: str) -> Place:
+        """Take a place that :func:`make_place` made.
+
+        :raises OSError: no descriptors; the place is still there
+        """
+        record = os.open(f"{directory}/{_RECORD}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return cls(directory, record, ProcessLog.create(directory))
+        except BaseException:
+            os.close(record)
+            raise
+
     def discard(self) -> None:
         """Remove it."""
         os.close(self.record)
         self.log.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_place(self.directory)
 
 
 class Nursery:
@@ -78,35 +94,60 @@ class Nursery:
         shutil.rmtree(self._above, ignore_errors=True)
 
 
-def make_place(nursery: Nursery, directory: str) -> Place:
-    """Make the place *directory*.
+def make_place(nursery: Nursery, directory: str) -> None:
+    """Make the place *directory*: both files are there and empty.
 
     :raises OSError: no room, or no descriptors; nothing is left
     """
     nursery.make_directory(directory)
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        record = os.open(f"{directory}/process", flags, 0o600)
-        try:
-            return Place(directory, record, ProcessLog.create(directory))
-        except BaseException:
-            os.close(record)
-            raise
+        for name in (_RECORD, _INDEX):
+            os.close(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_place(directory)
         raise
 
 
-def make_places(nursery: Nursery, directories: list[str]) -> list[Place]:
-    """Make as many of them as can be made."""
-    places: list[Place] = []
+def make_places(nursery: Nursery, directories: list[str]) -> list[str]:
+    """Make as many of them as can be made; returns those."""
+    made: list[str] = []
     try:
         for directory in directories:
-            places.append(make_place(nursery, directory))
+            make_place(nursery, directory)
+            made.append(directory)
     except OSError:
         # No room or no descriptors: the start that needs a place will say so.
         pass
-    return places
+    return made
+
+
+def recycle_place(directory: str, name: str) -> bool:
+    """Make a place called *name* of the directory of a process that is forgotten; False if it is not fit for that.
+
+    Recovery never mistakes what is left half-way for a process: what described it goes first.
+    """
+    try:
+        os.truncate(f"{directory}/{_RECORD}", 0)
+        os.truncate(f"{directory}/{_INDEX}", 0)
+        for other in os.listdir(directory):
+            if other not in (_RECORD, _INDEX):
+                os.unlink(f"{directory}/{other}")
+        os.rename(directory, name)
+    except OSError:
+        # Something that the host did not put there, or a full disk.
+        return False
+    return True
+
+
+def remove_place(directory: str) -> None:
+    """Remove a place, whatever is in it."""
+    try:
+        for name in os.listdir(directory):
+            os.unlink(f"{directory}/{name}")
+        os.rmdir(directory)
+    except OSError:
+        # Something that the host did not put there, or a full disk that needs room to delete.
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _spread_below(directory: str) -> None:

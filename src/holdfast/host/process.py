@@ -84,6 +84,8 @@ class HostedProcess:
         self.description = description
         self.process_id = description.process_id
         self.directory = directory
+        #: The name of the directory, by which the keeper knows the process.
+        self.key = directory.rpartition("/")[2]
         self.log = log
         self.pid: int | None = None
         self.tree: Tree | None = None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Bytes of output in one reply, whatever the client asks for.
 READ_LIMIT: Final = 16 * 1024 * 1024
 
-_STREAM_NAMES: Final = {
+_STREAM_NAMES: Final[dict[int, bytes]] = {
     EntryKind.STDOUT: b"stdout",
     EntryKind.STDERR: b"stderr",
     EntryKind.PTY: b"pty",
@@ -88,7 +88,7 @@ def _read_now(process: HostedProcess, params: parameters.Read, after: int) -> by
     while position < end and not cut:
         for entry in log.entries(position, min(256, end - position)):
             position = entry.seq
-            stream = _STREAM_NAMES.get(EntryKind(entry.kind))
+            stream = _STREAM_NAMES.get(entry.kind)
             if stream is None:
                 continue
             if log.dropped:

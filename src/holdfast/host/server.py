@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import secrets
-import shutil
 import time
 import uuid
 from collections import deque
@@ -27,7 +26,7 @@ from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
-from holdfast.host.place import Nursery, Place, make_place, make_places
+from holdfast.host.places import Places
 from holdfast.host.poller import Poller
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.recovery import Running, recover
@@ -46,8 +45,8 @@ _SWEEP: Final = 2.0
 STOP_GRACE: Final = 2.0
 #: Seconds that a host which is told to stop waits for the last streams to close.
 _LAST_CLOSE: Final = 1.0
-#: Places kept ready for the next starts.
-_SPARES: Final = 8
+#: Clock ticks, in which the operating system tells start times, are this long.
+_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 _log = logging.getLogger(__name__)
 
@@ -72,14 +71,13 @@ class ProcessHost:
         self._retained_bytes = 0
         self.directory = directory
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
-        self._nursery = Nursery(directory)
         #: The cgroup in which each persistent process gets one of its own, or why there is none.
         self.delegation = find_delegation()
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._poller = Poller(self._loop)
         #: Random for each run of the host; part of the names of the directories that it makes.
         self.instance_id = secrets.token_hex(8)
-        self._count = 0
+        self._places = Places(directory, self._processes_directory, self.instance_id)
         self._boot_id = boot_id()
         self.sessions: dict[str, Session] = {}
         #: Processes that live in the namespace of the host, by id.
@@ -91,8 +89,8 @@ class ProcessHost:
         self._expiring: deque[tuple[float, HostedProcess]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._drops: DropWatcher | None = None
-        self._spares: deque[Place] = deque()
-        self._replenishing: asyncio.Task[None] | None = None
+        #: Whether the start time of a process is told in the clock that this process reads; None: not known yet.
+        self._same_clock: bool | None = None
         self._stopping = False
         self._all_closed = asyncio.Event()
         become_subreaper()
@@ -164,11 +162,11 @@ class ProcessHost:
         )
 
     def _stdin_closed(self, process: HostedProcess) -> None:
-        self._link.drop(os.path.basename(process.directory), "stdin")
+        self._link.drop(process.key, "stdin")
 
     def holdings(self) -> dict[str, dict[str, int]]:
         """Everything that a keeper has to hold, by process directory and name."""
-        held = {os.path.basename(process.directory): process.holdings() for process in self.live}
+        held = {process.key: process.holdings() for process in self.live}
         return {key: descriptors for key, descriptors in held.items() if descriptors}
 
     async def _end_lost(self, process: HostedProcess, tree: Tree) -> None:
@@ -197,10 +195,7 @@ class ProcessHost:
             except TimeoutError:
                 # A stranger holds a stream open, or the disk is full: recovery will say so.
                 pass
-        if self._replenishing is not None:
-            await self._replenishing
-        self._discard_spares()
-        self._nursery.close()
+        await self._places.close()
         for task in tuple(self._tasks):
             task.cancel()
         if self._drops is not None:
@@ -316,24 +311,26 @@ class ProcessHost:
             created_boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             boot_id=self._boot_id,
         )
-        place = self._spares.popleft() if self._spares else make_place(self._nursery, self._next_directory())
+        place = self._places.take()
         directory, record, log = place
+        key = directory.rpartition("/")[2]
         preparation: spawn.Preparation | None = None
         try:
             os.write(record, msgspec.json.encode(description) + b"\n")
             preparation = spawn.prepare(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
             drop = self._open_drop(description)
-            self._link.hold(os.path.basename(directory), preparation.streams.by_name())
+            self._link.hold(key, preparation.streams.by_name())
+            before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
         except BaseException:
             if preparation is not None:
                 preparation.close()
-                self._link.let(os.path.basename(directory))
+                self._link.let(key)
             place.discard()
             raise
         preparation.release()
-        self._replenish()
-        ticks = start_time(pid)
+        self._places.replenish()
+        ticks = self._start_time(pid, before)
         process = self._new_process(description, directory, log)
         process.drop = drop
         try:
@@ -361,6 +358,17 @@ class ProcessHost:
         if process.closed:
             process.tree.release_cgroup()
 
+    def _start_time(self, pid: int, before: int) -> int:
+        """Start time in clock ticks since boot of a child that was started after *before* (ns since boot)."""
+        first, last = before // _TICK_NS, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
+        if self._same_clock and first == last:
+            # There is only one possibility, and nobody has to be asked.
+            return first
+        ticks = start_time(pid)
+        if self._same_clock is None and ticks:
+            self._same_clock = first <= ticks <= last
+        return ticks
+
     def _open_drop(self, description: Description) -> SignalDrop | None:
         if not description.signal_drop:
             return None
@@ -369,30 +377,9 @@ class ProcessHost:
             self._drops = DropWatcher(self._poller)
         return SignalDrop(drop_path(self.directory, description.process_id), self._drops)
 
-    def _next_directory(self) -> str:
-        self._count += 1
-        return f"{self._processes_directory}/{self.instance_id}-{self._count}"
-
-    def _replenish(self) -> None:
-        """Have places made by a thread: a file system that is slow today must not hold up the event loop."""
-        if self._replenishing is not None or self._stopping or len(self._spares) > _SPARES // 2:
-            return
-        directories = [self._next_directory() for _ in range(_SPARES - len(self._spares))]
-        self._replenishing = self._spawn_task(self._make_spares(directories))
-
-    async def _make_spares(self, directories: list[str]) -> None:
-        try:
-            self._spares.extend(await asyncio.to_thread(make_places, self._nursery, directories))
-        finally:
-            self._replenishing = None
-
-    def _discard_spares(self) -> None:
-        while self._spares:
-            self._spares.pop().discard()
-
     def _process_closed(self, process: HostedProcess) -> None:
         self.live.discard(process)
-        self._link.let(os.path.basename(process.directory))
+        self._link.let(process.key)
         self._idle_since = monotonic()
         if not self.live:
             self._all_closed.set()
@@ -448,21 +435,10 @@ class ProcessHost:
             doomed.append(process.directory)
         self._expiring.extendleft(keep)
         if doomed:
-            self._spawn_task(asyncio.to_thread(_remove_directories, doomed))
+            self._spawn_task(self._places.give_back(doomed))
         reap_orphans({process.pid for process in self.live})
         if not self._stopping:
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
-
-
-def _remove_directories(directories: list[str]) -> None:
-    for directory in directories:
-        try:
-            for name in os.listdir(directory):
-                os.unlink(f"{directory}/{name}")
-            os.rmdir(directory)
-        except OSError:
-            # Something that the host did not put there, or a full disk that needs room to delete.
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def describe_os_error(error: OSError) -> str:

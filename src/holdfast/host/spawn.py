@@ -29,6 +29,9 @@ PIPE_CAPACITY: Final = 256 * 1024
 #: Where a program is looked for when the child has no PATH.
 _DEFAULT_PATH: Final = "/usr/local/bin:/bin:/usr/bin"
 
+#: What the keeper calls the streams.
+_NAMES: Final = {EntryKind.STDOUT: "stdout", EntryKind.STDERR: "stderr", EntryKind.PTY: "pty"}
+_OUTPUTS: Final = ((1, EntryKind.STDOUT), (2, EntryKind.STDERR))
 _F_SETPIPE_SZ: Final = 1031
 #: Dispositions that this interpreter changed and a child must not inherit.
 _RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
@@ -54,7 +57,7 @@ class Streams:
 
     def by_name(self) -> dict[str, int]:
         """The descriptors with the names under which the keeper holds them."""
-        named = {kind.name.lower(): descriptor for descriptor, kind in self.outputs.items()}
+        named = {_NAMES[kind]: descriptor for descriptor, kind in self.outputs.items()}
         if self.stdin >= 0 and self.stdin not in self.outputs:
             named["stdin"] = self.stdin
         if self.gather is not None:
@@ -64,11 +67,7 @@ class Streams:
     @classmethod
     def from_names(cls, named: dict[str, int]) -> Streams:
         """The inverse of :meth:`by_name`."""
-        outputs = {
-            named[kind.name.lower()]: kind
-            for kind in (EntryKind.STDOUT, EntryKind.STDERR, EntryKind.PTY)
-            if kind.name.lower() in named
-        }
+        outputs = {named[name]: kind for kind, name in _NAMES.items() if name in named}
         tty = "gather-read" in named
         gather = (named["gather-read"], named["gather-write"]) if tty else None
         return cls(named.get("pty", -1) if tty else named.get("stdin", -1), outputs, tty, gather)
@@ -124,7 +123,7 @@ def prepare(*, tty: bool, pipe_stdin: bool, stdin_file: str | None = None) -> Pr
             actions.append((os.POSIX_SPAWN_DUP2, read_end, 0))
         else:
             actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
-        for number, kind in ((1, EntryKind.STDOUT), (2, EntryKind.STDERR)):
+        for number, kind in _OUTPUTS:
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
             preparation.child_ends.append(write_end)
             # It may stay blocking: it is only ever spliced from, and each splice says that it does not wait.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 from holdfast.errors import InvalidRequest
@@ -18,6 +19,7 @@ def path_to_uri(path: str) -> str:
     return "file://" + quote(path.encode("utf-8", "surrogateescape"))
 
 
+@lru_cache(256)
 def uri_to_path(uri: str) -> str:
     """The absolute path that *uri* names; ``..`` is left to the operating system.
 
