@@ -141,6 +141,20 @@ def test_a_lane_that_changes_what_is_not_its_own_is_no_success(cli, daemon: Fake
     assert "changed what is not its own: docs/x" in outcome.err
 
 
+def test_what_others_may_have_done_is_not_held_against_a_lane(cli, daemon: FakeDaemon, tmp_path: Path) -> None:
+    def act(task: FakeTask) -> None:
+        task.finish(b"done")
+        assert task.result is not None
+        task.result.files.concurrent_tasks_in_workdir = 1
+        task.result.files.changed = [ChangedFile(path="docs/x", change="modified", claimed=task.request.label == "two")]
+
+    daemon.on_create = act
+    lanes = [{"name": name, "write": True, "owned_files": [f"{name}/**"]} for name in ("one", "two")]
+    receipts = cli("fanout", specification(tmp_path, *lanes), "--json").out.splitlines()[:-1]
+    found = {receipt["lane"]: receipt["trespasses"] for receipt in map(json.loads, receipts)}
+    assert found == {"one": [], "two": ["docs/x"]}
+
+
 @pytest.mark.parametrize("interrupts", [1, 2])
 def test_ctrl_c_ends_the_lanes(daemon: FakeDaemon, spawn, tmp_path: Path, interrupts: int) -> None:
     def act(task: FakeTask) -> None:

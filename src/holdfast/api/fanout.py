@@ -45,6 +45,7 @@ class LaneReceipt(msgspec.Struct, kw_only=True):
     output_path: str | None = None
     output_bytes: int | None = None
     worktree: str | None = None
+    #: Observed in its directory; lanes that worked there at the same time see each other's changes.
     files_changed: list[str] = []
     #: Files that it changed although it does not own them, or must not.
     trespasses: list[str] = []
@@ -219,6 +220,9 @@ class Fanout:
 
     def _of_result(self, lane: Lane, result: Result) -> LaneReceipt:
         changed = [file.path for file in result.files.changed]
+        # Where others were at work beside it, what the lane itself does not claim may be theirs.
+        alone = result.files.concurrent_tasks_in_workdir == 0
+        its_own = [file.path for file in result.files.changed if file.claimed or alone]
         published = result.output.path is not None
         return LaneReceipt(
             lane=lane.name,
@@ -232,7 +236,7 @@ class Fanout:
             output_bytes=result.output.bytes if published else result.message.bytes,
             worktree=result.backend.worktree if result.backend.worktree_kept else None,
             files_changed=changed,
-            trespasses=trespasses(lane, changed),
+            trespasses=trespasses(lane, its_own),
             error=None if result.error is None else result.error.message,
         )
 
