@@ -65,7 +65,7 @@ async def test_nothing_of_an_old_task_is_left_and_a_young_one_stays(
     assert (await rows(store), len(bench.host.processes)) == (before, 2)
     collected = await service.collect(request)
     assert collected.tasks == [old]
-    assert collected.bytes == would.bytes
+    assert (collected.log_bytes, collected.file_bytes > 0) == (would.log_bytes, True)
     assert await rows(store) == before // 2
     assert list(bench.host.processes) == [f"task-{young}-1"]
     assert [path.name for path in (bench.directory / "tasks").iterdir()] == [young]
