@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, str]] = {
     "down": "Stop the daemon; running tasks go on without it.",
     "companion": "Stand in for the companion of Claude Code's Codex plugin.",
     "mcp": "Serve other agents, over the Model Context Protocol, so that they can delegate work.",
+    "plugin": "Install the plugins for Claude Code and Codex.",
     "host": "Show what the host keeps and needs.",
     "service": "Print a unit for systemd or launchd, or install it.",
     "completion": "Print the completion script of a shell.",
