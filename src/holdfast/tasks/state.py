@@ -29,7 +29,8 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     # An attempt that provably did nothing may be followed by another one: starting -> starting.
     State.STARTING: frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.FINALISING}),
     State.RUNNING: frozenset({State.STARTING, State.STOPPING, State.FINALISING}),
-    State.STOPPING: frozenset({State.FINALISING}),
+    # An agent that was ended at its budget may be asked, in another attempt, for its conclusion.
+    State.STOPPING: frozenset({State.STARTING, State.FINALISING}),
     # Making the result can be interrupted (a crash, a full disk) and is then done again.
     State.FINALISING: frozenset({State.FINALISING, State.FINISHED}),
     State.FINISHED: frozenset(),
