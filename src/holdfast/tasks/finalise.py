@@ -71,8 +71,12 @@ class Finalisation:
         files: TaskFiles,
         versions: Versions,
         fault: Failure | None = None,
+        revises: Result | None = None,
     ) -> None:
-        """With *fault*, Holdfast itself failed: the outcome is ``failed`` for that reason; *agent* may be ``None``."""
+        """With *fault*, Holdfast itself failed: the outcome is ``failed`` for that reason; *agent* may be ``None``.
+
+        *revises* is the result that this one knows more than.
+        """
         self._task = task
         self._request = task.acceptance.settled
         self._attempts = attempts
@@ -85,6 +89,7 @@ class Finalisation:
         self._files = files
         self._versions = versions
         self._fault = fault
+        self._revises = revises
         self._stderr_tail: list[str] = []
         self._stdout_tail: list[str] = []
         self._warnings: list[str] = list(task.acceptance.warnings)
@@ -116,6 +121,7 @@ class Finalisation:
         )
         self._compare(outcome, files)
         result = Result(
+            revision=1 if self._revises is None else self._revises.revision + 1,
             task_id=self._task.id,
             label=self._request.label,
             status=outcome.status,

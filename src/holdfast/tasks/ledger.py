@@ -5,6 +5,7 @@ Every method is one transaction.  A move of a task's state is checked against th
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
 from enum import StrEnum
 from itertools import islice
@@ -352,6 +353,37 @@ class Ledger:
 
         # A result cannot vanish, not even with the power.
         await self._store.write(update, durable=True)
+
+    async def upgrade(self, result: Result) -> bool:
+        """Put *result* in the place of one that could not tell the outcome; ``False`` if there is none such any more.
+
+        Nothing else is ever replaced: the known result is ``outcome_unknown``, *result* is not, and its revision is
+        the next one.
+        """
+        statement = (
+            tasks.update()
+            .where(
+                tasks.c.id == result.task_id,
+                tasks.c.state == State.FINISHED,
+                tasks.c.status == Status.OUTCOME_UNKNOWN,
+                tasks.c.revision == result.revision - 1,
+            )
+            .values(
+                status=result.status,
+                exit_code=result.exit.wrapper_code,
+                result=msgspec.json.encode(result),
+                revision=result.revision,
+            )
+        )
+        if result.status is Status.OUTCOME_UNKNOWN:
+            return False
+        return await self._store.write(lambda connection: connection.execute(statement).rowcount > 0, durable=True)
+
+    async def unknown_outcomes(self, since: float) -> builtins.list[str]:
+        """Ids of the tasks that ended as ``outcome_unknown`` after *since* (UTC seconds), oldest first."""
+        unknown = sa.select(tasks.c.id).where(tasks.c.status == Status.OUTCOME_UNKNOWN, tasks.c.finished_at > since)
+        query = unknown.order_by(tasks.c.finished_at)
+        return [row.id for row in await self._store.read(lambda connection: connection.execute(query).fetchall())]
 
     async def result(self, task_id: str) -> Result | None:
         """The result of a task; ``None`` until it is finished."""

@@ -30,6 +30,7 @@ from holdfast.tasks.attempt import Hosts, Servers
 from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.collection import Collector, Deleting
 from holdfast.tasks.conversation import Conversation
+from holdfast.tasks.late import LateOutcomes
 from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow, usage_of
 from holdfast.tasks.notification import Notifier, wanted
 from holdfast.tasks.output_file import Reservation, reserve
@@ -75,6 +76,7 @@ class TaskService:
         self._servers = servers
         self._directory = directory
         self._versions = Versions()
+        self._late = LateOutcomes(self._ledger, hosts, directory, self._versions)
         self._slots = Slots()
         self._notifier = Notifier(store, hosts, directory)
         self._closing = False
@@ -95,6 +97,7 @@ class TaskService:
         for task_id, agent, _ in unfinished:
             self._launch(task_id, places.get(task_id) or self._slots.enter(task_id, agent))
         await self._notifier.recover()
+        await self._late.recover()
         return len(unfinished)
 
     async def aclose(self) -> None:
@@ -105,6 +108,7 @@ class TaskService:
             work.cancel()
         if running:
             await asyncio.wait(running)
+        await self._late.aclose()
         await self._notifier.aclose()
         await self._versions.aclose()
 
@@ -314,6 +318,7 @@ class TaskService:
         self._slots.leave(place)
         if not self._closing:
             self._notifier.tell(task_id)
+            self._late.watch(task_id)
 
     async def _accepted_before(self, request: TaskRequest, prompt_sha256: str) -> bool:
         try:

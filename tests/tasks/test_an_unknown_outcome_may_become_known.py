@@ -1,0 +1,148 @@
+"""A result that could not tell the outcome is replaced once by one that can; no other result is ever replaced."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from holdfast.host.dummy import DummyProcess
+from holdfast.store.store import Store
+from holdfast.tasks import late
+from holdfast.tasks.ledger import Ledger
+from holdfast.tasks.request import TaskRequest
+from holdfast.tasks.result import Result, Status
+from holdfast.tasks.service import TaskService
+from holdfast.tasks.state import State
+
+from .conftest import PATIENCE, Bench, say, succeed, until
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late, "_PAUSE", 0.01)
+    monkeypatch.setattr(late, "_LONGEST_PAUSE", 0.05)
+
+
+def talk(process: DummyProcess) -> None:
+    say(process, '{"event":"thread_started","thread_id":"thread-1"}', '{"event":"message","text":"half"}')
+
+
+async def unknown(bench: Bench, store: Store, *, cancel: bool) -> tuple[TaskService, TaskRequest]:
+    """A service with a task that runs on a host that went away."""
+    bench.script(talk)
+    request = bench.request()
+    first = await bench.service(store)
+    await first.accept(request, b"do it", ENVIRONMENT)
+    await until(first, store, request.task_id, lambda view: view.state is State.RUNNING)
+    await first.aclose()
+    bench.host.unavailable = True
+    service = await bench.service(store)
+    if cancel:
+        await service.cancel(request.task_id)
+    await service.wait(request.task_id, PATIENCE)
+    result = await service.result(request.task_id)
+    assert (result.status, result.revision) == (Status.OUTCOME_UNKNOWN, 1)
+    return service, request
+
+
+async def known(service: TaskService, store: Store, request: TaskRequest) -> Result:
+    await until(service, store, request.task_id, lambda view: view.status is not Status.OUTCOME_UNKNOWN)
+    return await service.result(request.task_id)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.tasks.attempt.HOST_PATIENCE", 0.2)
+
+
+def finish(bench: Bench) -> None:
+    (process,) = bench.host.processes.values()
+    say(process, '{"event":"message","text":"the whole"}', '{"event":"turn_completed"}')
+    process.finish(0)
+
+
+async def test_b11_a_result_that_comes_late_is_accepted(bench: Bench) -> None:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await unknown(bench, store, cancel=False)
+        finish(bench)
+        bench.host.unavailable = False
+        result = await known(service, store, request)
+        assert (result.status, result.revision, result.message.text) == (Status.COMPLETED, 2, "the whole")
+        view = await service.view(request.task_id)
+        assert (view.status, view.exit_code) == (Status.COMPLETED, 0)
+        kept = bench.directory / "tasks" / request.task_id / "result.json"
+        assert msgspec.json.decode(kept.read_bytes(), type=Result) == result
+        await service.aclose()
+
+
+async def test_b11_what_still_runs_is_waited_for(bench: Bench) -> None:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await unknown(bench, store, cancel=False)
+        bench.host.unavailable = False
+        await asyncio.sleep(0)
+        finish(bench)
+        assert (await known(service, store, request)).status is Status.COMPLETED
+        await service.aclose()
+
+
+async def test_b11_what_was_to_be_cancelled_is_ended(bench: Bench) -> None:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await unknown(bench, store, cancel=True)
+        bench.host.unavailable = False
+        result = await known(service, store, request)
+        assert (result.status, result.message.text) == (Status.CANCELLED, "half")
+        await service.aclose()
+
+
+async def test_b11_the_next_daemon_goes_on_looking(bench: Bench) -> None:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        first, request = await unknown(bench, store, cancel=False)
+        await first.aclose()
+        finish(bench)
+        bench.host.unavailable = False
+        second = await bench.service(store)
+        assert (await known(second, store, request)).revision == 2
+        await second.aclose()
+
+
+async def test_b11_a_host_that_knows_nothing_changes_nothing(bench: Bench) -> None:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await unknown(bench, store, cancel=False)
+        await service.aclose()
+        bench.host.processes.clear()
+        bench.host.unavailable = False
+        second = await bench.service(store)
+        watch = next(task for task in asyncio.all_tasks() if task.get_name().startswith("late outcome"))
+        await asyncio.wait_for(asyncio.wait({watch}), PATIENCE)
+        result = await second.result(request.task_id)
+        assert (result.status, result.revision) == (Status.OUTCOME_UNKNOWN, 1)
+        await second.aclose()
+
+
+async def test_b11_no_other_result_is_ever_replaced(bench: Bench, service: TaskService) -> None:
+    bench.script(succeed)
+    request = bench.request()
+    await service.accept(request, b"do it", ENVIRONMENT)
+    await service.wait(request.task_id, PATIENCE)
+    result = await service.result(request.task_id)
+    ledger = Ledger(service._store)  # pyright: ignore[reportPrivateUsage]
+    better = msgspec.structs.replace(result, revision=2)
+    assert not await ledger.upgrade(better)
+    assert await service.result(request.task_id) == result
+
+
+async def test_b11_only_the_next_revision_of_an_unknown_outcome_is_taken(bench: Bench) -> None:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await unknown(bench, store, cancel=False)
+        await service.aclose()
+        ledger = Ledger(store)
+        result = await service.result(request.task_id)
+        for revision in (1, 3):
+            assert not await ledger.upgrade(msgspec.structs.replace(result, status=Status.COMPLETED, revision=revision))
+        assert not await ledger.upgrade(msgspec.structs.replace(result, revision=2))
+        assert await ledger.upgrade(msgspec.structs.replace(result, status=Status.ABORTED, revision=2))
+        assert not await ledger.upgrade(msgspec.structs.replace(result, status=Status.COMPLETED, revision=3))
