@@ -9,11 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from jsonschema.validators import Draft202012Validator
+
+from holdfast.tasks.result import SCHEMA
+
+#: Every result of every test is held against the published schema.
+_RESULTS = Draft202012Validator(
+    json.loads(resources.files("holdfast").joinpath("schemas", "result-1.json").read_bytes())
+)
 
 #: Bounds every wait of these tests; generous, because machines that run tests are slow and nothing depends on it.
 PATIENCE = 60.0
@@ -62,7 +71,10 @@ class Installation:
         completed = self.run(arguments[0], "--json", *arguments[1:], input=input)
         if exit_code is not None:
             assert completed.returncode == exit_code, completed.stderr.decode()
-        return json.loads(completed.stdout)
+        document = json.loads(completed.stdout)
+        if isinstance(document, dict) and document.get("schema") == SCHEMA:
+            assert not [error.message for error in _RESULTS.iter_errors(document)]
+        return document
 
     def daemon_pid(self) -> int | None:
         """The process id of the daemon, if one is alive."""

@@ -44,6 +44,7 @@ COMMANDS: Final[dict[str, str]] = {
     "host": "Show what the host keeps and needs.",
     "service": "Print a unit for systemd or launchd, or install it.",
     "completion": "Print the completion script of a shell.",
+    "schema": "Print the JSON Schema of a result document.",
     "version": "Print the version.",
     "exec-server": "Run a host: keep processes and their logs for clients.",
 }

@@ -50,11 +50,11 @@ async def appraise(request: TaskRequest, message: MessagePart) -> Appraisal:
     if rule is None:
         return Appraisal(verdict=Verdict(), ends_with_intent=intent)
     if rule.pattern is None:
-        finding, source = await asyncio.to_thread(find_in_text, text, rule), "marker_line"
+        finding = await asyncio.to_thread(find_in_text, text, rule)
     else:
-        finding, source = await _find_by_pattern(text, rule.pattern), "regex"
+        finding = await _find_by_pattern(text, rule.pattern)
     return Appraisal(
-        verdict=judge(finding, rule, source),
+        verdict=judge(finding, rule, "marker_line" if rule.pattern is None else "regex"),
         lack=None if finding.missing is None else _no_verdict(finding.missing),
         ends_with_intent=intent,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -185,7 +185,7 @@ class Finalisation:
             elif isinstance(event, UsageReported) and facts.usage is None:
                 facts.usage, facts.usage_of_thread, facts.usage_source = event.usage, event.of_thread, event.source
 
-    def _marker(self, files: Files) -> str:
+    def _marker(self, files: Files) -> Literal["PATCH_APPLIED", "FINDINGS_ONLY"]:
         return "PATCH_APPLIED" if files.changed and self._may_write else "FINDINGS_ONLY"
 
     def _decide(self, message: MessagePart, appraisal: Appraisal, tool_uses: ToolUses) -> Outcome:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from holdfast.agents.adapter import Sandbox
 from holdfast.agents.failure import FailureClass, Remedy
 
-SCHEMA: Final = "holdfast.result/1"
+SCHEMA: Final[Literal["holdfast.result/1"]] = "holdfast.result/1"
 
 
 class Status(StrEnum):
@@ -78,7 +78,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     #: ``None`` unless there is one.
     approved: bool | None = None
     #: ``marker_line`` (one of the usual words), ``regex`` (a pattern) or ``schema`` (the property ``verdict``).
-    source: str | None = None
+    source: Literal["marker_line", "regex", "schema"] | None = None
     #: Of the answer, from 1.
     line: int | None = None
     #: The answer as a JSON document, where a schema was given and it fits.
@@ -255,7 +255,7 @@ class ErrorPart(msgspec.Struct, kw_only=True):
 class Result(msgspec.Struct, kw_only=True):
     """How a task ended; written once, atomically, per terminal transition."""
 
-    schema: str = SCHEMA
+    schema: Literal["holdfast.result/1"] = SCHEMA
     revision: int = 1
     task_id: str
     label: str | None = None
@@ -264,7 +264,7 @@ class Result(msgspec.Struct, kw_only=True):
     ok: bool
     #: Of a completed task: whether files really changed under a sandbox that may write (``PATCH_APPLIED``) or not
     #: (``FINDINGS_ONLY``).
-    marker: str | None = None
+    marker: Literal["PATCH_APPLIED", "FINDINGS_ONLY"] | None = None
     verdict: Verdict = msgspec.field(default_factory=Verdict)
     message: MessagePart
     tool_uses: ToolUses

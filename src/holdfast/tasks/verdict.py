@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
 
@@ -104,7 +104,7 @@ def agree(found: Sequence[tuple[int, str]]) -> Finding:
     return Finding(value=value, line=line)
 
 
-def judge(finding: Finding, rule: VerdictRule | None, source: str) -> Verdict:
+def judge(finding: Finding, rule: VerdictRule | None, source: Literal["marker_line", "regex", "schema"]) -> Verdict:
     """The verdict as the result has it."""
     verdict = Verdict(required=rule is not None)
     if finding.value is None:
