@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from holdfast.agents.adapter import Sandbox as Sandbox
     from holdfast.api import aio as aio
+    from holdfast.api.fanout import LaneReceipt as LaneReceipt
+    from holdfast.api.fanout import fanout as fanout
     from holdfast.api.follow import StillRunning as StillRunning
     from holdfast.api.order import WorkOptions as WorkOptions
     from holdfast.api.review import ReviewOptions as ReviewOptions
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from holdfast.errors import InvalidRequest as InvalidRequest
     from holdfast.errors import NotFound as NotFound
     from holdfast.errors import Unavailable as Unavailable
+    from holdfast.tasks.request import Notification as Notification
     from holdfast.tasks.result import Result as Result
     from holdfast.tasks.result import Status as Status
     from holdfast.tasks.review.findings import Finding as Finding
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
 #: The same for when the program runs: where each name is at home (tests hold the two together).
 _HOMES = {
     "agents.adapter": ["Sandbox"],
+    "api.fanout": ["LaneReceipt", "fanout"],
     "api.follow": ["StillRunning"],
     "api.order": ["WorkOptions"],
     "api.review": ["ReviewOptions", "read_review", "review", "start_review"],
@@ -70,6 +74,7 @@ _HOMES = {
     ],
     "daemon.client": ["LogEntry"],
     "errors": ["HoldfastError", "InternalError", "InvalidRequest", "NotFound", "Unavailable"],
+    "tasks.request": ["Notification"],
     "tasks.result": ["Result", "Status"],
     "tasks.review.findings": ["Finding"],
     "tasks.review.rendering": ["Review"],

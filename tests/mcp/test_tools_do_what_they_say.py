@@ -117,6 +117,19 @@ async def test_progress_is_reported_to_who_asks(installation: Installation, gate
     assert [progress for progress, _ in reports] == sorted(progress for progress, _ in reports)
 
 
+async def test_the_first_of_several_is_awaited(installation: Installation, gate: Callable[[], object]) -> None:
+    async with client() as server:
+        prompts = ("rehearse: wait-for gate", "rehearse: say Done.")
+        tasks = [answer(await server.call_tool("delegate", {"agent": "rehearsal", "prompt": text})) for text in prompts]
+        ids = [task["task_id"] for task in tasks]
+        found = answer(await server.call_tool("wait_any", {"task_ids": ids}))["tasks"]
+        assert [(task["task_id"], task["finished"]) for task in found] == [(ids[0], False), (ids[1], True)]
+        found = answer(await server.call_tool("wait_any", {"task_ids": ids[:1], "wait_seconds": 0.01}))["tasks"]
+        assert [task["finished"] for task in found] == [False]
+        gate()
+        await server.call_tool("wait", {"task_id": ids[0]})
+
+
 async def test_cancelling(installation: Installation) -> None:
     async with client() as server:
         task = answer(await server.call_tool("delegate", {"agent": "rehearsal", "prompt": "rehearse: hang"}))
@@ -155,6 +168,7 @@ async def test_tools_say_when_to_use_them() -> None:
         "delegate",
         "review",
         "wait",
+        "wait_any",
         "status",
         "result",
         "read_output",

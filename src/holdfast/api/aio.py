@@ -17,6 +17,7 @@ from contextvars import Context, copy_context
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar, Unpack
 
+from holdfast.api import fanout as fan
 from holdfast.api import review as reviews
 from holdfast.api import sync
 from holdfast.api.interruption import Interruption, interruptible_by
@@ -110,6 +111,7 @@ read_review = _awaitable(reviews.read_review)
 steer = _awaitable(sync.steer)
 approve = _awaitable(sync.approve)
 list = _awaitable(sync.list)
+fanout = _iterable(fan.fanout)
 progress = _iterable(sync.progress)
 log = _iterable(sync.log)
 

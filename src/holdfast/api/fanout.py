@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, cast
 
@@ -18,12 +19,15 @@ import msgspec
 
 from holdfast.api.daemon_access import Daemon
 from holdfast.api.follow import until_finished
+from holdfast.api.interruption import waiting
 from holdfast.api.order import Order, WorkOptions, describe
 from holdfast.errors import HoldfastError, InvalidRequest, NotFound
-from holdfast.tasks.fanout import Fan, InvalidSpecification, Lane, Level, overlaps, trespasses
+from holdfast.tasks.fanout import Fan, InvalidSpecification, Lane, Level, overlaps, parse, trespasses
 from holdfast.tasks.request import new_task_id
 from holdfast.tasks.result import Result
 from holdfast.tasks.view import TaskView
+
+_logger: Final = logging.getLogger("holdfast")
 
 #: Of the digest in a task's id: enough that two lanes never share one by chance.
 _DIGEST_LENGTH: Final = 16
@@ -239,6 +243,40 @@ class Fanout:
             trespasses=trespasses(lane, its_own),
             error=None if result.error is None else result.error.message,
         )
+
+
+def fanout(
+    specification: Mapping[str, Any],
+    *,
+    parallel: int | None = None,
+    fresh: bool = False,
+    allow_overlap: bool = False,
+) -> Generator[LaneReceipt]:
+    """Do the many pieces of work of a specification (docs/commands.md), and give each lane's receipt as it ends.
+
+    The same specification again does no lane twice, unless *fresh*.  Tasks that are at work when the caller stops
+    asking go on.
+
+    :raises InvalidSpecification: with everything that is wrong; nothing was started
+    """
+    with Daemon() as daemon:
+        work = Fanout(
+            daemon,
+            parse(msgspec.json.encode(specification)),
+            parallel=parallel,
+            fresh=fresh,
+            allow_overlap=allow_overlap,
+            interruptible=lambda: waiting(daemon),
+        )
+        for notice in work.prepare():
+            _logger.info("%s", notice)
+        try:
+            while (receipt := work.next()) is not None:
+                yield receipt
+        finally:
+            if work.running:
+                # The threads that wait for them end; the tasks do not.
+                daemon.interrupt()
 
 
 def lane_task_id(lane: Lane) -> str:

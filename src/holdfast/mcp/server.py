@@ -72,6 +72,7 @@ def build(*, longest_wait: float = DEFAULT_LONGEST_WAIT) -> MCPServer:
         (_telling(tools.delegate), works),
         (_telling(tools.review), reads),
         (_telling(tools.wait), looks),
+        (_telling(tools.wait_any), looks),
         (_telling(tools.status), looks),
         (_telling(tools.result), looks),
         (_telling(tools.read_output), looks),
@@ -107,6 +108,9 @@ class Tools:
             float | None, Field(gt=0, description="Seconds after which the task itself is ended (3600 by default).")
         ] = None,
         label: Annotated[str | None, Field(description="A short name, to find the task by in 'list'.")] = None,
+        worktree: Annotated[
+            bool, Field(description="Let it work in a git worktree of its own instead of among the files in cwd.")
+        ] = False,
         resume: Annotated[
             str | None, Field(description="A task whose conversation to go on with; the agent remembers it.")
         ] = None,
@@ -124,6 +128,7 @@ class Tools:
             "model": model,
             "effort": effort,
             "label": label,
+            "worktree": worktree,
             "resume": resume,
         }
         if timeout is not None:
@@ -198,6 +203,23 @@ class Tools:
             return task_answer(await aio.status(view.id))
         self._reported.pop(view.id, None)
         return await self.result(view.id)
+
+    async def wait_any(
+        self,
+        task_ids: Annotated[list[str], Field(min_length=1, description="The tasks' ids.")],
+        wait_seconds: Wait = None,
+    ) -> TaskList:
+        """Wait until one of several tasks is finished, and see where all of them are.
+
+        Use it when several tasks are at work and you can go on with whichever is done first; read how it ended with
+        result. It returns after a bounded time in any case, also if none is finished.
+        """
+        seconds = self._longest_wait if wait_seconds is None else min(wait_seconds, self._longest_wait)
+        try:
+            await aio.wait_any(task_ids, timeout=seconds)
+        except StillRunning:
+            pass
+        return TaskList(tasks=[task_answer(await aio.status(task_id)) for task_id in task_ids])
 
     async def status(self, task_id: TaskId) -> TaskAnswer:
         """See where a task is, without waiting.
@@ -281,7 +303,8 @@ class Tools:
     ) -> TaskAnswer:
         """Answer what the agent of a task asks to be allowed.
 
-        Only tasks that the user started with approvals ask; decide as the user would, or leave it to the user.
+        Use it when a task waits for an answer; only those that the user started with approvals do. Decide as the user
+        would, or leave it to the user.
         """
         return task_answer(await aio.approve(task_id, "accept" if allow else "decline", request_id=question))
 
