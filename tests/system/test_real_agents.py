@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.agents.prompts import MEGABYTE
-from tests.model_server import Drop, Fail, Gate, Hang, ModelServer, Say, Shell, WriteFile
+from tests.model_server import Drop, Fail, Gate, Hang, ModelServer, Say, Shell, Tool, WriteFile
 from tests.system.conftest import PATIENCE, Installation, programs
 
 pytestmark = pytest.mark.real_agent
@@ -142,6 +142,22 @@ def test_an_answer_of_one_mebibyte_is_whole(run: Run, model_server: ModelServer,
     assert result["message"]["bytes"] == len(MEGABYTE)
     assert result["message"]["sha256"] == hashlib.sha256(MEGABYTE).hexdigest()
     assert user.run("result", result["task_id"]).stdout == MEGABYTE
+
+
+def test_an_answer_in_json_is_asked_for_and_checked(run: Run, model_server: ModelServer, agent: str) -> None:
+    schema = {"type": "object", "properties": {"verdict": {"type": "string"}}, "required": ["verdict"]}
+    document = {"verdict": "approve"}
+    good = Tool("StructuredOutput", document) if agent == "claude" else Say(json.dumps(document))
+    model_server.script(good, Say("Done."))
+    result = run(b"Judge.", "--verdict", "--output-schema", json.dumps(schema), exit_code=0)
+    assert (result["verdict"]["structured"], result["verdict"]["approved"]) == (document, True)
+
+
+def test_an_answer_that_the_agent_lets_pass_and_we_do_not(run: Run, model_server: ModelServer) -> None:
+    schema = {"type": "object", "properties": {"verdict": {"type": "string"}}, "required": ["verdict"]}
+    model_server.script(Say("Fine."), Say("Fine."))
+    result = run(b"Judge.", "--output-schema", json.dumps(schema), exit_code=4)
+    assert (result["error"]["class"], result["message"]["text"]) == ("schema_unmet", "Fine.")
 
 
 def test_an_empty_answer_is_no_signal(run: Run, model_server: ModelServer) -> None:

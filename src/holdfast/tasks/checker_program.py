@@ -48,10 +48,12 @@ def fit(schema: dict[str, Any], answer: str) -> dict[str, Any]:
     from referencing import Registry
 
     # A registry of its own, because the default one fetches what a schema refers to from the network.
-    registry: Any = Registry()
+    make: Any = Registry
+    registry = make()
     validator: Any = validator_for(schema, default=Draft202012Validator)(schema, registry=registry)
     try:
-        errors = list(itertools.islice(validator.iter_errors(document), _MOST_ERRORS))
+        found: Any = validator.iter_errors(document)
+        errors: list[Any] = list(itertools.islice(found, _MOST_ERRORS))
     except RecursionError:
         return {"unmet": ["it is nested too deeply"]}
     if errors:

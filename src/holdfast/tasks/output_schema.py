@@ -92,8 +92,8 @@ def check_schema(schema: dict[str, Any]) -> None:
         raise OutputSchemaRefused(
             f"The schema for the answer is not valid at {place}: {error.message[:300]}.", hint="Correct it there."
         ) from None
-    registry: Any = Registry()
-    resolver = registry.resolver_with_root(DRAFT202012.create_resource(schema))
+    make: Any = Registry
+    resolver = make().resolver_with_root(DRAFT202012.create_resource(schema))
     for reference in _references(schema):
         try:
             if not reference.startswith("#"):
