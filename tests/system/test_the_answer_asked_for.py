@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.system.conftest import Installation
+from tests.system.conftest import PATIENCE, Installation
 
 REVIEW = {
     "type": "object",
@@ -59,13 +60,6 @@ def test_r36_a_rejection_is_a_completed_task_and_an_exit_status_on_request(holdf
         rehearse(holdfast, "say BLOCK: no tests", options=("--fail-on-reject",), exit_code=5)["status"] == "completed"
     )
     assert holdfast.run("result", result["task_id"], "--fail-on-reject").returncode == 5
-
-
-def test_r35_tool_uses_at_the_soft_limit_without_a_verdict_are_partial(holdfast: Installation) -> None:
-    tools = ("run git --version",) * 3
-    options = ("--verdict", "--write")
-    result = rehearse(holdfast, *tools, "say Looked.", options=options, exit_code=4)
-    assert (result["status"], result["tool_uses"]["soft_limit"]) == ("no_signal", None)
 
 
 def test_r20_an_announcement_without_a_verdict_is_partial(holdfast: Installation) -> None:
@@ -146,3 +140,49 @@ def test_r23_the_file_that_the_prompt_names_gets_the_answer_and_the_agent_the_wh
     outside = b"rehearse: say done\n[output-file: /etc/holdfast-test]\n"
     refused = holdfast.run("run", "rehearsal", "--output-marker", "--prompt-file", "-", input=outside)
     assert (refused.returncode, refused.stdout) == (2, b"")
+
+
+def test_r05_the_prompt_lies_in_a_private_file_and_nowhere_else(holdfast: Installation, tmp_path: Path) -> None:
+    holdfast.environment["TMPDIR"] = str(tmp_path)
+    result = rehearse(holdfast, "say done", exit_code=0)
+    del holdfast.environment["TMPDIR"]
+    kept = holdfast.state / "tasks" / result["task_id"] / "prompt"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert kept.read_bytes() == b"rehearse: say done\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("agent", ["codex", "claude"])
+def test_r14_an_agent_that_is_not_installed_is_named_with_the_way_to_install_it(
+    holdfast: Installation, agent: str, tmp_path: Path
+) -> None:
+    def known() -> list[str]:
+        return [task["id"] for task in holdfast.json("list", "--all")["tasks"]]
+
+    before = known()
+    path = holdfast.environment["PATH"]
+    holdfast.environment["PATH"] = str(tmp_path)
+    answer = holdfast.json("run", agent, "hello", exit_code=127)
+    holdfast.environment["PATH"] = path
+    assert answer["error"]["code"] == "backend_missing"
+    assert "npm install -g" in answer["error"]["hint"]
+    assert known() == before
+
+
+def test_r43_eight_long_answers_at_once_are_eight_whole_files_and_short_receipts(holdfast: Installation) -> None:
+    files = [holdfast.workspace / f"long-{number}" for number in range(8)]
+    runs = [
+        holdfast.start("run", "rehearsal", "rehearse: say-bytes 1048576", "--output-file", str(file)) for file in files
+    ]
+    for run, file in zip(runs, files, strict=True):
+        receipt, _ = run.communicate(timeout=PATIENCE)
+        assert (run.returncode, receipt) == (0, f"OUTPUT_PATH={file}\nOUTPUT_BYTES=1048576\n".encode())
+        assert file.stat().st_size == 1 << 20
+
+
+def test_r03_a_task_is_one_process_unless_more_are_asked_for(holdfast: Installation) -> None:
+    result = rehearse(holdfast, "fail rate_limit Too many requests.", exit_code=1)
+    assert [attempt["reason"] for attempt in result["attempts"]] == ["first"]
+    result = rehearse(holdfast, "fail rate_limit Too many requests.", options=("--retries", "1"), exit_code=1)
+    assert [attempt["reason"] for attempt in result["attempts"]] == ["first", "retry"]
