@@ -31,13 +31,17 @@ class Published(NamedTuple):
 #: Kind of document to its schema; ``scripts/schemas`` writes the files anew.
 KINDS: Final[dict[str, Published]] = {
     "result": Published("holdfast.result/1", "holdfast.tasks.result", "Result", complete=True),
+    "fanout": Published("holdfast.fanout/1", "holdfast.tasks.fanout", "Specification", complete=False),
+    "notification": Published("holdfast.notification/1", "holdfast.tasks.notification", "Digest", complete=True),
 }
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(list(KINDS)))
 def schema(*, kind: str) -> int:
-    """Print the JSON Schema of a KIND of document: of the 'result' of a task."""
+    """Print the JSON Schema of a KIND of document: of the 'result' of a task, the specification of a 'fanout', or the
+    digest that a 'notification' carries.
+    """
     terminal.write([resources.files("holdfast").joinpath("schemas", KINDS[kind].file_name).read_bytes()])
     return 0
 

@@ -7,10 +7,9 @@ Everything that is wrong with it is found at once and before anything is started
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, cast
+from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -21,8 +20,6 @@ SCHEMA: Final = "holdfast.fanout/1"
 DEFAULT_PARALLEL: Final = 4
 #: More than this is a mistake.
 MOST_LANES: Final = 1000
-#: A name becomes a part of the task's id.
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _WILDCARDS: Final = frozenset("*?[]{}")
 _EVERYTHING_BELOW: Final = "/**"
 
@@ -60,9 +57,9 @@ class LaneFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     network: bool = False
     ephemeral: bool = False
     thread_name: str | None = None
-    timeout: float | None = None
-    idle_timeout: float | None = None
-    start_timeout: float | None = None
+    timeout: float | msgspec.UnsetType | None = msgspec.UNSET
+    idle_timeout: float | msgspec.UnsetType | None = msgspec.UNSET
+    start_timeout: float | msgspec.UnsetType | None = msgspec.UNSET
     slot_wait: float | None = None
     max_tool_uses: int | None = None
     soft_tool_uses: int | None = None
@@ -85,16 +82,17 @@ class LaneFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class LaneSpecification(LaneFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One lane."""
 
-    name: str
+    #: A part of the task's id.
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,39}$")]
 
 
 class Specification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole specification, as its JSON Schema has it."""
 
-    lanes: list[LaneSpecification]
-    schema: str = SCHEMA
+    lanes: Annotated[list[LaneSpecification], msgspec.Meta(min_length=1, max_length=MOST_LANES)]
+    schema: Literal["holdfast.fanout/1"] = SCHEMA
     #: How many lanes work at once.
-    parallel: int = DEFAULT_PARALLEL
+    parallel: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_PARALLEL
     defaults: LaneFields = LaneFields()
 
 
@@ -190,8 +188,6 @@ def _lane(entry: Mapping[str, object], defaults: Mapping[str, object], number: i
     said = {**inherited, **found}
     if "name" not in entry:
         wrong.append(f"{place} has no name.")
-    elif "name" in found and not _NAME.fullmatch(found["name"]):
-        wrong.append(f"{place}: a name is made of at most 40 small letters, digits and hyphens.")
     if not said.get("agent"):
         wrong.append(f"{place} has no agent.")
     prompt = _prompt(said, place, wrong)
@@ -235,7 +231,9 @@ def _convert(entry: Mapping[str, object], place: str, kind: type[LaneFields]) ->
         try:
             found[key] = msgspec.convert(value, fields[key])
         except msgspec.ValidationError as error:
-            wrong.append(f"{place}: {key} is wrong: {str(error).partition(' - at')[0]}.")
+            expected = "a name is made of at most 40 small letters, digits and hyphens"
+            what = expected if key == "name" else f"{key} is wrong: {str(error).partition(' - at')[0]}"
+            wrong.append(f"{place}: {what}.")
     return found, wrong
 
 

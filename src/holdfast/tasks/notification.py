@@ -16,7 +16,7 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
@@ -61,7 +61,7 @@ class NotifyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Digest(msgspec.Struct, frozen=True, kw_only=True):
     """What is told of a finished task: how it ended and where to read on, never its answer."""
 
-    schema: str = SCHEMA
+    schema: Literal["holdfast.notification/1"] = SCHEMA
     task_id: str
     label: str | None
     agent: str
