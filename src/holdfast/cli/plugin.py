@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +22,9 @@ _NAME: Final = "holdfast"
 _ID: Final = f"{_NAME}@{_NAME}"
 #: Seconds for one command of a program; none of them needs the network.
 _PATIENCE: Final = 120.0
+
+#: Seconds after which a prompt that was written for a command is removed.
+_KEPT: Final = 86_400.0
 
 
 class PluginFailed(HoldfastError):
@@ -126,6 +131,24 @@ def status(*, which: str | None, as_json: bool) -> int:
         terminal.write_line(json.dumps({"plugins": report, "path": str(directory())}))
     else:
         terminal.write_line(table.pairs([(_PROGRAMS[name].title, _words(facts)) for name, facts in report.items()]))
+    return 0
+
+
+@plugin.command("prompt-file")
+def prompt_file() -> int:
+    """Print the path of a new file for a prompt, in a directory that nobody else can enter.
+
+    The file itself is not made.  Those of yesterday are removed.
+    """
+    from holdfast.clock import wall
+    from holdfast.directories import private_directory, state_directory
+
+    place = private_directory(private_directory(state_directory()) / "prompts")
+    for old in place.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if old.lstat().st_mtime < wall() - _KEPT:
+                old.unlink()
+    terminal.write_line(str(place / f"{secrets.token_hex(8)}.md"))
     return 0
 
 

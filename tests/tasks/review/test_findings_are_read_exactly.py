@@ -27,7 +27,7 @@ def answer(**changes: Any) -> str:
 def test_the_object_alone() -> None:
     report = parse_answer(f"\n{answer(next_steps=['Go on.'])}\n")
     assert report.verdict is Judgement.NEEDS_ATTENTION
-    assert report.findings[0] == Finding(**finding() | {"severity": Severity.HIGH})
+    assert report.findings[0] == Finding(**finding(severity=Severity.HIGH))
     assert report.next_steps == ["Go on."]
 
 
