@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from holdfast.errors import NotFound as NotFound
     from holdfast.errors import Unavailable as Unavailable
     from holdfast.tasks.request import Notification as Notification
+    from holdfast.tasks.request import VerdictRule as VerdictRule
     from holdfast.tasks.result import Result as Result
     from holdfast.tasks.result import Status as Status
     from holdfast.tasks.review.findings import Finding as Finding
@@ -74,7 +75,7 @@ _HOMES = {
     ],
     "daemon.client": ["LogEntry"],
     "errors": ["HoldfastError", "InternalError", "InvalidRequest", "NotFound", "Unavailable"],
-    "tasks.request": ["Notification"],
+    "tasks.request": ["Notification", "VerdictRule"],
     "tasks.result": ["Result", "Status"],
     "tasks.review.findings": ["Finding"],
     "tasks.review.rendering": ["Review"],

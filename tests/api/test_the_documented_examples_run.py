@@ -14,7 +14,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 
 def test_every_example(installation: Installation) -> None:
     examples = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(examples) == 9
+    assert len(examples) == 10
     completed = subprocess.run(
         [sys.executable, "-c", "\n".join(examples)], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
