@@ -6,7 +6,12 @@
 Read the ratios (ours / theirs) and the bars beside them; absolute figures say more about the machine.  The client is a
 blocking socket with a WebSocket framing of its own, so that what it costs is small and the same for both.  "quickack"
 is a client that sets TCP_QUICKACK before each read, which hides that the reference server leaves Nagle's algorithm on.
-Memory is the proportional set size: pages that our server shares with its keeper count once.
+
+Memory is resident memory, as a machine that runs nothing else would see it.  Ours is two processes, the server and its
+keeper, forked from it; a page that both have counts once, and every other page of either counts whole, however many
+strangers share it.  (The sum of both resident set sizes would count libpython and libc twice; the proportional set size
+would be small whenever other Python programs run.)  Where the kernel does not say which pages are the same, which takes
+root, it is the resident set of the server and what is private to the keeper.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", 12)
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 #: Bytes of the client's buffer; no frame of either server is larger than a quarter of it.
 _BUFFER = 8 * 1024 * 1024
 
@@ -188,6 +194,22 @@ def pushed(client: Client, size: int) -> float:
     return size / (time.perf_counter() - began) / 1e6
 
 
+def live(server: Server, client: Client, count: int) -> float:
+    """KB of memory for each live process."""
+    before = server.resident()
+    names = [_fresh() for _ in range(count)]
+    for name in names:
+        client.start(name, ["/bin/sleep", "1000"])
+        while b'"result"' not in client.receive_raw():
+            pass
+    each = (server.resident() - before) / count * 1000
+    for name in names:
+        client.request("process/terminate", {"processId": name})
+        while b"process/closed" not in client.receive_raw():
+            pass
+    return each
+
+
 def echoes(client: Client, count: int) -> float:
     """Lines per second written to a process and seen in its output, one at a time."""
     process_id = _fresh()
@@ -200,6 +222,31 @@ def echoes(client: Client, count: int) -> float:
     rate = count / (time.perf_counter() - began)
     client.call("process/terminate", {"processId": process_id})
     return rate
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+
+
+def _private(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
+def _pages(pid: int) -> set[int] | None:
+    """The numbers of the physical pages of a process, None if the kernel does not tell."""
+    found: set[int] = set()
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            begin, end = (int(number, 16) for number in line.split()[0].split("-"))
+            if begin >= 1 << 47:
+                # Pages of the kernel.
+                continue
+            pagemap.seek(begin // _PAGE * 8)
+            for (entry,) in struct.iter_unpack("<Q", pagemap.read((end - begin) // _PAGE * 8)):
+                if entry >> 63:
+                    found.add(entry & ((1 << 55) - 1))
+    return None if found <= {0} else found
 
 
 class Server:
@@ -222,8 +269,11 @@ class Server:
 
     def resident(self) -> float:
         """MB of memory."""
-        texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self._processes()]
-        return sum(int(text.split("\nPss:")[1].split()[0]) for text in texts) / 1000
+        first, *others = sorted(self._processes(), key=_resident, reverse=True)
+        pages = _pages(first)
+        if pages is None:
+            return (_resident(first) + sum(_private(pid) for pid in others)) / 1e6
+        return len(pages.union(*(_pages(pid) or () for pid in others))) * _PAGE / 1e6
 
     def cpu(self) -> float:
         """Seconds of processor time so far, children not included."""
@@ -325,6 +375,7 @@ MEASUREMENTS: list[Measurement] = [
     ),
     Measurement("long poll wakes, ordinary client", "us", False, "<= 0.1", lambda s, c, ours: wakes(c, 20)),
     Measurement("long poll wakes, quickack client", "us", True, "<= 1", lambda s, c, ours: wakes(c, 60)),
+    Measurement("memory for each live process", "KB", True, "<= 0.2", lambda s, c, ours: live(s, c, 1000)),
     Measurement("stdin echo, ordinary client", "/s", False, "", lambda s, c, ours: echoes(c, 200 if ours else 20)),
 ]
 
