@@ -155,7 +155,7 @@ def conclude(record: Record, result: Document) -> None:
 def why(result: Document) -> str:
     """Why a task is no success, in one sentence or several."""
     error = result["error"]
-    if error is not None:
+    if error is not None and result["status"] != "cancelled":
         return str(error["message"])
     return {
         "no_signal": "Codex did not return a final message.",

@@ -33,7 +33,7 @@ def adversarial(
 ) -> tuple[Document, str, str, str | None]:
     """The same of a review whose answer has to be findings in JSON; anything else is no review, and no success."""
     del record
-    failed = None if result["status"] == "completed" else why(result)
+    failed = None if result["status"] == "completed" or _is_unmet(result) else why(result)
     parsed, complaint = _parse(answer) if answer.strip() else (None, failed or "Codex did not return a final message.")
     shape = None if parsed is None else _shape_error(parsed)
     payload = _payload("Adversarial Review", result, answer, reasoning, details)
@@ -60,6 +60,11 @@ def adversarial(
     if steps:
         lines += ["", "Next steps:", *(f"- {step}" for step in steps)]
     return payload, _text(lines, reasoning), str(review["summary"]), reason
+
+
+def _is_unmet(result: Document) -> bool:
+    """Whether the only fault is that the answer has not the required form; then it can be said more exactly here."""
+    return cast(Document, result["error"] or {}).get("class") == "schema_unmet"
 
 
 def _payload(name: str, result: Document, answer: str, reasoning: list[str], details: Document) -> Document:
