@@ -35,7 +35,8 @@ thread.join()
 ended(run[0].pid)
 read_end, write_end = os.pipe()
 os.set_inheritable(write_end, True)
-script = "(read x; exit 7) & echo $! >&%d; exit 0" % write_end
+# It outlives its parent for certain: else that one might reap it.
+script = "(while kill -0 $$ 2>/dev/null; do /bin/sleep 0.02; done; exit 7) & echo $! >&%d; exit 0" % write_end
 leader = os.posix_spawn("/bin/sh", ["sh", "-c", script], {}, setsid=True)
 orphan = int(os.read(read_end, 100))
 assert os.waitpid(leader, 0) == (leader, 0)
