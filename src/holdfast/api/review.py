@@ -8,9 +8,11 @@ from typing import Unpack
 
 import msgspec
 
+from holdfast.agents.adapter import Drive
 from holdfast.agents.catalogue import find_agent
 from holdfast.api import sync
 from holdfast.api.order import HasId, Order, WorkOptions, describe
+from holdfast.drivers.choice import through
 from holdfast.errors import InvalidRequest
 from holdfast.tasks.review import plan, rendering
 from holdfast.tasks.review.rendering import Review
@@ -75,8 +77,11 @@ def read_review(task: str | HasId) -> Review:
 def _order(agent: str, focus: str, options: ReviewOptions) -> Order:
     if options.get("write") or options.get("sandbox") not in (None, "read-only"):
         raise InvalidRequest("A review only reads.", hint="Leave write and sandbox out.")
+    drive = options.get("drive")
+    if drive not in (None, *Drive):
+        raise InvalidRequest(f"There is no drive {drive!r}.", hint=f"Give drive one of: {', '.join(Drive)}.")
     made = plan.make(
-        find_agent(agent),
+        through(find_agent(agent), None if drive is None else Drive(drive)),
         Path(options.get("cwd") or os.getcwd()).absolute(),
         Choice(
             uncommitted=options.get("uncommitted", False),

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 import click
 import msgspec
 
+from holdfast.agents.adapter import Drive
 from holdfast.agents.catalogue import find_agent
 from holdfast.cli import completion_values, prompt, result_output, terminal
 from holdfast.cli.daemon_access import Daemon
@@ -18,6 +19,7 @@ from holdfast.cli.result_output import Format
 from holdfast.cli.run import attend
 from holdfast.cli.task_options import Options, Order, order, task_options
 from holdfast.daemon.client import DaemonClient
+from holdfast.drivers.choice import through
 from holdfast.tasks.review import plan, rendering
 from holdfast.tasks.review.targets import Choice
 
@@ -83,7 +85,7 @@ def review(
     Without a target it is what is not committed, or if there is nothing, what the branch has that the main branch does
     not.  FOCUS says what to weigh above all: one argument, '-' for standard input, or --prompt-file.
 
-    The exit status is that of 'holdfast run', 1 for an answer that is no review, 2 if there is nothing to review, and
+    The exit status is that of 'holdfast run', 4 for an answer that is no review, 2 if there is nothing to review, and
     with --fail-on-reject 5 unless the review approves.
     """
     wanted = result_output.choose(output_format, as_json=as_json, output_file=options["output_file"])
@@ -96,7 +98,7 @@ def review(
     # Standard input is read on request only: most reviews have no focus, and many callers leave it open.
     words = os.fsdecode(prompt.read(focus, prompt_file)) if focus or prompt_file is not None else ""
     made = plan.make(
-        find_agent(agent),
+        through(find_agent(agent), None if options["drive"] is None else Drive(options["drive"])),
         Path(options["cwd"] or os.getcwd()).absolute(),
         choice,
         words,

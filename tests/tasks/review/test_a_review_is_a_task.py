@@ -64,11 +64,11 @@ def test_only_an_approval_passes(user: Installation) -> None:
 
 def test_an_answer_that_is_no_review_is_shown_and_is_no_success(user: Installation) -> None:
     status, shown, said = review(user, "Looks good to me.", "--fail-on-reject")
-    assert (status, shown) == (1, "Looks good to me.")
+    assert (status, shown) == (4, "Looks good to me.")
     assert "schema_unmet" in said
     ended = user.run("review", "rehearsal", "--json", "rehearse: say {}")
     document: Any = json.loads(ended.stdout)
-    assert (ended.returncode, document["ok"], document["verdict"], document["raw"]) == (1, False, None, "{}")
+    assert (ended.returncode, document["ok"], document["verdict"], document["raw"]) == (4, False, None, "{}")
     assert document["schema_unmet"]
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from holdfast.agents.failure import FailureClass
 from holdfast.errors import InvalidRequest
-from holdfast.tasks.result import ErrorPart, Result, Status
+from holdfast.tasks.result import EXIT_CODES, ErrorPart, Result, Status
 from holdfast.tasks.review.findings import Finding, Judgement, SchemaUnmet, parse_answer, parse_native
 from holdfast.tasks.review.plan import TAG, ReviewTag
 from holdfast.tasks.review.targets import Target
@@ -17,7 +17,7 @@ from holdfast.tasks.view import TaskView
 
 SCHEMA_NAME: Final = "holdfast.review/1"
 #: Exit status of a review whose form is not the one that was asked for.
-UNMET_EXIT_CODE: Final = 1
+UNMET_EXIT_CODE: Final = EXIT_CODES[Status.NO_SIGNAL]
 #: Exit status of a review that does not approve, for who asked for it.
 REJECTED_EXIT_CODE: Final = 5
 #: Outcomes whose answer is shown although it is not the whole.
@@ -52,7 +52,7 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     #: Worst first.
     findings: list[Finding] = []
     next_steps: list[str] = []
-    #: Why a completed task's answer is no review; then ``raw`` is all there is.
+    #: Why the answer is no review; then ``raw`` is all there is.
     schema_unmet: str | None = None
     #: The answer as the agent gave it.
     raw: str = ""
@@ -80,14 +80,14 @@ def review_of(result: Result, tag: ReviewTag, message: bytes) -> Review:
     """
     raw = message.decode("utf-8", "replace")
     report, unmet = None, None
-    if result.status is Status.COMPLETED or raw.strip():
+    # What was said before a task failed may look whole, and is not to be taken for it.
+    if result.status is Status.COMPLETED:
         try:
             report = parse_native(raw, Path(tag.root)) if tag.native else parse_answer(raw)
         except SchemaUnmet as error:
             unmet = str(error)
-    # What was said before the task failed may look whole and is not to be taken for it.
-    if result.status is not Status.COMPLETED:
-        report, unmet = None, None
+    elif result.error is not None and result.error.error_class is FailureClass.SCHEMA_UNMET:
+        unmet = result.error.message
     ok = result.ok and report is not None
     return Review(
         task_id=result.task_id,
@@ -120,8 +120,7 @@ def exit_code(review: Review, *, fail_on_reject: bool) -> int:
 def render(review: Review) -> str:
     """*review* as text.  An answer that is no review is shown as it is, and what was said before a failure is not."""
     if not review.ok:
-        unmet = review.error is not None and review.error.error_class is FailureClass.SCHEMA_UNMET
-        return review.raw if unmet or review.status in _SHOWS_ANSWER else ""
+        return review.raw if review.schema_unmet is not None or review.status in _SHOWS_ANSWER else ""
     title = "Adversarial review" if review.adversarial else "Review"
     lines = [f"# {title}", "", f"Target: {review.target.label}"]
     lines.append(f"Verdict: {review.verdict or 'not stated'}")
