@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from holdfast.tasks.request import Notification, TaskRequest, WorktreeRequest
+from holdfast.tasks.result import Status
 
-from .fake_daemon import FakeDaemon
+from .fake_daemon import FakeDaemon, FakeTask
 
 
 def requested(cli, daemon: FakeDaemon, *options: str) -> TaskRequest:
@@ -60,3 +61,15 @@ def test_how_long_to_wait(cli, daemon: FakeDaemon) -> None:
 def test_what_cannot_be_meant(cli, daemon: FakeDaemon, options: list[str]) -> None:
     assert cli("start", "codex", *options, "do it").status == 2
     assert daemon.tasks == {}
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED])
+def test_a_worktree_that_stays_is_named(cli, daemon: FakeDaemon, status: Status) -> None:
+    def act(task: FakeTask) -> None:
+        task.finish(b"done", status)
+        assert task.result is not None
+        task.result.backend.worktree, task.result.backend.branch = "/trees/x", "holdfast/x"
+        task.result.backend.worktree_kept = True
+
+    daemon.on_create = act
+    assert "worktree: /trees/x (branch holdfast/x)\n" in cli("run", "codex", "--worktree", "do it").err

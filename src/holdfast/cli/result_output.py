@@ -152,8 +152,14 @@ def explain(result: Result, *, quiet: bool) -> None:
     style = terminal.Style(sys.stderr)
     for warning in result.warnings:
         terminal.tell(f"{style('yellow', 'warning:')} {terminal.printable(warning)}")
+    if result.backend.worktree_kept:
+        terminal.tell(_worktree(result))
     if terminal.is_terminal(sys.stderr):
         terminal.tell(style("dim", _epilogue(result)))
+
+
+def _worktree(result: Result) -> str:
+    return terminal.printable(f"worktree: {result.backend.worktree} (branch {result.backend.branch})")
 
 
 def _failure(result: Result) -> Iterator[str]:
@@ -184,6 +190,8 @@ def _failure(result: Result) -> Iterator[str]:
     if result.exit.leftover_pids:
         pids = " ".join(map(str, result.exit.leftover_pids))
         yield f"{style('yellow', 'warning:')} These processes of the task could not be ended: {pids}"
+    if result.backend.worktree_kept:
+        yield _worktree(result)
     if result.status not in _SHOWS_ANSWER and result.message.bytes:
         command = f"holdfast result {result.task_id} --field message"
         yield f"said:   {result.message.bytes} bytes until then; read them with: {command}"
