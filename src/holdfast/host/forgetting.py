@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import threading
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from holdfast.host.process import HostedProcess
 
 _FORGOTTEN: Final = "forgotten"
+#: Seconds that a process which has ended gets for its streams to close.
+_CLOSES_WITHIN: Final = 1.0
 _UNKNOWN: Final = b'{"existed":false,"bytes":0}'
 
 
@@ -43,8 +46,45 @@ def forget(client: ClientConnection, params: Forget) -> Reply:
     process = client.host.persistent.get(params.process_id)
     if process is None:
         return _UNKNOWN
-    if not process.closed:
-        raise RpcError(INVALID_REQUEST, f"process {params.process_id} is not closed")
+    if process.closed:
+        return _forget(client, process, params)
+    if process.exit is None and not process.terminating:
+        raise _not_closed(params)
+    return _forget_when_closed(client, process, params)
+
+
+async def _forget_when_closed(client: ClientConnection, process: HostedProcess, params: Forget) -> bytes:
+    """Who has just seen the exit, or ended the tree, need not know that streams are closed a moment later."""
+    closing = _Closing(process)
+    process.observers.add(closing)
+    try:
+        await asyncio.wait_for(closing.future, _CLOSES_WITHIN)
+    except TimeoutError:
+        raise _not_closed(params) from None
+    finally:
+        process.observers.discard(closing)
+    if client.host.persistent.get(params.process_id) is not process:
+        return _UNKNOWN
+    return await _forget(client, process, params)
+
+
+class _Closing:
+    """An observer that completes a future when the process is closed."""
+
+    def __init__(self, process: HostedProcess) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._process = process
+
+    def pump(self) -> None:
+        if self._process.closed and not self.future.done():
+            self.future.set_result(None)
+
+
+def _not_closed(params: Forget) -> RpcError:
+    return RpcError(INVALID_REQUEST, f"process {params.process_id} is not closed")
+
+
+def _forget(client: ClientConnection, process: HostedProcess, params: Forget) -> Awaitable[bytes]:
     if params.dry_run:
         return _answer(
             [process.directory, os.fspath(drop_path(client.host.directory, process.process_id))], delete=False
