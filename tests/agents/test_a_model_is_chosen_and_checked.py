@@ -122,6 +122,13 @@ def test_the_effort_is_checked_against_the_list_of_the_account(configure: Config
         check("old-1", "max")
     with pytest.raises(UnsupportedOption, match="No model"):
         check(None, "enormous")
+    (codex_home / "config.toml").write_text('model = "old-1"\n')
+    with pytest.raises(UnsupportedOption, match="old-1 does not take"):
+        check(None, "max")
+    (codex_home / "config.toml").write_text('model_provider = "mine"\n')
+    assert "not known" in (check(None, "enormous") or "")
+    assert "not known" in (check("old-1", "max") or "")
+    (codex_home / "config.toml").unlink()
     (codex_home / "models_cache.json").unlink()
     assert "could not be checked" in (check("old-1", "max") or "")
 

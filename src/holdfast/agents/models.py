@@ -140,10 +140,15 @@ def check_effort(
     known = known_models(agent, installation, environment)
     if known is None:
         return f"whether {agent.title} takes the effort {effort!r} could not be checked"
-    if choice.model is not None:
-        model = known.find(choice.model)
-        if model is None or not model.efforts:
-            return f"whether the model {choice.model!r} takes the effort {effort!r} is not known"
+    settings = _codex_settings(environment)
+    # With a provider of the user's own the list is somebody else's; a profile may name one.
+    own_provider = any(key in settings for key in ("model_provider", "profile", "oss_provider"))
+    name = choice.model or foreign.text(settings, "model")
+    if name is not None or own_provider:
+        model = known.find(name) if name is not None else None
+        if model is None or not model.efforts or (own_provider and effort not in model.efforts):
+            which = f"the model {name!r}" if name is not None else "the agent's default model"
+            return f"whether {which} takes the effort {effort!r} is not known"
         if effort not in model.efforts:
             raise UnsupportedOption(
                 f"The model {model.name} does not take the effort {effort!r}.",
