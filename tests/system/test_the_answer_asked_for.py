@@ -62,6 +62,13 @@ def test_r36_a_rejection_is_a_completed_task_and_an_exit_status_on_request(holdf
     assert holdfast.run("result", result["task_id"], "--fail-on-reject").returncode == 5
 
 
+def test_r36_what_was_said_before_a_failure_is_no_verdict(holdfast: Installation) -> None:
+    for direction, options, exit_code in (("fail policy no", (), 1), ("hang", ("--idle-timeout", "0.5"), 124)):
+        result = rehearse(holdfast, "say PASS", direction, options=("--verdict", *options), exit_code=exit_code)
+        assert result["message"]["text"] == "PASS"
+        assert (result["verdict"]["present"], result["verdict"]["approved"]) == (False, None)
+
+
 def test_r20_an_announcement_without_a_verdict_is_partial(holdfast: Installation) -> None:
     result = rehearse(holdfast, "say Found it. I will fix it next.", options=("--verdict",), exit_code=3)
     assert (result["status"], result["message"]["ends_with_intent"]) == ("partial", True)

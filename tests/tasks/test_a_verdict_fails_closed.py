@@ -6,7 +6,9 @@ import pytest
 
 from holdfast.errors import InvalidRequest
 from holdfast.tasks import checker
+from holdfast.tasks.appraisal import settled
 from holdfast.tasks.request import VerdictRule
+from holdfast.tasks.result import MessagePart, Status, Verdict
 from holdfast.tasks.verdict import agree, candidate_lines, check_rule, find_in_document, find_in_text, judge
 
 USUAL = VerdictRule()
@@ -131,3 +133,16 @@ def test_r36_a_rule_that_nothing_can_satisfy_is_refused() -> None:
 def test_r36_the_verdict_of_a_document_is_its_property(document: object, value: str | None, approved: object) -> None:
     verdict = judge(find_in_document(document), None, "schema")
     assert (verdict.required, verdict.value, verdict.approved) == (False, value, approved)
+
+
+def test_r36_only_a_whole_answer_approves() -> None:
+    verdict = judge(find_in_text("PASS", USUAL), USUAL, "marker_line")
+    whole, part = MessagePart(complete=True), MessagePart()
+    assert settled(verdict, whole, Status.COMPLETED) == verdict
+    # The answer is whole, and only its file could not be written.
+    assert settled(verdict, whole, Status.FAILED) == verdict
+    assert settled(verdict, part, Status.PARTIAL).approved is None
+    for status in set(Status) - {Status.COMPLETED, Status.PARTIAL}:
+        assert settled(verdict, part, status) == Verdict(required=True)
+    rejection = judge(find_in_text("NEEDS_FIX", USUAL), USUAL, "marker_line")
+    assert settled(rejection, part, Status.PARTIAL).approved is False

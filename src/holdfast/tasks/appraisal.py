@@ -11,7 +11,7 @@ from holdfast.agents.failure import Failure, FailureClass, Remedy
 from holdfast.tasks.checker import ANSWER_BYTES, CheckFailed, fit_schema, match_lines
 from holdfast.tasks.intent import ends_with_intent
 from holdfast.tasks.request import TaskRequest
-from holdfast.tasks.result import MessagePart, Verdict
+from holdfast.tasks.result import MessagePart, Status, Verdict
 from holdfast.tasks.verdict import Finding, agree, candidate_lines, find_in_document, find_in_text, judge
 
 
@@ -58,6 +58,19 @@ async def appraise(request: TaskRequest, message: MessagePart) -> Appraisal:
         lack=None if finding.missing is None else _no_verdict(finding.missing),
         ends_with_intent=intent,
     )
+
+
+def settled(verdict: Verdict, message: MessagePart, status: Status) -> Verdict:
+    """What is left of *verdict* when it is known how the task ended.
+
+    Words of an agent that failed, or was ended, are no judgement, whatever they look like; and an answer that is not
+    the whole can reject but not approve.
+    """
+    if message.complete:
+        return verdict
+    if status is Status.PARTIAL and verdict.present:
+        return msgspec.structs.replace(verdict, approved=None if verdict.approved else verdict.approved)
+    return Verdict(required=verdict.required)
 
 
 async def _find_by_pattern(text: str, pattern: str) -> Finding:

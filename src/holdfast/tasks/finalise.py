@@ -22,7 +22,7 @@ from holdfast.errors import HoldfastError
 from holdfast.host.port import Kind
 from holdfast.tasks.acceptance import TaskFiles, replace_file
 from holdfast.tasks.answer import keep_answer
-from holdfast.tasks.appraisal import Appraisal, appraise
+from holdfast.tasks.appraisal import Appraisal, appraise, settled
 from holdfast.tasks.attempt import Hosts
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow
@@ -127,7 +127,7 @@ class Finalisation:
             status=outcome.status,
             ok=outcome.status is Status.COMPLETED,
             marker=marker,
-            verdict=appraisal.verdict,
+            verdict=settled(appraisal.verdict, message, outcome.status),
             message=message,
             tool_uses=tool_uses,
             usage=usage_of_task(self._task.acceptance, self._facts, outcome.status, self._unknowns),
