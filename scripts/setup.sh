@@ -68,17 +68,22 @@ setup_python() {
 }
 
 CODEX_VERSION=0.169.0
+# An older one, whose app-server differs in what it records and answers.
+OLD_CODEX_VERSION=0.142.2
 CLAUDE_VERSION=2.1.329
 
 # The real agents that tests run against a scripted model: no account is needed, and nothing leaves the machine.
 setup_agents() {
     stamp=.tools/agents/.installed
-    wanted="codex $CODEX_VERSION, claude $CLAUDE_VERSION"
+    wanted="codex $CODEX_VERSION and $OLD_CODEX_VERSION, claude $CLAUDE_VERSION"
     [ "$wanted" = "$(cat "$stamp" 2>/dev/null)" ] && return
     command -v npm >/dev/null || fail "npm is not installed; tests run the real agents." "Install Node.js with npm."
     say "Installing $wanted into .tools/agents ..."
     mkdir -p .tools/agents
     npm install --prefix .tools/agents --no-audit --no-fund --loglevel=error \
         "@openai/codex@$CODEX_VERSION" "@anthropic-ai/claude-code@$CLAUDE_VERSION" >&2
+    mkdir -p ".tools/agents-$OLD_CODEX_VERSION"
+    npm install --prefix ".tools/agents-$OLD_CODEX_VERSION" --no-audit --no-fund --loglevel=error \
+        "@openai/codex@$OLD_CODEX_VERSION" >&2
     printf '%s' "$wanted" >"$stamp"
 }

@@ -50,8 +50,8 @@ _LONGEST_ORDER = 120_000
 
 _PROGRAM = Path(__file__).with_name("program.py")
 
-#: Whether a program can listen on a socket, by path and time of change.
-_can_listen: dict[tuple[str, int], bool] = {}
+#: Whether a command can listen on a socket, by the command and its program's time of change.
+_can_listen: dict[tuple[str, ...], bool] = {}
 
 
 class CodexAppServer(CodexAgent):
@@ -65,6 +65,8 @@ class CodexAppServer(CodexAgent):
     can_fit_schema = True
     outlives_its_process = True
 
+    #: Whether a server is shared; ``None`` leaves it to what the installed Codex can.
+    listens: bool | None = None
     #: Seconds that the turn program waits for a server that went away; whoever holds the server starts it again.
     patience: float = 30.0
     #: Seconds after which a server that does not answer is taken for dead.
@@ -80,7 +82,8 @@ class CodexAppServer(CodexAgent):
     def launch(self, installation: Installation, work: Work, environment: Mapping[str, str]) -> Launch:
         _check(work, self)
         env = self._environment(installation, environment, work)
-        server = shared_server(installation, env) if can_listen(installation, env) else None
+        shares = can_listen(installation, env) if self.listens is None else self.listens
+        server = shared_server(installation, env) if shares else None
         order = json.dumps(
             _order(
                 installation,
@@ -149,13 +152,13 @@ def can_listen(installation: Installation, env: Mapping[str, str]) -> bool:
     version = _packaged_version(binary)
     if version is not None and version >= _SOCKETS_SINCE:
         return True
-    path, changed, _ = _identity(binary)
-    known = _can_listen.get((path, changed))
+    identity = (*installation.command, *map(str, _identity(binary)))
+    known = _can_listen.get(identity)
     if known is None:
         answer = program.ask([*installation.command, "app-server", "--help"], env)
         known = answer.exit_code == 0 and "unix://" in answer.stdout
         if answer.exit_code is not None:
-            _can_listen[path, changed] = known
+            _can_listen[identity] = known
     return known
 
 
@@ -208,8 +211,9 @@ def _order(
         command=[] if server is not None else [*installation.command, "app-server"],
         work_id=work.work_id,
         prompt_file=str(work.prompt_file),
-        resume=options.require_uuid(work.resume, title) if work.resume is not None else None,
-        fork=options.require_uuid(work.fork, title) if work.fork is not None else None,
+        # A server looks threads up by id alone: what is no id of its own is an error there, never a fresh thread.
+        resume=work.resume,
+        fork=work.fork,
         ephemeral=work.ephemeral,
         thread_name=work.thread_name,
         cwd=str(work.cwd),

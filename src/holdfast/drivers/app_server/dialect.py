@@ -184,7 +184,7 @@ def _decided(line: Payload) -> list[Event]:
 
 
 def _refused(line: Payload) -> list[Event]:
-    return [Notice(text=f"Codex asked for something that Holdfast does not answer: {foreign.text(line, 'method')}")]
+    return [Notice(text=f"Codex asked for something that Holdfast does not answer: {foreign.text(line, 'request')}")]
 
 
 def _answered(line: Payload) -> list[Event]:

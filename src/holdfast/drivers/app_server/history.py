@@ -2,7 +2,7 @@
 
 Facts measured on 0.142.2 and 0.169.0: a user message keeps the ``clientUserMessageId`` of its turn as ``clientId``; it
 is recorded before the model is asked, so a turn that is not on record has not reached the model.  A turn that was cut
-off by the server's death is ``interrupted`` and has no time of completion.  0.142.2 records a *failed* turn as
+off by the end of its server is ``interrupted``, as one that somebody interrupted.  0.142.2 records a *failed* turn as
 ``completed``; only its rollout file tells, in that ``task_complete`` names no last message.  A review is recorded
 without a client id, as a turn with the items ``enteredReviewMode`` and ``exitedReviewMode``, in 0.169.0 only when it is
 over, and one or more turns of the reviewer.
@@ -43,14 +43,14 @@ class Recorded:
         return str(self.turn.get("id"))
 
     @property
+    def unfinished(self) -> bool:
+        """Its end is not on record, and yet it does not go on."""
+        return self.status == "interrupted" and self.turn.get("completedAt") is None
+
+    @property
     def status(self) -> str:
         """``inProgress``, ``completed``, ``interrupted`` or ``failed``."""
         return str(self.turn.get("status"))
-
-    @property
-    def cut_off(self) -> bool:
-        """It ended because its server died, not because anybody interrupted it."""
-        return self.status == "interrupted" and self.turn.get("completedAt") is None
 
 
 def thread(conversation: Conversation, thread_id: str) -> Json | None:

@@ -48,6 +48,7 @@ def interrupt(socket: str, order: Order, thread_id: str | None) -> str | None:
                 found = find_turn(conversation, thread_id, order["work_id"])
             if found is not None and found.status != "inProgress":
                 return None
+            marks.note_stop()
             turns = {found.id, *found.inner} if found is not None else {turn_id}
             for number in turns - {None}:
                 conversation.post("turn/interrupt", {"threadId": thread_id, "turnId": number})

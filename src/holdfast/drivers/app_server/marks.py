@@ -46,6 +46,12 @@ class Marks:
         """
         self._write(self._turn, notes, sync=sync)
 
+    def note_stop(self) -> None:
+        """Remember that the turn is interrupted on purpose; without that, one that is found interrupted was cut off."""
+        begun = self.begun()
+        if begun is not None:
+            self.save_begun({**begun, "stopped": True}, sync=False)
+
     def clear_begun(self) -> None:
         """The server refused to begin the turn."""
         try:

@@ -102,7 +102,8 @@ def failure_class(error: RpcError) -> str:
         return "context_exceeded"
     if "already has an active writer" in error.message or "is in use" in error.message:
         return "thread_busy"
-    if any(known in error.message for known in ("no rollout found", "thread not loaded", "thread not found")):
+    unknown = ("no rollout found", "thread not loaded", "thread not found", "invalid thread id")
+    if any(known in error.message for known in unknown):
         return "thread_unknown"
     if "unknown variant" in error.message:
         return "backend_incompatible"

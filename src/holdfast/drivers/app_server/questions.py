@@ -61,7 +61,7 @@ class Questions:
         method, params = str(message.get("method")), member(message, "params")
         if method not in _KINDS:
             conversation.refuse(message.get("id"), f"Holdfast does not answer {method}: nobody is there to.")
-            self._say("refused", method=method)
+            self._say("refused", request=method)
             return
         key = str(params.get("approvalId") or params.get("itemId") or params.get("elicitationId") or message.get("id"))
         question = Question(key, message.get("id"), method, params)

@@ -33,8 +33,8 @@ PROBE_EVERY: Final = 15.0
 PROBE_WITHIN: Final = 10.0
 #: Looks in a row without an answer after which it is started again.
 _MOST_SILENT_PROBES: Final = 2
-#: How often a server is started again within a minute before that is given up.
-_MOST_STARTS: Final = 5
+#: How often a server is started within a minute; one that ends more often has to wait.
+MOST_STARTS: Final = 10
 _GRACE: Final = 2.0
 
 
@@ -69,7 +69,8 @@ class _Server:
         self.clock: asyncio.Task[None] | None = None
         #: It answered, and is watched since.
         self.ready = False
-        self.starts: deque[float] = deque(maxlen=_MOST_STARTS)
+        #: When it was started lately, on the monotonic clock.
+        self.starts: deque[float] = deque()
 
     @property
     def socket(self) -> str:
@@ -85,6 +86,7 @@ class SharedServers:
     :param idle: seconds after which a server that nobody holds is ended
     :param probe_every: seconds between two looks whether a server that is held still answers
     :param probe_within: seconds that it has for its answer
+    :param most_starts: how often a server is started within a minute
     """
 
     def __init__(
@@ -94,11 +96,13 @@ class SharedServers:
         idle: float = 300.0,
         probe_every: float = PROBE_EVERY,
         probe_within: float = PROBE_WITHIN,
+        most_starts: int = MOST_STARTS,
     ) -> None:
         self._hosts = hosts
         self._idle = idle
         self._probe_every = probe_every
         self._probe_within = probe_within
+        self._most_starts = most_starts
         self._servers: dict[str, _Server] = {}
 
     @contextlib.asynccontextmanager
@@ -190,9 +194,12 @@ class SharedServers:
     async def _start(self, server: _Server, host: Host) -> None:
         assert server.shared is not None
         now = monotonic()
-        if len(server.starts) == _MOST_STARTS and now - server.starts[0] < 60.0:
+        while server.starts and now - server.starts[0] > 60.0:
+            server.starts.popleft()
+        if len(server.starts) >= self._most_starts:
+            words = await self._last_words(server, host)
             raise ServerFailed(
-                f"The Codex server ended {_MOST_STARTS} times within a minute: {await self._last_words(server, host)}",
+                f"The Codex server ended {len(server.starts)} times within a minute: {words}",
                 hint="Run 'codex app-server' by hand to see what is wrong, or use --drive one-shot.",
             )
         server.starts.append(now)
@@ -244,15 +251,14 @@ class SharedServers:
     # --- watching
 
     async def _supervise(self, server: _Server) -> None:
-        """Start the server again when it ends or falls silent; gives up when that happens too often."""
-        pause = 0.05
+        """Start the server again when it ends or falls silent; not more often than it may."""
         while True:
             try:
                 await self._watch(server)
                 server.ready = False
                 logger.warning("%s ended while it was needed", server.process_id)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 2.0)
+                # At once the first few times; then ever more slowly, because it seems to be no accident.
+                await asyncio.sleep(min(0.02 * 2 ** max(0, len(server.starts) - 3), 2.0))
                 await self._make_ready(server)
             except HostUnavailable as error:
                 server.ready = False
@@ -262,8 +268,6 @@ class SharedServers:
                 server.ready = False
                 logger.error("%s", failure)
                 await asyncio.sleep(5.0)
-                if len(server.starts) == _MOST_STARTS:
-                    return
 
     async def _watch(self, server: _Server) -> None:
         """Until the server has ended, of itself or because it did not answer any more."""

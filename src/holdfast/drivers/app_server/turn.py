@@ -50,6 +50,8 @@ INTERRUPT_WITHIN = 20.0
 MOST_DROPS = 8
 #: For a thread that is just being unloaded by somebody else, seconds.
 BUSY_PATIENCE = 3.0
+#: How often the record is looked at again before what it says of an interruption, or of nothing, is believed.
+_LOOKS_AGAIN = 4
 
 
 class Ended(Exception):
@@ -167,9 +169,12 @@ class Turn:
             return
         accepted = text(begun, "turn_id") is not None
         found = self._find(begun)
-        if found is None and not accepted:
-            # The request may still lie in the buffer of a connection that the server is only now reading to its end.
-            self._sleep(0.5)
+        for _ in range(_LOOKS_AGAIN):
+            # Measured on 0.169.0: while a thread is unloaded, a turn that just ended can read as one that was cut off.
+            # And a request may still lie in the buffer of a connection that the server is only now reading to its end.
+            if not (found.unfinished if found is not None else not accepted) or self._stop_by is not None:
+                break
+            self._sleep(0.25)
             found = self._find(begun)
         if found is None:
             thread = history.thread(self._talk(), self._thread_id)
@@ -221,8 +226,8 @@ class Turn:
                 turn |= {"status": "failed", "error": failure}
         say("collected", threadId=self._thread_id, turnId=found.id)
         self._report.recorded(found.items, self._thread_id, found.id, over=True)
-        if found.cut_off and self._stop_by is None:
-            raise self._crashed("The Codex server died while it worked on the turn.")
+        if found.status == "interrupted" and (self._marks.begun() or {}).get("stopped") is not True:
+            raise self._crashed("The turn was cut off, most likely by the end of its Codex server.")
         self._ended = {"method": "turn/completed", "params": {"threadId": self._thread_id, "turn": turn}}
         self._finish(json.dumps({**self._ended, "holdfast": "collected"}).encode("utf-8"))
 
@@ -330,6 +335,7 @@ class Turn:
             if self._stop_by is not None:
                 if not self._interrupted:
                     self._interrupted = True
+                    self._marks.note_stop()
                     for turn_id in (self._turn_id, *self._inner):
                         # Not waited for: 0.142.2 does not answer when there is nothing to interrupt.
                         talk.post("turn/interrupt", {"threadId": self._thread_id, "turnId": turn_id})
