@@ -59,11 +59,11 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _codex(table: Adjustment) -> Agent:
-    return CodexAgent(command=table.command or ("codex",), pass_env=table.pass_env)
+    return CodexAgent(command=table.command or (), pass_env=table.pass_env)
 
 
 def _claude(table: Adjustment) -> Agent:
-    return ClaudeAgent(command=table.command or ("claude",), pass_env=table.pass_env)
+    return ClaudeAgent(command=table.command or (), pass_env=table.pass_env)
 
 
 def _rehearsal(table: Adjustment) -> Agent:

@@ -22,18 +22,17 @@ missing, the ``result`` included, with exit status 0.  2.1.260 and later do not.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from holdfast.agents import claude_events, claude_transcript, foreign, options, program
-from holdfast.agents.adapter import Agent, AgentMissing, Installation, Launch, Login, Probe, Sandbox, Work
+from holdfast.agents.adapter import Installation, Launch, Login, Probe, Sandbox, Work
 from holdfast.agents.environment import agent_environment
 from holdfast.agents.events import Event, TurnFailed
 from holdfast.agents.failure import FailureClass
-
-_INSTALL = "npm install -g @anthropic-ai/claude-code"
+from holdfast.agents.packaged import PackagedAgent
 
 _PERMISSIONS: dict[Sandbox, list[str]] = {
     # --tools and --allowedTools take any number of values, so an option has to follow them.
@@ -56,37 +55,20 @@ _CLOUDS: dict[str, tuple[str, ...]] = {
 }
 
 
-class ClaudeAgent(Agent):
+class ClaudeAgent(PackagedAgent):
     """The ``claude`` command of the npm package ``@anthropic-ai/claude-code`` or of the native installer."""
 
     name = "claude"
     title = "Claude Code"
+    install = "npm install -g @anthropic-ai/claude-code"
     can_fit_schema = True
-
-    def __init__(self, *, command: Sequence[str] = ("claude",), pass_env: Sequence[str] = ()) -> None:
-        self._command = list(command)
-        self._pass_env = tuple(pass_env)
-
-    def find(self, environment: Mapping[str, str]) -> Installation:
-        found = program.locate(self._command[0], environment)
-        if found is None:
-            raise AgentMissing(
-                f"The claude command was not found (looked for {self._command[0]!r} on PATH).",
-                hint=f"Install it: {_INSTALL}",
-            )
-        return Installation(command=[str(found), *self._command[1:]])
 
     def probe(self, installation: Installation, environment: Mapping[str, str]) -> Probe:
         env = self._environment(environment, Work(cwd=Path.cwd()))
-        version = program.ask([*installation.command, "--version"], env)
-        if version.exit_code != 0:
-            return Probe(
-                version=None,
-                login=Login.UNKNOWN,
-                detail=f"{installation.command[0]} --version failed: {version.stderr.strip()[-200:]}",
-                hint=f"Install it again: {_INSTALL}",
-            )
-        name = version.stdout.strip().removesuffix(" (Claude Code)")
+        version = self._version(installation, env)
+        if isinstance(version, Probe):
+            return version
+        name = version.removesuffix(" (Claude Code)")
         status = program.ask([*installation.command, "auth", "status"], env)
         try:
             said: object = msgspec.json.decode(status.stdout)

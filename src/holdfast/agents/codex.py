@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from holdfast.agents import codex_events, codex_rollout, options, program
-from holdfast.agents.adapter import Agent, AgentMissing, Installation, Launch, Login, Probe, Work
+from holdfast.agents.adapter import Installation, Launch, Login, Probe, Work
 from holdfast.agents.environment import agent_environment
 from holdfast.agents.events import Event, TurnFailed
 from holdfast.agents.failure import Failure, FailureClass
-
-_INSTALL = "npm install -g @openai/codex"
+from holdfast.agents.packaged import PackagedAgent
 
 #: Names of the platform packages, as the npm package's own launcher knows them (codex 0.169, bin/codex.js).
 _TARGETS: dict[tuple[str, str], tuple[str, str]] = {
@@ -41,39 +40,25 @@ _STDERR: tuple[tuple[re.Pattern[str], FailureClass], ...] = (
 )  # fmt: skip
 
 
-class CodexAgent(Agent):
+class CodexAgent(PackagedAgent):
     """The ``codex`` command of the npm package ``@openai/codex``, or any native build of it."""
 
     name = "codex"
     title = "Codex CLI"
+    install = "npm install -g @openai/codex"
     can_open_network = True
     can_forget = True
     can_fit_schema = True
 
-    def __init__(self, *, command: Sequence[str] = ("codex",), pass_env: Sequence[str] = ()) -> None:
-        self._command = list(command)
-        self._pass_env = tuple(pass_env)
-
-    def find(self, environment: Mapping[str, str]) -> Installation:
-        found = program.locate(self._command[0], environment)
-        if found is None:
-            raise AgentMissing(
-                f"The codex command was not found (looked for {self._command[0]!r} on PATH).",
-                hint=f"Install it: {_INSTALL}",
-            )
-        return Installation(command=[str(native_binary(found) or found), *self._command[1:]])
+    def _executable(self, found: Path) -> Path:
+        return native_binary(found) or found
 
     def probe(self, installation: Installation, environment: Mapping[str, str]) -> Probe:
         env = self._environment(installation, environment, Work(cwd=Path.cwd()))
-        version = program.ask([*installation.command, "--version"], env)
-        if version.exit_code != 0:
-            return Probe(
-                version=None,
-                login=Login.UNKNOWN,
-                detail=f"{installation.command[0]} --version failed: {version.stderr.strip()[-200:]}",
-                hint=f"Install it again: {_INSTALL}",
-            )
-        name = version.stdout.strip().removeprefix("codex-cli ")
+        version = self._version(installation, env)
+        if isinstance(version, Probe):
+            return version
+        name = version.removeprefix("codex-cli ")
         provider = codex_rollout.configured_provider(environment)
         if provider is not None:
             return Probe(
