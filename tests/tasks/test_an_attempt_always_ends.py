@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from holdfast.clock import monotonic
 from holdfast.host.dummy import DummyProcess
 from holdfast.host.port import Termination, TreeMember
 from holdfast.store.store import Store
@@ -203,3 +204,20 @@ async def test_what_is_cancelled_before_it_starts_never_starts(bench: Bench) -> 
         assert (await service.result(request.task_id)).status is Status.CANCELLED
         assert bench.host.processes == {}
         await service.aclose()
+
+
+async def test_who_waits_for_what_nobody_carries_is_not_answered_at_once(service: TaskService, bench: Bench) -> None:
+    bench.script(talk)
+    request = bench.request()
+    await service.accept(request, b"do it", ENVIRONMENT)
+    # As if the daemon had failed so badly that it could not even give the task up.
+    runner, work = service._runners.pop(request.task_id)  # pyright: ignore[reportPrivateUsage]
+    began, rounds = monotonic(), 0
+    while monotonic() - began < 0.5:
+        assert (await service.wait(request.task_id, 0.5)).status is None
+        rounds += 1
+    # The first of them ends when time is up, or was woken by what was still to be stored.
+    assert rounds == 1
+    service._runners[request.task_id] = (runner, work)  # pyright: ignore[reportPrivateUsage]
+    await service.cancel(request.task_id)
+    assert (await service.wait(request.task_id, PATIENCE)).status is Status.CANCELLED

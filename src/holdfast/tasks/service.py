@@ -20,6 +20,7 @@ import msgspec
 from holdfast.agents import models
 from holdfast.agents.adapter import Agent, Installation, Launch, UnsupportedOption
 from holdfast.agents.catalogue import find_agent
+from holdfast.clock import monotonic
 from holdfast.drivers.choice import through
 from holdfast.errors import InvalidRequest, NotFound
 from holdfast.host.port import Gap, HostUnavailable, Record, UnknownProcess
@@ -210,10 +211,23 @@ class TaskService:
 
     async def wait(self, task_id: str, timeout: float) -> TaskView:
         """The view of a task as soon as it is finished, or as it is after *timeout* seconds."""
-        runner = self._runners.get(task_id)
-        if runner is not None:
-            await asyncio.wait({runner[1]}, timeout=timeout)
-        return await self.view(task_id)
+        deadline = monotonic() + timeout
+        while True:
+            runner = self._runners.get(task_id)
+            if runner is not None:
+                await asyncio.wait({runner[1]}, timeout=deadline - monotonic())
+                return await self.view(task_id)
+            position = await self._store.feed.latest()
+            view = await self.view(task_id)
+            if view.status is not None or monotonic() >= deadline:
+                return view
+            # Nobody carries it yet, or any more because it could not even be given up: whoever asks again and again
+            # must not be answered at once.
+            try:
+                async with asyncio.timeout(deadline - monotonic()):
+                    await self._store.feed.wait_beyond(position)
+            except TimeoutError:
+                pass
 
     async def cancel(self, task_id: str) -> TaskView:
         """Have a task's process tree ended; a finished task is left as it is."""
