@@ -34,7 +34,9 @@ def as_it_is(record: Record) -> Record:
 def process_of(record: Record) -> int | None:
     """The process that a record names, if it is one that may be looked at and ended."""
     pid = record.get("pid")
-    return pid if isinstance(pid, int) and not isinstance(pid, bool) and 1 < pid < 1 << 31 and pid != os.getpid() else None
+    if not isinstance(pid, int) or isinstance(pid, bool) or not 1 < pid < 1 << 31 or pid == os.getpid():
+        return None
+    return pid
 
 
 def is_alive(pid: int) -> bool:

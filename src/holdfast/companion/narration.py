@@ -10,11 +10,8 @@ from holdfast.companion.job import shorten
 
 #: Titles of blocks: what stands under them is no progress.
 BLOCK_TITLES: Final = frozenset({"Final output", "Assistant message", "Reasoning summary", "Review output"})
-_SUBAGENT_BLOCK: Final = re.compile(r"Subagent .+ (message|reasoning summary)")
-#: Words of a command line that checks what was done.
-_CHECKS: Final = re.compile(
-    r"\b(tests?|lint|build|type-?check|check|verify|validate|pytest|jest|vitest|tsc|eslint|ruff)\b", re.IGNORECASE
-)
+#: Words of a command line that checks what was done; compiled when there is one, as it takes a millisecond.
+_CHECKS: Final = r"(?i)\b(tests?|lint|build|type-?check|check|verify|validate|pytest|jest|vitest|tsc|eslint|ruff)\b"
 
 
 class Entry(NamedTuple):
@@ -71,18 +68,18 @@ def reasoning(text: str) -> list[str]:
 
 def preview(log: str, lines: int = 4) -> list[str]:
     """The last *lines* entries of a log that tell of progress."""
-    messages = [_STAMP.sub("", line).strip() for line in log.splitlines() if line.startswith("[")]
-    told = [each for each in messages if each and each not in BLOCK_TITLES and not _SUBAGENT_BLOCK.fullmatch(each)]
-    return told[-lines:]
+    messages = [line.partition("]")[2].strip() for line in log.splitlines() if line.startswith("[")]
+    return [each for each in messages if each and each not in BLOCK_TITLES and not _heads_block(each)][-lines:]
 
 
-_STAMP: Final = re.compile(r"^\[[^\]]+\]\s*")
+def _heads_block(message: str) -> bool:
+    return message.startswith("Subagent ") and message.endswith((" message", " reasoning summary"))
 
 
 def _phase_of(title: str, *, review: bool) -> str:
     if review:
         return "reviewing"
-    return "verifying" if _CHECKS.search(title) else "investigating"
+    return "verifying" if re.search(_CHECKS, title) else "investigating"
 
 
 def _second_word(text: str) -> str:

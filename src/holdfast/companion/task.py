@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import signal
 import stat
 import sys
@@ -274,17 +273,21 @@ def _piped(*, optional: bool) -> str:
 #: Seconds.
 _SILENCE: Final = 1.0
 _OF_SESSION: Final = ("CODEX_COMPANION_", "CLAUDE_", "CLAUDECODE")
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 def _is_text(value: str) -> bool:
-    return _SURROGATES.search(value) is None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _explain_ending(job_id: str) -> None:
     """Say, when this command is ended from outside, that its job is not."""
     farewell = (
-        f"[codex] This command was ended; {job_id} goes on. Check /codex:status {job_id} and /codex:result {job_id}.\n"
+        f"\n[codex] This command was ended; {job_id} goes on. "
+        f"Check /codex:status {job_id} and /codex:result {job_id}, or end it with /codex:cancel {job_id}.\n"
     ).encode()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -295,5 +298,5 @@ def _explain_ending(job_id: str) -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, end)

@@ -27,7 +27,7 @@ Record = dict[str, Any]
 KEPT_JOBS: Final = 50
 #: Fields that belong to the file of a job and not to the index.
 _FILE_ONLY: Final = ("result", "rendered", "request")
-_JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_JOB_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
 class ViewUnavailable(Refused):
@@ -54,7 +54,7 @@ class View:
 
     def record(self, job_id: str) -> Record | None:
         """The file of one job; ``None`` if there is none that can be read."""
-        if not _JOB_ID.fullmatch(job_id):
+        if not re.fullmatch(_JOB_ID, job_id):
             return None
         for directory in (self._jobs, self._ended):
             found = _read(directory / f"{job_id}.json")
@@ -228,7 +228,7 @@ class View:
         return [job for job in jobs if job["id"] not in dropped]
 
     def _remove(self, job: Record, *, logs: bool) -> None:
-        if not _JOB_ID.fullmatch(job["id"]):
+        if not re.fullmatch(_JOB_ID, job["id"]):
             return
         (self._jobs / f"{job['id']}.json").unlink(missing_ok=True)
         log = job.get("logFile")

@@ -17,7 +17,7 @@ TRANSCRIPT_VARIABLE: Final = "CODEX_COMPANION_TRANSCRIPT_PATH"
 ENDPOINT_VARIABLE: Final = "CODEX_COMPANION_APP_SERVER_ENDPOINT"
 PLUGIN_DATA_VARIABLE: Final = "CLAUDE_PLUGIN_DATA"
 
-_NO_SLUG: Final = re.compile(r"[^a-zA-Z0-9._-]+")
+_NO_SLUG: Final = r"[^a-zA-Z0-9._-]+"
 
 
 class Workspace:
@@ -42,7 +42,7 @@ class Workspace:
     @property
     def directory(self) -> Path:
         """The directory with ``state.json`` and ``jobs/`` that callers read."""
-        slug = _NO_SLUG.sub("-", os.path.basename(self.root) or "workspace").strip("-") or "workspace"
+        slug = re.sub(_NO_SLUG, "-", os.path.basename(self.root) or "workspace").strip("-") or "workspace"
         import hashlib
 
         digest = hashlib.sha256(os.fsencode(os.path.realpath(self.root))).hexdigest()[:16]

@@ -1,0 +1,19 @@
+"""Where ``holdfast`` begins: what must be quick goes its own way, before the command line is even imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and leave."""
+    # Claude Code's hooks and commands call it many times a session; click alone would take as long as its whole work.
+    if sys.argv[1:2] == ["companion"] and "_HOLDFAST_COMPLETE" not in os.environ:
+        from holdfast.companion.main import run
+
+        sys.exit(run(sys.argv[2:]))
+    from holdfast.cli.main import main as run_command_line
+
+    run_command_line()
