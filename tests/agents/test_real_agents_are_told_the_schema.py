@@ -37,7 +37,8 @@ def test_codex_asks_its_model_for_the_schema(
     done = run(CodexAgent(), asked(tmp_path), codex_environment, b"Judge.")
     assert done.answer == '{"verdict": "approve"}'
     (request,) = model_server.main_requests
-    assert request.body["text"]["format"]["schema"] == SCHEMA
+    asked_for = request.body["text"]["format"]
+    assert (asked_for["schema"], asked_for["strict"]) == (SCHEMA, True)
 
 
 def test_codex_calls_anything_a_success(
