@@ -172,6 +172,10 @@ class ProcessLog:
 
     # Writing
 
+    def size(self, kind: int) -> int:
+        """Bytes of a kind that this log has taken so far."""
+        return self._sizes.get(kind, 0)
+
     def splice(self, kind: int, source: int) -> int:
         """Move what is in the pipe *source*, up to some chunks, into the file of *kind* and index it.
 

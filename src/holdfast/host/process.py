@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -28,6 +29,8 @@ _TURN: Final = 2
 _LAST_WORDS: Final = 256
 #: Bytes that a terminal gives at one go; the kernel takes as many pages as it is asked for before it looks.
 _PAGE: Final = 4096
+#: Nanoseconds without output that end a burst.
+_SILENCE_NS: Final = 500_000
 #: Seconds until a full file system is tried again.
 RETRY_AFTER: Final = 0.5
 
@@ -103,6 +106,9 @@ class HostedProcess:
         self._streams: Streams | None = None
         self._child: Child | None = None
         self._stalled_outputs: set[int] = set()
+        #: When output was last moved, and how much since the last silence.
+        self._moved_ns = 0
+        self._poured = 0
         self._exit_recorded = False
         self._close_recorded = False
         self._stdin = -1
@@ -171,10 +177,20 @@ class HostedProcess:
         if events == HUNG_UP:
             self._close_output(descriptor)
         else:
+            size = self.log.size(kind)
             self._move(descriptor, kind, _TURN)
+            self._pace(self.log.size(kind) - size)
         self._check_closed()
         if not self.closed:
             self._notify()
+
+    def _pace(self, moved: int) -> None:
+        """Let what pours in by small portions gather; never what comes after a silence, or a little of it."""
+        now = time.monotonic_ns()
+        self._poured = self._poured + moved if now - self._moved_ns < _SILENCE_NS else 0
+        self._moved_ns = now
+        if moved < CHUNK <= self._poured:
+            self._poller.gather()
 
     def _terminal_ready(self, events: int) -> None:
         assert self._streams is not None

@@ -17,6 +17,8 @@ from holdfast.jsonrpc.messages import encode_json
 
 #: Bytes of output sent for one process before the others of the same connection get their turn.
 TURN: Final = 256 * 1024
+#: Bytes read, encoded and handed over at one go: few system calls, and all of it stays in the processor's cache.
+_PORTION: Final = 128 * 1024
 #: Records looked up at once.
 _BATCH: Final = 64
 
@@ -73,8 +75,9 @@ class Notifications(Cursor):
     def pump(self) -> None:
         connection = self.receiver.connection
         log = self.process.log
+        budget = TURN
         while self.position < log.last_seq:
-            if not connection.writable:
+            if budget <= 0 or not connection.writable:
                 self.receiver.wait_for_room(self)
                 return
             entries: list[Entry] = []
@@ -82,7 +85,7 @@ class Notifications(Cursor):
             for entry in log.entries(self.position, _BATCH):
                 entries.append(entry)
                 size += entry.length
-                if size >= TURN:
+                if size >= _PORTION:
                     break
             if size:
                 both = zip(entries, log.data_of(entries), strict=True)
@@ -91,9 +94,7 @@ class Notifications(Cursor):
             elif ends := [message for entry in entries if (message := self._encode_end(entry))]:
                 connection.send_all(ends)
             self.position = entries[-1].seq
-            if size >= TURN and self.position < log.last_seq:
-                self.receiver.wait_for_room(self)
-                return
+            budget -= size
         if self.process.closed:
             self.stop()
 

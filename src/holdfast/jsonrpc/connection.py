@@ -9,10 +9,11 @@ from __future__ import annotations
 import abc
 from typing import Final, Protocol
 
-#: Above this many unsent bytes a connection is not :attr:`Connection.writable` ...
-HIGH_WATER: Final = 512 * 1024
+#: Above this many unsent bytes a connection is not :attr:`Connection.writable`.  What goes above it at one go is
+#: written at once, and not at the end of the event loop's round, when it has left the processor's cache ...
+HIGH_WATER: Final = 128 * 1024
 #: ... until no more than this many are left.
-LOW_WATER: Final = 128 * 1024
+LOW_WATER: Final = 32 * 1024
 #: A peer that lets this much pile up (replies to requests that it never reads) is dropped.
 BACKLOG_LIMIT: Final = 256 * 1024 * 1024
 
