@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -68,3 +69,21 @@ def test_a_custom_review_needs_no_repository(tmp_path: Path) -> None:
         make(RehearsalAgent(), tmp_path, Choice(custom=True), " ")
     with pytest.raises(InvalidRequest):
         make(RehearsalAgent(), tmp_path / "nowhere", Choice(custom=True), "x")
+
+
+def test_what_is_not_utf8_is_no_obstacle(work: Project) -> None:
+    work.git(
+        "-c", "i18n.commitEncoding=latin1", "commit", "-q", "--allow-empty", "-F", str(work.write("m", b"gr\xfcn"))
+    )
+    (work.root / os.fsdecode(b"sub\xff")).mkdir()
+    work.write("sub\udcff/n\udcfc", "text\n")
+    for choice in (Choice(commit="HEAD^"), Choice(), Choice(base="main")):
+        plan = make(RehearsalAgent(), work.root / os.fsdecode(b"sub\xff"), choice, "")
+        assert plan.prompt.encode()
+        assert plan.cwd == work.root
+
+
+def test_through_a_link(work: Project, tmp_path: Path) -> None:
+    (work.root / "below").mkdir()
+    (tmp_path / "link").symlink_to(work.root / "below")
+    assert make(RehearsalAgent(), tmp_path / "link", Choice(), "").cwd == work.root

@@ -25,6 +25,10 @@ INLINE_BYTES: Final = 256 << 10
 UNTRACKED_FILE_BYTES: Final = 24 << 10
 #: All untracked files that are shown, together.
 UNTRACKED_BYTES: Final = 96 << 10
+#: Characters of what is said about branch and commits.
+STATE_LENGTH: Final = 16 << 10
+#: Characters of a name.
+_NAME_LENGTH: Final = 500
 #: Changed files that are listed by name.
 LISTED_FILES: Final = 300
 #: Commits that are listed.
@@ -146,8 +150,8 @@ def _state(repository: Repository, target: Target) -> Section:
             lines += ["commits:", readable(repository.ask(*log, "--").output).rstrip()]
         else:
             log = ("log", "-1", "--no-show-signature", "--no-color", "--no-decorate", "--format=%an%n%B", target.head)
-            lines += ["message:", readable(repository.ask(*log, "--").output[:8192]).rstrip()]
-    return Section("State of the repository", "\n".join(lines))
+            lines += ["message:", readable(repository.ask(*log, "--").output).rstrip()]
+    return Section("State of the repository", "\n".join(lines)[:STATE_LENGTH])
 
 
 def _listing(changed: list[tuple[str, bytes]], untracked: list[bytes]) -> Section:
@@ -241,7 +245,9 @@ def _size(sections: list[Section]) -> int:
 
 
 def _quoted(path: bytes) -> str:
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in readable(path))
+    name = readable(path)
+    shown = name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..."
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
 
 
 def readable(data: bytes) -> str:

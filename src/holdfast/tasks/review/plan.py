@@ -88,12 +88,13 @@ def make(
             target = targets.resolve(repository, choice)
         # For an agent's own reviewer too: it must not be asked about nothing.
         material = collection.collect(repository, target)
-    target = msgspec.structs.replace(target, label=target.label[:_LABEL])
+    reference = None if target.reference is None else _utf8(target.reference)
+    target = msgspec.structs.replace(target, label=_utf8(target.label)[:_LABEL], reference=reference)
     if native:
         prompt = _native_prompt(target, focus)
     else:
         prompt = prompts.build(target, material, focus, adversarial=adversarial)
-    tag = ReviewTag(target=target, native=native, adversarial=adversarial, root=str(root))
+    tag = ReviewTag(target=target, native=native, adversarial=adversarial, root=_utf8(str(root)))
     return Plan(
         cwd=root,
         prompt=prompt,
@@ -131,6 +132,11 @@ def _native_prompt(target: Target, focus: str) -> str:
         return prompts.describe_range(target, focus)
     # The reviewer does not get it; it is what lists of tasks show.
     return f"Review {target.label}."
+
+
+def _utf8(text: str) -> str:
+    """*text* without the bytes of an argument or a path that are not UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _value(target: Target) -> str | None:

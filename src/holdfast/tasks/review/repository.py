@@ -53,8 +53,10 @@ class Repository:
 
     def __init__(self, directory: Path) -> None:
         """
-        :raises NotARepository: *directory* lies in none
+        :raises NotARepository: *directory* lies in none, or is not there
         """
+        # Through a link, what is above is somewhere else.
+        directory = directory.resolve()
         self.root = directory
         self._filters_off: list[str] | None = None
         answer = self.ask("rev-parse", "--is-inside-work-tree", "--show-cdup", accept=range(256))

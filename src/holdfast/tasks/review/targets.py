@@ -172,7 +172,7 @@ def _commit(repository: Repository, name: str) -> Target:
     commit = repository.commit(name)
     if commit is None:
         raise TargetRefused(f"{name!r} is no commit here.", hint="See 'git log' for what there is, or fetch it.")
-    subject = repository.text("log", "-1", "--no-show-signature", "--format=%s", commit)
+    subject = repository.ask("log", "-1", "--no-show-signature", "--format=%s", commit).output
     parent = repository.commit(f"{commit}^1")
     if parent is None:
         written = repository.ask("cat-file", "commit", commit).output.partition(b"\n\n")[0]
@@ -182,5 +182,5 @@ def _commit(repository: Repository, name: str) -> Target:
                 hint="Get the rest with: git fetch --unshallow",
             )
         parent = repository.text("hash-object", "-t", "tree", "--stdin")
-    label = f"commit {commit[:12]}: {subject[:72]}"
+    label = f"commit {commit[:12]}: {subject.decode('utf-8', 'replace').strip()[:72]}"
     return Target(kind=TargetKind.COMMIT, label=label, base=parent, head=commit, reference=name)
