@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.drivers.app_server import agent
 from holdfast.drivers.app_server.agent import CodexAppServer
 from tests.conftest import AGENTS_DIRECTORY, locate_agent
 from tests.drivers.app_server.rig import Rig
@@ -54,6 +55,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Rig
     class Impatient(CodexAppServer):
         patience = 20.0
         answer_within = 2.0
+
+    # What was learnt of the fake with one fault is not true with another.
+    monkeypatch.setattr(agent, "_can_listen", {})
 
     def make(fault: str) -> Rig:
         home = tmp_path / "fake-home"

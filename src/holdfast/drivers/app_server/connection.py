@@ -95,6 +95,7 @@ class WebSocketConnection(Connection):
         #: What is left of the payload of a frame that is too long to keep.
         self._skipping = 0
         self._skip_ends_message = False
+        self._broken: Dropped | None = None
         try:
             self._socket.settimeout(max(0.01, left(deadline)))
             try:
@@ -115,16 +116,21 @@ class WebSocketConnection(Connection):
 
     def receive(self) -> list[bytes | Overlong]:
         found: list[bytes | Overlong] = []
-        while True:
-            ended = self._fill()
-            self._take(found)
-            if ended is True:
-                if found:
-                    # Hand out what arrived; the end is seen again at the next call.
-                    return found
-                raise Dropped("the server closed the connection")
+        while self._broken is None:
+            try:
+                ended = self._fill()
+                self._take(found)
+                if ended is True:
+                    raise Dropped("the server closed the connection")
+            except Dropped as drop:
+                # What arrived before is handed out first.
+                self._broken = drop
+                break
             if ended is None or found:
                 return found
+        if not found:
+            raise self._broken
+        return found
 
     def close(self) -> None:
         try:
@@ -193,6 +199,8 @@ class WebSocketConnection(Connection):
                 self._length += length
                 del self._buffer[:begin]
                 self._skipping, self._skip_ends_message = length, final
+                if length == 0 and final:
+                    found.append(self._finish())
                 continue
             if len(self._buffer) < begin + length:
                 return
@@ -204,7 +212,11 @@ class WebSocketConnection(Connection):
                 if final:
                     found.append(self._finish())
             elif opcode == _PING:
-                self._send_frame(_PONG, payload)
+                try:
+                    self._send_frame(_PONG, payload)
+                except Dropped:
+                    # Whoever does not take it any more may still have something to say.
+                    pass
             elif opcode == _CLOSE:
                 raise Dropped(f"the server closed the connection: {payload[2:100].decode('utf-8', 'replace') or 'bye'}")
             elif opcode != _PONG:

@@ -90,6 +90,8 @@ class Conversation:
         #: When something was last heard, on the monotonic clock.
         self.heard_at = time.monotonic()
         self.user_agent = ""
+        #: The server's home directory.
+        self.home: str | None = None
 
     @property
     def connection(self) -> Connection:
@@ -110,6 +112,7 @@ class Conversation:
             },
         )
         self.user_agent = text(answer, "userAgent") or ""
+        self.home = text(answer, "codexHome")
         self._send({"method": "initialized"})
 
     def request(self, method: str, params: Json, *, within: float | None = None) -> Json:
@@ -164,6 +167,15 @@ class Conversation:
             os.read(self._wakeup, 64)
         if self._connection.fileno() in ready:
             self.hear()
+
+    def wait_or_drop(self) -> None:
+        """Hear what comes next, as long as there is no hurry.
+
+        :raises Dropped: the connection was lost, or time is up
+        """
+        if self.hurry is None or left(self.hurry) == 0.0:
+            raise Unanswered("the server did not say in time that it is done")
+        self.wait(left(self.hurry))
 
     def hear(self) -> None:
         """Take in what has arrived; does not wait.

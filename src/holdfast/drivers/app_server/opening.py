@@ -102,7 +102,7 @@ def failure_class(error: RpcError) -> str:
         return "context_exceeded"
     if "already has an active writer" in error.message or "is in use" in error.message:
         return "thread_busy"
-    unknown = ("no rollout found", "thread not loaded", "thread not found", "invalid thread id")
+    unknown = ("no rollout found", "thread not loaded", "thread not found", "invalid session id")
     if any(known in error.message for known in unknown):
         return "thread_unknown"
     if "unknown variant" in error.message:
