@@ -99,6 +99,8 @@ class HostedProcess:
         #: Why the output is not being read at the moment, if it is not.
         self.stalled: str | None = None
         self.observers: set[Observer] = set()
+        #: Those who wait for an answer, and get it before the others get theirs.
+        self.askers: set[Observer] = set()
         self.drop: SignalDrop | None = None
         self._poller = poller
         self._on_closed = on_closed
@@ -298,6 +300,9 @@ class HostedProcess:
         self._notify()
 
     def _notify(self) -> None:
+        if self.askers:
+            for asker in tuple(self.askers):
+                asker.pump()
         for observer in tuple(self.observers):
             observer.pump()
 

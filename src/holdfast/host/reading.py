@@ -54,7 +54,7 @@ class LongPoll(Deferred):
         # Any unsigned 64-bit number is a valid wait; a century is as good as the largest of them.
         wait = min(self._params.wait_ms / 1000, 3e9)
         self._timer = asyncio.get_running_loop().call_later(wait, self._over)
-        self._process.observers.add(self)
+        self._process.askers.add(self)
 
     def pump(self) -> None:
         if self._after < self._process.log.last_seq or self._process.closed:
@@ -69,7 +69,7 @@ class LongPoll(Deferred):
             self._client.when_writable(self._over)
 
     def abandon(self) -> None:
-        self._process.observers.discard(self)
+        self._process.askers.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
