@@ -31,6 +31,7 @@ class Published(NamedTuple):
 #: Kind of document to its schema; ``scripts/schemas`` writes the files anew.
 KINDS: Final[dict[str, Published]] = {
     "result": Published("holdfast.result/1", "holdfast.tasks.result", "Result", complete=True),
+    "review": Published("holdfast.review/1", "holdfast.tasks.review.rendering", "Review", complete=True),
     "fanout": Published("holdfast.fanout/1", "holdfast.tasks.fanout", "Specification", complete=False),
     "notification": Published("holdfast.notification/1", "holdfast.tasks.notification", "Digest", complete=True),
 }
@@ -39,8 +40,8 @@ KINDS: Final[dict[str, Published]] = {
 @click.command()
 @click.argument("kind", type=click.Choice(list(KINDS)))
 def schema(*, kind: str) -> int:
-    """Print the JSON Schema of a KIND of document: of the 'result' of a task, the specification of a 'fanout', or the
-    digest that a 'notification' carries.
+    """Print the JSON Schema of a KIND of document: of the 'result' of a task, of a 'review', of the specification of a
+    'fanout', or of the digest that a 'notification' carries.
     """
     terminal.write([resources.files("holdfast").joinpath("schemas", KINDS[kind].file_name).read_bytes()])
     return 0

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema.validators import Draft202012Validator
 
+from holdfast.cli.schema import generate
 from tests.system.conftest import Installation
 
 from .conftest import new_project
@@ -48,6 +50,7 @@ def test_verdict_and_findings_are_printed_and_stay(user: Installation) -> None:
     again = user.run("review", "--show", "review-1")
     assert (again.returncode, again.stdout.decode()) == (0, shown)
     document = user.json("review", "--show", "review-1", "--fail-on-reject", exit_code=5)
+    assert not list(Draft202012Validator(json.loads(generate("review"))).iter_errors(document))
     assert document["target"]["kind"] == "uncommitted"
     assert document["findings"] == [json.loads(FINDING)]
     assert document["raw"] == REJECTION

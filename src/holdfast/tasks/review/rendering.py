@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,7 +15,6 @@ from holdfast.tasks.review.plan import TAG, ReviewTag
 from holdfast.tasks.review.targets import Target
 from holdfast.tasks.view import TaskView
 
-SCHEMA_NAME: Final = "holdfast.review/1"
 #: Exit status of a review whose form is not the one that was asked for.
 UNMET_EXIT_CODE: Final = EXIT_CODES[Status.NO_SIGNAL]
 #: Exit status of a review that does not approve, for who asked for it.
@@ -33,7 +32,7 @@ class NotAReview(InvalidRequest):
 class Review(msgspec.Struct, frozen=True, kw_only=True):
     """How a review ended and what it found."""
 
-    schema: str = SCHEMA_NAME
+    schema: Literal["holdfast.review/1"] = "holdfast.review/1"
     task_id: str
     agent: str
     #: How the task ended.
