@@ -57,6 +57,8 @@ class Daemon:
     """
 
     def __init__(self) -> None:
+        #: Whether a daemon that is not there may be started.
+        self.may_start = True
         self.directory: Path = state_directory()
         self._address = str(socket_path(self.directory, "daemon.sock"))
         self._started: DaemonClient | None = None
@@ -139,7 +141,7 @@ class Daemon:
             raise error
         time.sleep(_PAUSES[self._losses])
         self._losses += 1
-        if self.in_process:
+        if self.in_process or not self.may_start:
             return
         # Imported here: only the first command of a day pays for it.
         from holdfast.daemon.lifecycle import connect

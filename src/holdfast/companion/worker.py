@@ -75,6 +75,8 @@ def _follow(jobs: Jobs, record: Record) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Whoever stopped the daemon wants it stopped; the next command brings the view up to date.
+    jobs.daemon.may_start = False
     try:
         jobs.show(record)
         jobs.follow(record)
