@@ -35,6 +35,8 @@ def test_a_cursor_gives_what_follows_it_and_nothing_else(
             log = ProcessLog.complete(directory)
         got = [(entry.seq, entry.kind, log.data(entry)) for entry in log.entries(after, limit)]
         assert got == expected[after : after + limit]
+        together = log.data_of(log.entries(after, limit))
+        assert [bytes(data) for data in together] == [data for _, _, data in got]
         log.close()
 
 
