@@ -155,7 +155,7 @@ class AttemptRunner:
             return await self._ledger.end_attempt(self._attempt)
 
     async def _start(self, launch: Launch) -> bool:
-        prompt = self._files.closing_prompt if self._attempt.reason == FINALISE else self._files.prompt
+        prompt = self._files.closing_prompt if self._facts.concludes is not None else self._files.prompt
         spec = ProcessSpec(
             process_id=self._attempt.process_id,
             argv=launch.argv,
@@ -335,7 +335,7 @@ class AttemptRunner:
         facts, soft = self._facts, self._request.limits.soft_tool_uses
         if soft is None or facts.tool_total < soft or facts.told_to_finish or facts.terminal or facts.exited:
             return
-        if not self._agent.can_steer or self._attempt.reason == FINALISE:
+        if not self._agent.can_steer or facts.concludes is not None:
             return
         # Stored first: told twice would be worse than not at all, for the hard limit is there still.
         facts.told_to_finish = True
@@ -357,7 +357,7 @@ class AttemptRunner:
         for cause, bound in self._time_bounds():
             if now >= bound:
                 return cause
-        hard = CLOSING_TOOL_USES if self._attempt.reason == FINALISE else limits.max_tool_uses
+        hard = CLOSING_TOOL_USES if facts.concludes is not None else limits.max_tool_uses
         if hard is not None and facts.tool_total > hard and not facts.terminal:
             return StopCause.TOOL_USES
         soft = limits.soft_tool_uses
@@ -370,7 +370,7 @@ class AttemptRunner:
         """Whether an agent that cannot be told anything is ended at the soft limit, to be asked for a conclusion."""
         facts = self._facts
         idle = not facts.open_tools
-        return not self._agent.can_steer and self._agent.can_resume and self._attempt.reason != FINALISE and idle
+        return not self._agent.can_steer and self._agent.can_resume and facts.concludes is None and idle
 
     def _time_bounds(self) -> list[tuple[StopCause, float]]:
         facts, limits = self._facts, self._request.limits

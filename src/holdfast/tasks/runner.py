@@ -32,6 +32,8 @@ logger: Final = logging.getLogger(__name__)
 _RETRY_PAUSE: Final = 2.0
 #: Faults of Holdfast itself (a full disk, a locked database) in a row before a task is closed as failed.
 _FAULTS_BEFORE_GIVING_UP: Final = 5
+#: The reason of an attempt that does again what provably did nothing.
+RETRY: Final = "retry"
 #: The reason of an attempt that collects what goes on without the process that was started for it.
 REATTACH: Final = "reattach"
 #: How often in a row that is tried: whoever dies this often will not stop dying.
@@ -148,7 +150,7 @@ class TaskRunner:
                 await asyncio.wait_for(self._cancelled.wait(), pause)
             if self._cancelled.is_set():
                 return attempt
-            attempt = await self._begin(task, agent, attempt.number + 1, "retry")
+            attempt = await self._begin(task, agent, attempt.number + 1, RETRY)
 
     async def _slot(self, task: TaskRow) -> bool:
         """Wait for a place to work in; ``False`` when the task was cancelled or its time to wait is over."""
@@ -174,18 +176,25 @@ class TaskRunner:
             attempts = await self._ledger.attempts(task.id)
             if sum(earlier.reason == REATTACH for earlier in attempts) < _REATTACHMENTS:
                 logger.info("task %s: attempt %d broke off; collecting", task.id, attempt.number)
-                return await self._begin(task, agent, attempt.number + 1, REATTACH)
+                return await self._begin(task, agent, attempt.number + 1, REATTACH, collects=attempt)
         if facts.stop not in (StopCause.TOOL_USES, StopCause.SOFT_TOOL_USES) or facts.terminal:
             return None
-        if attempt.reason == FINALISE or not agent.can_resume or facts.thread_id is None:
+        if facts.concludes is not None or not agent.can_resume or facts.thread_id is None:
             return None
         return await self._begin(task, agent, attempt.number + 1, FINALISE, concludes=attempt)
 
     async def _begin(
-        self, task: TaskRow, agent: Agent, number: int, reason: str, *, concludes: AttemptRow | None = None
+        self,
+        task: TaskRow,
+        agent: Agent,
+        number: int,
+        reason: str,
+        *,
+        concludes: AttemptRow | None = None,
+        collects: AttemptRow | None = None,
     ) -> AttemptRow:
         launch = await asyncio.to_thread(self._files.load_launch)
-        if number > 1:
+        if number > 1 and reason != REATTACH:
             # A fresh command line (an agent may need a new thread id), in the environment of the first one.
             work = task.acceptance.work(self._files.prompt)
             if concludes is not None:
@@ -201,11 +210,18 @@ class TaskRunner:
                     sandbox=Sandbox.READ_ONLY,
                     add_dirs=[],
                 )
+            elif reason == RETRY:
+                # Work by the same name would be collected, with the failure that it ended in.
+                work = msgspec.structs.replace(work, work_id=f"{task.id}-{number}")
             launch = agent.launch(Installation(command=task.acceptance.command), work, launch.env)
             await asyncio.to_thread(self._files.save_launch, launch)
         facts = AttemptFacts(argv=launch.argv, thread_id=launch.thread_id, model=task.acceptance.settled.model)
         if concludes is not None:
             facts.concludes, facts.thread_id = concludes.facts.stop, concludes.facts.thread_id
+        if collects is not None:
+            # The very same work: told of its budget already, or a conclusion itself.
+            facts.concludes, facts.told_to_finish = collects.facts.concludes, collects.facts.told_to_finish
+            facts.thread_id = collects.facts.thread_id
         return await self._ledger.begin_attempt(task.id, number, reason, facts)
 
     def _retry_pause(self, attempt: AttemptRow, retries: int) -> float | None:

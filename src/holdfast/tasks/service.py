@@ -32,7 +32,7 @@ from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.collection import Collector, Deleting
 from holdfast.tasks.conversation import Conversation
 from holdfast.tasks.late import LateOutcomes
-from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow, usage_of
+from holdfast.tasks.ledger import AttemptRow, Conflict, Ledger, TaskRow, usage_of
 from holdfast.tasks.notification import Notifier, wanted
 from holdfast.tasks.output_file import Reservation, reserve
 from holdfast.tasks.output_schema import check_schema
@@ -81,6 +81,8 @@ class TaskService:
         self._slots = Slots()
         self._notifier = Notifier(store, hosts, directory)
         self._closing = False
+        #: Held while a task gets its files and its row: two of one id would write each other's.
+        self._storing = asyncio.Lock()
         #: What can be said to tasks at work.
         self.conversation = Conversation(store, self._ledger, hosts)
         self._collector = Collector(self._ledger, hosts, directory)
@@ -156,15 +158,19 @@ class TaskService:
             if request.worktree is not None:
                 acceptance = await asyncio.to_thread(self._with_worktree, acceptance, request.worktree)
                 launch = agent.launch(installation, acceptance.work(files.prompt), environment)
-            await asyncio.to_thread(_write_files, files, prompt, launch, request.output_schema)
-            created = await self._ledger.add(acceptance, reservation)
+            async with self._storing:
+                if await self._accepted_before(request, digest):
+                    created = False
+                else:
+                    await asyncio.to_thread(_write_files, files, prompt, launch, request.output_schema)
+                    created = await self._ledger.add(acceptance, reservation)
         except BaseException:
-            if reservation is not None:
-                await asyncio.to_thread(reservation.abandon)
-            if acceptance.worktree is not None:
-                await asyncio.to_thread(worktree.discard, acceptance.worktree)
+            await _undo(reservation, acceptance)
             raise
-        if created:
+        if not created:
+            # The same task came twice at the same time; the other one is carried out.
+            await _undo(reservation, acceptance)
+        else:
             self._versions.ask(agent, installation.command, launch.env)
             self._launch(request.task_id, self._slots.enter(request.task_id, request.agent))
         return await self.view(request.task_id), created
@@ -335,11 +341,17 @@ class TaskService:
             self._late.watch(task_id)
 
     async def _accepted_before(self, request: TaskRequest, prompt_sha256: str) -> bool:
+        """Whether this very task is there already.
+
+        :raises Conflict: another one of its id is, and stays as it is
+        """
         try:
             known = (await self._ledger.task(request.task_id)).acceptance
         except NotFound:
             return False
-        return (known.prompt_sha256, known.request) == (prompt_sha256, request)
+        if (known.prompt_sha256, known.request) != (prompt_sha256, request):
+            raise Conflict(f"There is another task {request.task_id} already.", hint="Leave the id out.")
+        return True
 
     async def _resume(
         self, request: TaskRequest, agent: Agent, warnings: list[str]
@@ -426,6 +438,14 @@ def _reserve(request: TaskRequest) -> Reservation:
     assert request.output_file is not None
     roots = [Path(request.cwd), Path(tempfile.gettempdir()), *(Path(root) for root in request.output_roots)]
     return reserve(request.output_file, roots, overwrite=request.overwrite)
+
+
+async def _undo(reservation: Reservation | None, acceptance: Acceptance) -> None:
+    """Take back what was prepared for a task that is not stored."""
+    if reservation is not None:
+        await asyncio.to_thread(reservation.abandon)
+    if acceptance.worktree is not None:
+        await asyncio.to_thread(worktree.discard, acceptance.worktree)
 
 
 def _write_files(files: TaskFiles, prompt: bytes, launch: Launch, schema: dict[str, object] | None) -> None:
