@@ -144,6 +144,10 @@ def user(installation: Installation, tmp_path: Path) -> User:
     """A user with a ``codex`` of their own."""
     codex = tmp_path / "bin"
     fake_codex.install(codex)
+    for name in ("node", "npm"):
+        # The real ones take seconds to say their version, and nothing else is asked of them.
+        (codex / name).write_text("#!/bin/sh\necho v20\n")
+        (codex / name).chmod(0o755)
     return User(installation, tmp_path, codex)
 
 

@@ -34,8 +34,8 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture
-def user(tmp_path: Path, home: Path, model_server: ModelServer) -> Iterator[User]:
-    """A user with the real Codex, and an installation of their own, which nothing is left of."""
+def user(installation: Installation, tmp_path: Path, home: Path, model_server: ModelServer) -> User:
+    """A user with the real Codex."""
     (home / "config.toml").write_text(
         f"""
         model = "gpt-5.5"
@@ -51,14 +51,9 @@ def user(tmp_path: Path, home: Path, model_server: ModelServer) -> Iterator[User
         stream_max_retries = 1
         """
     )
-    place = tmp_path / "installation"
-    place.mkdir()
-    installation = Installation(place)
     user = User(installation, tmp_path, locate_agent("codex").parent)
     user.environment["CODEX_HOME"] = str(home)
-    installation.environment.update({name: user.environment[name] for name in ("CODEX_HOME", "HOME", "PATH")})
-    yield user
-    installation.down()
+    return user
 
 
 def background(user: User, prompt: str, **options: Any) -> str:

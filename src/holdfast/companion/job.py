@@ -165,8 +165,10 @@ def why(result: Document) -> str:
 
 
 def shorten(text: str, limit: int = SUMMARY_LENGTH) -> str:
-    """*text* on one line of at most *limit* characters."""
-    line = " ".join(text.split())
+    """*text* on one line of at most *limit* characters, none of which could move a cursor."""
+    # Of a long text only as much is looked at as can be shown.
+    head = text[: limit * 16]
+    line = " ".join("".join(each if each.isprintable() else " " for each in head).split())
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 

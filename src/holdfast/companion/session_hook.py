@@ -67,7 +67,10 @@ def _start(session: str | None, transcript: str | None) -> None:
 
 
 def _end(jobs: Jobs, session: str) -> None:
-    for record in jobs.of_session():
+    # No daemon need be started to learn that nothing is under way.
+    shown = jobs.view.records() if jobs.view.directory.exists() else []
+    busy = any(is_active(each) and each.get("sessionId") == session for each in shown) or jobs.daemon.answers()
+    for record in jobs.of_session() if busy else []:
         if not is_active(record):
             continue
         if not job.is_ours(record, jobs.home):

@@ -61,7 +61,8 @@ def run(arguments: Sequence[str]) -> int:
     cwd = hook_input.text(told, "cwd") or os.environ.get("CLAUDE_PROJECT_DIR") or given.value("cwd")
     jobs = Jobs(Workspace(cwd, session=hook_input.text(told, "session_id")))
     try:
-        _note_running(jobs)
+        if any(is_active(each) for each in jobs.view.records()):
+            _note_running(jobs)
         if not jobs.view.config.get(GATE):
             return 0
         objection = _review(jobs, told)
