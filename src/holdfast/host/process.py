@@ -197,7 +197,9 @@ class HostedProcess:
     def _terminal_ready(self, events: int) -> None:
         assert self._streams is not None
         descriptor = self._stdin
+        size = self.log.size(EntryKind.PTY)
         self._move(descriptor, EntryKind.PTY, _TURN)
+        self._pace(self.log.size(EntryKind.PTY) - size)
         if self._stdin_queue and descriptor in self._streams.outputs:
             self._feed()
         self._check_closed()
