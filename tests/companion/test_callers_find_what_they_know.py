@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.companion.setup import GATE
-from holdfast.companion.view import View
+from holdfast.companion.view import GATE, View
 from holdfast.companion.workspace import Workspace
 from tests.companion.fake_codex import ALLOW, ANSWER, RESUMED, THOUGHT
 

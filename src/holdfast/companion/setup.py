@@ -13,11 +13,10 @@ from holdfast.companion.daemon import Daemon, Document
 from holdfast.companion.refusal import CodexMissing, Refused
 from holdfast.companion.runtime import session_runtime
 from holdfast.companion.task import environment
-from holdfast.companion.view import View, is_active
+from holdfast.companion.view import GATE, View, is_active
 from holdfast.companion.workspace import Workspace
 
 SYNTAX: Final = Syntax(switches=("json", "enable-review-gate", "disable-review-gate"))
-GATE: Final = "stopReviewGate"
 _PROVIDERS: Final = {"openai": "OpenAI", "ollama": "Ollama", "lmstudio": "LM Studio"}
 
 

@@ -16,8 +16,7 @@ from holdfast.companion.arguments import Syntax
 from holdfast.companion.jobs import Jobs
 from holdfast.companion.outcome import Outcome
 from holdfast.companion.refusal import CodexMissing
-from holdfast.companion.setup import GATE
-from holdfast.companion.view import is_active
+from holdfast.companion.view import GATE, is_active
 from holdfast.companion.workspace import Workspace
 from holdfast.errors import HoldfastError
 

@@ -23,6 +23,8 @@ from holdfast.companion.refusal import Refused
 #: One job as callers know it.  Records of other programs may lack everything but the id.
 Record = dict[str, Any]
 
+#: The setting that switches the review gate on.
+GATE: Final = "stopReviewGate"
 #: Finished jobs beyond this many leave the view (not Holdfast), oldest first.
 KEPT_JOBS: Final = 50
 #: Fields that belong to the file of a job and not to the index.
@@ -192,7 +194,7 @@ class View:
             os.close(lock)
 
     def _load(self, *, set_aside: bool = False) -> Record:
-        state: Record = {"version": 1, "config": {"stopReviewGate": False}, "jobs": []}
+        state: Record = {"version": 1, "config": {GATE: False}, "jobs": []}
         try:
             # Records name processes to end and files to show, so somebody else's are not to be believed.
             if self.directory.stat().st_uid != os.geteuid():
@@ -212,7 +214,7 @@ class View:
         read = cast(Record, found)
         config, jobs = read.get("config"), read.get("jobs")
         state.update(read)
-        state["config"] = {"stopReviewGate": False, **(cast(Record, config) if isinstance(config, dict) else {})}
+        state["config"] = {GATE: False, **(cast(Record, config) if isinstance(config, dict) else {})}
         rows = cast("list[object]", jobs) if isinstance(jobs, list) else []
         state["jobs"] = [
             cast(Record, job) for job in rows if isinstance(job, dict) and isinstance(cast(Record, job).get("id"), str)

@@ -66,7 +66,7 @@ def repository_root(directory: str) -> str | None:
 def _state_root() -> Path:
     plugin_data = os.environ.get(PLUGIN_DATA_VARIABLE)
     if plugin_data:
-        return Path(plugin_data) / "state"
+        return Path(os.path.abspath(plugin_data)) / "state"
     # As node has it, because that is where callers look.
     temporary = next((os.environ[name] for name in ("TMPDIR", "TMP", "TEMP") if os.environ.get(name)), "/tmp")
-    return Path(temporary.rstrip("/") or "/") / "codex-companion"
+    return Path(os.path.abspath(temporary)) / "codex-companion"
