@@ -355,10 +355,13 @@ class Measurement(NamedTuple):
     bar: str
     #: Measures the server with a client of it; the last argument says whether it is ours.
     measure: Callable[[Server, Client, bool], float]
+    #: Whether only the first measurement tells anything.
+    once: bool = False
 
 
 MEASUREMENTS: list[Measurement] = [
     Measurement("memory, idle", "MB", True, "<= 0.6", lambda s, c, ours: s.resident()),
+    Measurement("memory for each live process", "KB", True, "<= 0.2", lambda s, c, ours: live(s, c, 1000), once=True),
     Measurement("round trip, one at a time", "us", True, "<= 0.9", lambda s, c, ours: round_trip(c, 2000, 1)),
     Measurement("round trip, 64 in flight", "us", True, "<= 0.5", lambda s, c, ours: round_trip(c, 6400, 64)),
     Measurement("starts, ordinary client", "/s", False, ">= 20", lambda s, c, o: starts(c, 200 if o else 20, 1)),
@@ -375,7 +378,6 @@ MEASUREMENTS: list[Measurement] = [
     ),
     Measurement("long poll wakes, ordinary client", "us", False, "<= 0.1", lambda s, c, ours: wakes(c, 20)),
     Measurement("long poll wakes, quickack client", "us", True, "<= 1", lambda s, c, ours: wakes(c, 60)),
-    Measurement("memory for each live process", "KB", True, "<= 0.2", lambda s, c, ours: live(s, c, 1000)),
     Measurement("stdin echo, ordinary client", "/s", False, "", lambda s, c, ours: echoes(c, 200 if ours else 20)),
 ]
 
@@ -415,11 +417,12 @@ def main() -> None:
             load = " ".join(f"{value:.1f}" for value in os.getloadavg())
             if not options.json:
                 print(f"load {load}, {os.cpu_count()} processors, {options.runs} runs, medians")
-            for name, unit, quickack, bar, measure in MEASUREMENTS:
+            for name, unit, quickack, bar, measure, once in MEASUREMENTS:
                 if options.only not in name:
                     continue
                 samples: dict[str, list[float]] = {which: [] for which in servers}
-                for _ in range(options.runs):
+                # Memory that was used once is used again: what a process costs is seen only the first time.
+                for _ in range(1 if once else options.runs):
                     for which, server in servers.items():
                         client = Client(server.url, quickack=quickack)
                         samples[which].append(measure(server, client, which == "ours"))
