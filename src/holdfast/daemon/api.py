@@ -20,6 +20,7 @@ from holdfast.clock import isoformat, monotonic
 from holdfast.daemon.runtime import Runtime
 from holdfast.errors import HoldfastError, InvalidRequest, NotFound, Unavailable
 from holdfast.host.port import Gap, Record
+from holdfast.tasks.account_report import TransferRequest, UsageRequest
 from holdfast.tasks.collected import CollectionRequest
 from holdfast.tasks.request import TaskRequest
 
@@ -93,6 +94,8 @@ class Api:
             ("GET", "/v1/tasks/{id}/log", self._log),
             ("GET", "/v1/changes", self._changes),
             ("POST", "/v1/gc", self._collect),
+            ("POST", "/v1/usage", self._usage),
+            ("POST", "/v1/transfer", self._transfer),
             ("POST", "/v1/shutdown", self._shutdown),
         ]
         return Starlette(
@@ -206,6 +209,14 @@ class Api:
         if _flag(request, "follow"):
             return await _stream(feed.follow(after))
         return await _stream(_all_changes(self._runtime, after))
+
+    async def _usage(self, request: Request) -> Response:
+        asked = await _body(request, UsageRequest)
+        return _json(200, await self._runtime.tasks.accounts.usage(asked.seconds, asked.agents, asked.environment))
+
+    async def _transfer(self, request: Request) -> Response:
+        asked = await _body(request, TransferRequest)
+        return _json(200, await self._runtime.tasks.accounts.transfer(asked.source, asked.cwd, asked.environment))
 
     async def _collect(self, request: Request) -> Response:
         return _json(200, await self._runtime.tasks.collect(await _body(request, CollectionRequest)))

@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -36,8 +36,14 @@ CANCEL_TIMEOUT: Final = 300.0
 COLLECT_TIMEOUT: Final = 900.0
 #: Seconds in which an agent has confirmed what was said to it, or the daemon says that it has not.
 COMMAND_TIMEOUT: Final = 60.0
+#: Seconds in which an agent's server is started, if need be, and has answered.
+ACCOUNT_TIMEOUT: Final = 180.0
 #: Seconds that one ``wait`` call asks for at most (the daemon's own bound).
 WAIT_BOUND: Final = 60.0
+
+if TYPE_CHECKING:
+    # Named in annotations alone: every command pays for what is imported here.
+    from holdfast.tasks.account_report import Transferred, UsageReport
 
 _CHUNK: Final = 65_536
 _SOCKET_NAME: Final = "daemon.sock"
@@ -289,6 +295,23 @@ class DaemonClient:
     def cancel(self, task_id: str, *, timeout: float = ANSWER_TIMEOUT) -> TaskView:
         """Ask for the end of a task; a finished one stays as it is."""
         return self._decode(self._call("POST", _task_path(task_id, "cancel"), timeout=timeout), TaskView)
+
+    def usage(self, seconds: float, agents: list[str], environment: Mapping[str, str]) -> UsageReport:
+        """What tasks used within the last *seconds*, and what *agents* say of their allowance."""
+        from holdfast.tasks.account_report import UsageReport, UsageRequest
+
+        body = UsageRequest(seconds=seconds, agents=agents, environment=dict(environment))
+        return self._decode(self._call("POST", "/v1/usage", body, timeout=ACCOUNT_TIMEOUT), UsageReport)
+
+    def transfer(self, source: str, cwd: str, environment: Mapping[str, str]) -> Transferred:
+        """Make a Codex thread of a transcript of Claude Code's; asked again, it is made again.
+
+        :raises InvalidRequest: it is no transcript, or Codex cannot be asked
+        """
+        from holdfast.tasks.account_report import Transferred, TransferRequest
+
+        body = TransferRequest(source=source, cwd=cwd, environment=dict(environment))
+        return self._decode(self._call("POST", "/v1/transfer", body, timeout=ACCOUNT_TIMEOUT), Transferred)
 
     def collect(self, request: CollectionRequest) -> Collected:
         """Delete finished tasks that *request* lets go, with all that was kept for them; repeating it is harmless."""

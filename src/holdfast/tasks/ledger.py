@@ -23,7 +23,7 @@ from holdfast.store.store import Store
 from holdfast.tasks.acceptance import Acceptance
 from holdfast.tasks.facts import AttemptFacts
 from holdfast.tasks.output_file import Reservation
-from holdfast.tasks.result import Result, Status
+from holdfast.tasks.result import Result, Status, UsagePart
 from holdfast.tasks.state import State, check_move
 from holdfast.tasks.workspace import Baseline
 
@@ -71,6 +71,10 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     facts: AttemptFacts
     ended_at: float | None
+
+
+class _OnlyUsage(msgspec.Struct):
+    usage: UsagePart
 
 
 class Conflict(InvalidRequest):
@@ -390,6 +394,12 @@ class Ledger:
         query = sa.select(tasks.c.result).where(tasks.c.id == task_id)
         row = await self._store.read(lambda connection: connection.execute(query).first())
         return None if row is None or row.result is None else msgspec.json.decode(row.result, type=Result)
+
+    async def usage_since(self, since: float) -> builtins.list[tuple[str, UsagePart]]:
+        """Agent and usage of every task that was finished after *since*, UTC seconds."""
+        query = sa.select(tasks.c.agent, tasks.c.result).where(tasks.c.finished_at > since, tasks.c.result.is_not(None))
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return [(row.agent, msgspec.json.decode(row.result, type=_OnlyUsage).usage) for row in rows]
 
     async def finished_before(self, at: float, *, keep: int) -> list[str]:
         """Ids of the tasks that finished before *at* (UTC seconds), oldest first, without the newest *keep*."""

@@ -27,6 +27,7 @@ from holdfast.host.port import Gap, HostUnavailable, Record, UnknownProcess
 from holdfast.store.store import Store
 from holdfast.tasks import worktree
 from holdfast.tasks.acceptance import Acceptance, TaskFiles, replace_file, summarise
+from holdfast.tasks.accounts import Accounts
 from holdfast.tasks.attempt import Hosts, Servers
 from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.collection import Collector, Deleting
@@ -81,6 +82,8 @@ class TaskService:
         self._slots = Slots()
         self._notifier = Notifier(store, hosts, directory)
         self._closing = False
+        #: What belongs to agents and not to one task.
+        self.accounts = Accounts(self._ledger, servers)
         #: Held while a task gets its files and its row: two of one id would write each other's.
         self._storing = asyncio.Lock()
         #: What can be said to tasks at work.

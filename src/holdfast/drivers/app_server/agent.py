@@ -103,6 +103,16 @@ class CodexAppServer(CodexAgent):
         argv = [sys.executable, "-I", "-S", str(_PROGRAM), order]
         return Launch(argv=argv, env=env, server=server, commands=True)
 
+    def server(self, installation: Installation, environment: Mapping[str, str]) -> SharedServer:
+        """The server that serves runs of *installation* in the *environment* of a caller.
+
+        :raises UnsupportedOption: this Codex cannot listen on a socket
+        """
+        env = self._environment(installation, environment, Work(cwd=Path.cwd()))
+        if not can_listen(installation, env):
+            raise UnsupportedOption(f"This {self.title} has no server to be asked.", hint=f"Update it: {self.install}")
+        return shared_server(installation, env)
+
     def interpret(self, line: bytes) -> list[Event]:
         return dialect.interpret(line)
 
