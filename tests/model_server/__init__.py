@@ -11,12 +11,13 @@ library alone.  A test writes the script step by step and reads in the journal w
 By hand: ``python -m tests.model_server --help``.
 """
 
-from .script import Decide, Drop, EditFile, Fail, Gate, Hang, Say, Shell, Together, Tool, WriteFile
+from .script import Decide, Drop, Echo, EditFile, Fail, Gate, Hang, Say, Shell, Together, Tool, WriteFile
 from .server import ModelServer, Request
 
 __all__ = [
     "Decide",
     "Drop",
+    "Echo",
     "EditFile",
     "Fail",
     "Gate",

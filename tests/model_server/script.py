@@ -50,6 +50,11 @@ class Say(Step):
 
 
 @dataclass(frozen=True)
+class Echo(Step):
+    """Answer with the last text of the user: tells many askers apart, in whatever order they come."""
+
+
+@dataclass(frozen=True)
 class Shell(Step):
     """Run a command with the agent's own shell tool."""
 

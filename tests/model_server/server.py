@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import anthropic, openai
-from .script import Decide, Drop, Fail, Hang, Say, Step
+from .script import Decide, Drop, Echo, Fail, Hang, Say, Step
 
 #: By the end of the path of a POST.
 _APIS: dict[str, ModuleType] = {"/responses": openai, "/messages": anthropic}
@@ -123,7 +123,10 @@ class ModelServer:
         step = self._script.next() if api.tools(body) else None
         if isinstance(step, Decide):
             step = step.choose(api.tool_results(body))
-        request = Request(path, headers, body, api.user_texts(body), api.tool_results(body), step)
+        texts = api.user_texts(body)
+        if isinstance(step, Echo):
+            step = Say(texts[-1] if texts else "", gate=step.gate, delay=step.delay)
+        request = Request(path, headers, body, texts, api.tool_results(body), step)
         with self._lock:
             self.journal.append(request)
         return request
