@@ -16,14 +16,14 @@ from holdfast.drivers.choice import through
 from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.tasks.account_report import Allowance, Consumption, Transferred, UsageReport
 from holdfast.tasks.attempt import Servers
-from holdfast.tasks.ledger import Ledger
+from holdfast.tasks.queries import Queries
 
 
 class Accounts:
     """The accounts of the agents that one daemon can reach."""
 
-    def __init__(self, ledger: Ledger, servers: Servers) -> None:
-        self._ledger = ledger
+    def __init__(self, queries: Queries, servers: Servers) -> None:
+        self._queries = queries
         self._servers = servers
 
     async def usage(self, seconds: float, agents: list[str], environment: Mapping[str, str]) -> UsageReport:
@@ -33,7 +33,7 @@ class Accounts:
         """
         since = wall() - seconds
         consumption: dict[str, Consumption] = {}
-        for agent, usage in await self._ledger.usage_since(since):
+        for agent, usage in await self._queries.usage_since(since):
             total = consumption.setdefault(agent, Consumption(agent=agent))
             total.tasks += 1
             total.unknown += usage.input_tokens is None

@@ -9,8 +9,9 @@ from holdfast.drivers.one_shot import OutputGone, whole_stdout
 from holdfast.host.port import UnknownProcess
 from holdfast.tasks.acceptance import Draft, TaskFiles
 from holdfast.tasks.attempt import Hosts
-from holdfast.tasks.ledger import AttemptRow, Ledger
+from holdfast.tasks.queries import Queries
 from holdfast.tasks.result import MessagePart
+from holdfast.tasks.rows import AttemptRow
 
 #: An answer up to this size is in the result document itself; a longer one is cut there and whole in its file.
 INLINE_BYTES: Final = 1 << 20
@@ -19,7 +20,7 @@ INLINE_BYTES: Final = 1 << 20
 async def keep_answer(
     attempt: AttemptRow,
     plain_text: bool,
-    ledger: Ledger,
+    queries: Queries,
     hosts: Hosts,
     files: TaskFiles,
     unknowns: dict[str, str],
@@ -39,7 +40,7 @@ async def keep_answer(
                 unknowns["message.text"] = error.message
                 return part
         else:
-            text = await ledger.message(attempt.task_id, attempt.number)
+            text = await queries.message(attempt.task_id, attempt.number)
             if text is None:
                 return part
             # A lone surrogate is legal in JSON and has no UTF-8 form of its own.

@@ -31,8 +31,9 @@ from holdfast.host.port import (
 )
 from holdfast.tasks.acceptance import TaskFiles
 from holdfast.tasks.facts import AttemptFacts, StopCause, fold
-from holdfast.tasks.ledger import AttemptRow, Ledger, Phase
+from holdfast.tasks.ledger import Ledger
 from holdfast.tasks.request import TaskRequest
+from holdfast.tasks.rows import AttemptRow, Phase
 from holdfast.tasks.state import State
 
 logger: Final = logging.getLogger(__name__)

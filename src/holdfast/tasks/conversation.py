@@ -17,7 +17,8 @@ from holdfast.host.port import StdinClosed, UnknownProcess, WriteUncertain
 from holdfast.store.store import Store
 from holdfast.tasks.attempt import Hosts
 from holdfast.tasks.facts import AttemptFacts
-from holdfast.tasks.ledger import AttemptRow, Ledger, Phase, TaskRow
+from holdfast.tasks.queries import Queries
+from holdfast.tasks.rows import AttemptRow, Phase, TaskRow
 
 #: For the agent to confirm a command, seconds.
 _ANSWER: Final = 30.0
@@ -44,9 +45,9 @@ class CommandUncertain(HoldfastError):
 class Conversation:
     """What can be said to the tasks of one store."""
 
-    def __init__(self, store: Store, ledger: Ledger, hosts: Hosts) -> None:
+    def __init__(self, store: Store, queries: Queries, hosts: Hosts) -> None:
         self._feed = store.feed
-        self._ledger = ledger
+        self._queries = queries
         self._hosts = hosts
 
     async def steer(self, task_id: str, text: str, command_id: str | None = None) -> None:
@@ -83,8 +84,8 @@ class Conversation:
         await self._say(attempt, command)
 
     async def _at_work(self, task_id: str) -> tuple[TaskRow, AttemptRow]:
-        task = await self._ledger.task(task_id)
-        attempts = await self._ledger.attempts(task_id)
+        task = await self._queries.task(task_id)
+        attempts = await self._queries.attempts(task_id)
         if task.status is not None:
             raise NotAtWork(f"Task {task_id} is finished: {task.status}.", hint=f"Read it: holdfast result {task_id}")
         if not attempts or attempts[-1].phase is not Phase.STARTED or attempts[-1].facts.terminal:
@@ -118,7 +119,7 @@ class Conversation:
 
     async def _answer(self, attempt: AttemptRow, command_id: str, seen: int) -> str | None:
         while True:
-            now = (await self._ledger.attempts(attempt.task_id))[attempt.number - 1]
+            now = (await self._queries.attempts(attempt.task_id))[attempt.number - 1]
             if command_id in now.facts.answered:
                 return now.facts.answered[command_id]
             if now.phase is Phase.ENDED:

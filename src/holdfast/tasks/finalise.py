@@ -25,7 +25,7 @@ from holdfast.tasks.answer import keep_answer
 from holdfast.tasks.appraisal import Appraisal, appraise, settled
 from holdfast.tasks.attempt import Hosts
 from holdfast.tasks.facts import AttemptFacts, StopCause
-from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow
+from holdfast.tasks.ledger import Ledger
 from holdfast.tasks.marker import with_marker
 from holdfast.tasks.outcome import Outcome, decide, reported_success, signal_name
 from holdfast.tasks.output_file import OutputPathRefused, Published, publish
@@ -46,6 +46,7 @@ from holdfast.tasks.result import (
     Timing,
     ToolUses,
 )
+from holdfast.tasks.rows import AttemptRow, TaskRow
 from holdfast.tasks.slots import no_slot
 from holdfast.tasks.usage import usage_of_task
 from holdfast.tasks.versions import Versions

@@ -23,8 +23,9 @@ from holdfast.tasks.acceptance import TaskFiles, replace_file
 from holdfast.tasks.attempt import CLOSE_GRACE, STOP_GRACE, Hosts
 from holdfast.tasks.facts import StopCause, fold
 from holdfast.tasks.finalise import Finalisation
-from holdfast.tasks.ledger import AttemptRow, Ledger, TaskRow
+from holdfast.tasks.ledger import Ledger
 from holdfast.tasks.result import Result, Status
+from holdfast.tasks.rows import AttemptRow, TaskRow
 from holdfast.tasks.versions import Versions
 
 logger: Final = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from holdfast.drivers.one_shot import Cursor, follow
 from holdfast.errors import InvalidRequest
 from holdfast.host.port import Host
 from holdfast.tasks.facts import AttemptFacts, fold
-from holdfast.tasks.ledger import AttemptRow, TaskRow
+from holdfast.tasks.rows import AttemptRow, TaskRow
 from holdfast.tasks.state import State
 from holdfast.tasks.view import Progress
 

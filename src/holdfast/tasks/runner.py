@@ -19,7 +19,8 @@ from holdfast.tasks.acceptance import TaskFiles, replace_file
 from holdfast.tasks.attempt import FINALISE, FINISH_NOW, AttemptRunner, Hosts, Servers
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.finalise import Finalisation
-from holdfast.tasks.ledger import AttemptRow, Ledger, Phase, TaskRow
+from holdfast.tasks.ledger import Ledger
+from holdfast.tasks.rows import AttemptRow, Phase, TaskRow
 from holdfast.tasks.slots import Ticket
 from holdfast.tasks.state import State
 from holdfast.tasks.versions import Versions

@@ -33,13 +33,14 @@ from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.collection import Collector, Deleting
 from holdfast.tasks.conversation import Conversation
 from holdfast.tasks.late import LateOutcomes
-from holdfast.tasks.ledger import AttemptRow, Conflict, Ledger, TaskRow, usage_of
+from holdfast.tasks.ledger import Conflict, Ledger
 from holdfast.tasks.notification import Notifier, wanted
 from holdfast.tasks.output_file import Reservation, reserve
 from holdfast.tasks.output_schema import check_schema
 from holdfast.tasks.progress import Position, read_attempt
 from holdfast.tasks.request import Notification, TaskRequest, WorktreeRequest, validate
 from holdfast.tasks.result import Result
+from holdfast.tasks.rows import AttemptRow, TaskRow, usage_of
 from holdfast.tasks.runner import TaskRunner
 from holdfast.tasks.slots import Slots, Ticket
 from holdfast.tasks.state import State

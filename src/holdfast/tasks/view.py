@@ -14,7 +14,7 @@ from holdfast.tasks.state import State
 if TYPE_CHECKING:
     # Only for the annotations: what a client decodes must not cost it the import of the store.
     from holdfast.tasks.facts import AttemptFacts
-    from holdfast.tasks.ledger import AttemptRow, TaskRow
+    from holdfast.tasks.rows import AttemptRow, TaskRow
 
 
 class NotFinished(HoldfastError):

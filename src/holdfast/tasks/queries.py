@@ -1,0 +1,192 @@
+"""What is asked about the tasks' rows.  Every method is one transaction that changes nothing."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from holdfast.drivers.one_shot import Cursor
+from holdfast.errors import InvalidRequest, NotFound
+from holdfast.store.schema import attempts, processes, tasks
+from holdfast.store.store import Store
+from holdfast.tasks.acceptance import Acceptance
+from holdfast.tasks.result import Result, Status, UsagePart
+from holdfast.tasks.rows import AttemptRow, TaskRow, attempt_row, task_row
+from holdfast.tasks.state import State
+
+
+class Ambiguous(InvalidRequest):
+    """A prefix fits more than one task."""
+
+    code = "ambiguous"
+
+
+class Queries:
+    """Tasks and attempts in the store, to be read."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def task(self, task_id: str) -> TaskRow:
+        """The task of exactly this id.
+
+        :raises NotFound: there is none
+        """
+        row = await self._store.read(lambda connection: connection.execute(select_tasks(id=task_id)).first())
+        if row is None:
+            raise NotFound(f"There is no task {task_id}.", hint="See 'holdfast list'.")
+        return task_row(row)
+
+    async def resolve(self, prefix: str) -> str:
+        """The id of the one task whose id begins with *prefix*.
+
+        :raises NotFound: no task fits
+        :raises Ambiguous: several do
+        """
+        escaped = prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        query = sa.select(tasks.c.id).where(tasks.c.id.like(f"{escaped}%", escape="\\")).order_by(tasks.c.id).limit(4)
+        found = [row.id for row in await self._store.read(lambda connection: connection.execute(query).fetchall())]
+        if prefix in found:
+            return prefix
+        if not found or not prefix:
+            raise NotFound(f"There is no task {prefix!r}.", hint="See 'holdfast list --all'.")
+        if len(found) > 1:
+            raise Ambiguous(f"{prefix!r} fits several tasks: {', '.join(found)}.", hint="Give more of the id.")
+        return found[0]
+
+    async def list(
+        self, *, active_only: bool, limit: int, tags: Mapping[str, str] | None = None
+    ) -> list[tuple[TaskRow, AttemptRow | None, int]]:
+        """Tasks (those that carry all of *tags*), newest first, each with its last attempt and how many there were."""
+
+        def select(connection: sa.Connection) -> list[tuple[TaskRow, AttemptRow | None, int]]:
+            order = (tasks.c.created_at.desc(), tasks.c.id.desc())
+            query = select_tasks().order_by(*order).limit(limit)
+            if active_only:
+                query = query.where(tasks.c.state != State.FINISHED)
+            if tags:
+                rows = connection.execute(sa.select(tasks.c.id, tasks.c.request).order_by(*order))
+                fitting = (row.id for row in rows if tags.items() <= _tags(row.request).items())
+                query = query.where(tasks.c.id.in_([*islice(fitting, limit)]))
+            found = [task_row(row) for row in connection.execute(query)]
+            newest: dict[str, AttemptRow] = {}
+            ids = [row.id for row in found]
+            for row in connection.execute(sa.select(attempts).where(attempts.c.task_id.in_(ids))):
+                attempt = attempt_row(row)
+                if attempt.task_id not in newest or newest[attempt.task_id].number < attempt.number:
+                    newest[attempt.task_id] = attempt
+            return [(row, last := newest.get(row.id), last.number if last else 0) for row in found]
+
+        return await self._store.read(select)
+
+    async def unfinished(self) -> list[tuple[str, str, State]]:
+        """Id, agent and state of all tasks that have no result yet, oldest first."""
+        query = (
+            sa.select(tasks.c.id, tasks.c.agent, tasks.c.state)
+            .where(tasks.c.state != State.FINISHED)
+            .order_by(tasks.c.created_at, tasks.c.id)
+        )
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return [(row.id, row.agent, State(row.state)) for row in rows]
+
+    async def counts(self) -> tuple[int, int]:
+        """How many tasks there are, and how many of them are not finished."""
+        query = sa.select(sa.func.count(), sa.func.count().filter(tasks.c.state != State.FINISHED)).select_from(tasks)
+        total, active = (await self._store.read(lambda connection: connection.execute(query).one())).tuple()
+        return total, active
+
+    async def concurrent_in(self, cwd: str, since: float, task_id: str) -> int:
+        """How many other tasks were at work in *cwd* at any time after *since* (UTC seconds)."""
+        query = sa.select(tasks.c.request).where(
+            tasks.c.id != task_id, sa.or_(tasks.c.finished_at.is_(None), tasks.c.finished_at > since)
+        )
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return sum(msgspec.json.decode(row.request, type=Acceptance).settled.cwd == cwd for row in rows)
+
+    async def unknown_outcomes(self, since: float) -> builtins.list[str]:
+        """Ids of the tasks that ended as ``outcome_unknown`` after *since* (UTC seconds), oldest first."""
+        unknown = sa.select(tasks.c.id).where(tasks.c.status == Status.OUTCOME_UNKNOWN, tasks.c.finished_at > since)
+        query = unknown.order_by(tasks.c.finished_at)
+        return [row.id for row in await self._store.read(lambda connection: connection.execute(query).fetchall())]
+
+    async def finished_before(self, at: float, *, keep: int) -> list[str]:
+        """Ids of the tasks that finished before *at* (UTC seconds), oldest first, without the newest *keep*."""
+        finished = sa.select(tasks.c.id, tasks.c.finished_at).where(tasks.c.state == State.FINISHED)
+        query = finished.order_by(tasks.c.finished_at.desc(), tasks.c.id.desc()).limit(-1).offset(keep)
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return [row.id for row in reversed(rows) if row.finished_at < at]
+
+    async def task_ids(self) -> set[str]:
+        """The ids of all tasks."""
+        query = sa.select(tasks.c.id)
+        return {row.id for row in await self._store.read(lambda connection: connection.execute(query).fetchall())}
+
+    async def result(self, task_id: str) -> Result | None:
+        """The result of a task; ``None`` until it is finished."""
+        query = sa.select(tasks.c.result).where(tasks.c.id == task_id)
+        row = await self._store.read(lambda connection: connection.execute(query).first())
+        return None if row is None or row.result is None else msgspec.json.decode(row.result, type=Result)
+
+    async def usage_since(self, since: float) -> builtins.list[tuple[str, UsagePart]]:
+        """Agent and usage of every task that was finished after *since*, UTC seconds."""
+        query = sa.select(tasks.c.agent, tasks.c.result).where(tasks.c.finished_at > since, tasks.c.result.is_not(None))
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return [(row.agent, msgspec.json.decode(row.result, type=_OnlyUsage).usage) for row in rows]
+
+    async def attempts(self, task_id: str) -> list[AttemptRow]:
+        """All attempts of a task, first to last."""
+        query = sa.select(attempts).where(attempts.c.task_id == task_id).order_by(attempts.c.number)
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return [attempt_row(row) for row in rows]
+
+    async def process_ids(self) -> set[str]:
+        """The ids of the processes of all attempts."""
+        query = sa.select(attempts.c.process_id)
+        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
+        return {row.process_id for row in rows}
+
+    async def message(self, task_id: str, number: int) -> str | None:
+        """The last message of an attempt."""
+        query = sa.select(attempts.c.message).where(attempts.c.task_id == task_id, attempts.c.number == number)
+        return (await self._store.read(lambda connection: connection.execute(query).one())).message
+
+    async def thread(self, thread_id: str) -> AttemptRow | None:
+        """The newest attempt that worked in this thread."""
+        query = sa.select(attempts).where(attempts.c.thread_id == thread_id).order_by(attempts.c.created_at.desc())
+        row = await self._store.read(lambda connection: connection.execute(query.limit(1)).first())
+        return None if row is None else attempt_row(row)
+
+    async def cursor(self, process_id: str) -> Cursor:
+        """How far the log of a process has been folded."""
+        query = sa.select(processes).where(processes.c.process_id == process_id)
+        row = await self._store.read(lambda connection: connection.execute(query).one())
+        return Cursor(seq=row.fold_seq, skip=row.fold_skip, seen=row.fold_seen)
+
+
+def select_tasks(**where: str) -> sa.Select[Any]:
+    """Everything that is stored of tasks but their results."""
+    columns = [column for column in tasks.c if column.name != "result"]
+    return sa.select(*columns).filter_by(**where)
+
+
+class _OnlyUsage(msgspec.Struct):
+    usage: UsagePart
+
+
+class _TaggedRequest(msgspec.Struct, frozen=True):
+    tags: dict[str, str] = {}
+
+
+class _Tagged(msgspec.Struct, frozen=True):
+    """The little of an acceptance that is read of many."""
+
+    request: _TaggedRequest
+
+
+def _tags(acceptance: bytes) -> dict[str, str]:
+    return msgspec.json.decode(acceptance, type=_Tagged).request.tags
