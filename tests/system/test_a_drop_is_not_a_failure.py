@@ -108,7 +108,7 @@ def test_a_server_killed_in_the_middle_is_a_typed_failure_to_go_on_from(
     result = task.result()
     assert (result["status"], result["error"]["class"]) == ("failed", "backend_crash")
     assert len(model_server.main_requests) == task.asked
-    again = user.json("run", "codex", "Go on.", "--resume", task.id)
+    again = user.json("resume", task.id, "Go on.")
     assert again["thread"]["id"] == result["thread"]["id"]
 
 
@@ -160,7 +160,7 @@ def test_a_question_waits_for_its_answer(
 def test_a_fork_leaves_the_thread_as_it_is(user: Installation, model_server: ModelServer) -> None:
     model_server.script(Say("One."), Say("Two."))
     first = user.json("run", "codex", "First.")
-    fork = user.json("run", "codex", "Second.", "--fork", first["task_id"])
+    fork = user.json("fork", first["task_id"], "Second.")
     assert fork["thread"]["id"] not in (None, first["thread"]["id"])
     assert any("First." in text for text in model_server.main_requests[-1].user_texts)
 

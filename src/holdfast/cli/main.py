@@ -31,6 +31,8 @@ COMMANDS: Final[dict[str, str]] = {
     "logs": "Show what a task did and what its process wrote.",
     "cancel": "End tasks, whole process trees included.",
     "gc": "Delete finished tasks that nobody needs any more.",
+    "resume": "Go on with the thread of a task.",
+    "fork": "Begin with a copy of the thread of a task.",
     "steer": "Say something to an agent while it works.",
     "approve": "Answer what an agent asks to be allowed.",
     "usage": "Show what tasks used, and what is left of an account's allowance.",

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from types import FrameType
-from typing import Unpack
+from typing import TypedDict, Unpack
 
 import click
 
@@ -50,21 +50,38 @@ def run(
     other way the task goes on: pick it up with 'holdfast wait ID'.
     """
     result_output.choose(output_format, as_json=as_json)
+    shown = Shown(output_format=output_format, as_json=as_json, quiet=quiet, progress=progress)
+    with Daemon() as daemon:
+        return carry_out(daemon, options, shown, fail_on_reject=fail_on_reject)
+
+
+class Shown(TypedDict):
+    """How the person wants to see it."""
+
+    output_format: str | None
+    as_json: bool
+    quiet: bool
+    progress: str
+
+
+def carry_out(daemon: Daemon, options: Options, shown: Shown, *, fail_on_reject: bool) -> int:
+    """Place a task as *options* have it, stay with it, and show its result; the exit status."""
     # Whoever would act on a verdict must not take silence for one.
     options["verdict"] = options["verdict"] or fail_on_reject
     placed = order(**options)
-    wanted = result_output.choose(output_format, as_json=as_json, output_file=placed.request.output_file)
-    with Daemon() as daemon:
-        if not attend(daemon, placed, wanted, progress=progress, quiet=quiet):
-            return terminal.INTERRUPTED_EXIT
-        return result_output.show(
-            daemon,
-            placed.request.task_id,
-            wanted,
-            quiet=quiet,
-            append_marker=options["append_marker"],
-            fail_on_reject=fail_on_reject,
-        )
+    wanted = result_output.choose(
+        shown["output_format"], as_json=shown["as_json"], output_file=placed.request.output_file
+    )
+    if not attend(daemon, placed, wanted, progress=shown["progress"], quiet=shown["quiet"]):
+        return terminal.INTERRUPTED_EXIT
+    return result_output.show(
+        daemon,
+        placed.request.task_id,
+        wanted,
+        quiet=shown["quiet"],
+        append_marker=options["append_marker"],
+        fail_on_reject=fail_on_reject,
+    )
 
 
 def attend(daemon: Daemon, placed: Order, wanted: Format, *, progress: str, quiet: bool) -> bool:

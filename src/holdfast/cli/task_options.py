@@ -91,8 +91,26 @@ def _words(seconds: float | None) -> str:
     return "none" if seconds is None else duration.words(seconds)
 
 
-_DECORATORS: Final = [
+#: Who does it, and from where on.
+_BEGINNING: Final = [
     click.argument("agent", shell_complete=completion_values.agents),
+    click.option(
+        "--resume",
+        metavar="ID",
+        shell_complete=completion_values.tasks,
+        help="Go on with the thread of an earlier task, or with a thread of the agent's own.",
+    ),
+    click.option(
+        "--fork",
+        metavar="ID",
+        shell_complete=completion_values.tasks,
+        help="Begin with a copy of the thread of an earlier task; that thread stays as it is.",
+    ),
+    click.option("--fresh", is_flag=True, help="Start a thread of its own (this is what happens anyway)."),
+]
+
+#: Everything else about a task.
+_WORK: Final = [
     click.argument("prompt", metavar="[PROMPT]", nargs=-1, type=click.UNPROCESSED),
     click.option("--prompt-file", metavar="FILE", help="Read the prompt from FILE, '-' for standard input."),
     click.option("--write", is_flag=True, help="Let the agent change files: --sandbox workspace-write."),
@@ -119,19 +137,6 @@ _DECORATORS: Final = [
     click.option("--thread-name", metavar="TEXT", help="What the agent shall call the thread in its own lists."),
     click.option("--model", metavar="NAME", help="The model, as the agent calls it."),
     click.option("--effort", metavar="LEVEL", help="The reasoning effort, as the agent calls it."),
-    click.option(
-        "--resume",
-        metavar="ID",
-        shell_complete=completion_values.tasks,
-        help="Go on with the thread of an earlier task, or with a thread of the agent's own.",
-    ),
-    click.option(
-        "--fork",
-        metavar="ID",
-        shell_complete=completion_values.tasks,
-        help="Begin with a copy of the thread of an earlier task; that thread stays as it is.",
-    ),
-    click.option("--fresh", is_flag=True, help="Start a thread of its own (this is what happens anyway)."),
     click.option(
         "--timeout",
         metavar="DURATION",
@@ -224,7 +229,16 @@ _DECORATORS: Final = [
 
 def task_options(function: _F) -> _F:
     """Add the arguments and options of a task to a command."""
-    for decorator in reversed(_DECORATORS):
+    # The first argument of a function is the outermost of its decorators.
+    function = work_options(function)
+    for decorator in reversed(_BEGINNING):
+        function = decorator(function)
+    return function
+
+
+def work_options(function: _F) -> _F:
+    """The same without agent and thread, for a command that knows both."""
+    for decorator in reversed(_WORK):
         function = decorator(function)
     return function
 
