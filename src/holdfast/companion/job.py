@@ -25,6 +25,8 @@ SUMMARY_LENGTH: Final = 96
 _BASE36: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _TAG: Final = "companion."
 _KIND_LABELS: Final = {"task": "rescue", "review": "review", "adversarial-review": "adversarial-review"}
+#: Which field of a record a line of progress names, by its kind.
+_NAMED_BY: Final = {"thread": "threadId", "turn": "turnId"}
 #: How a finished task looks as a job: everything but a success is a failure, unless somebody wanted it to end.
 _PHASES: Final = {"completed": "done", "failed": "failed", "cancelled": "cancelled"}
 
@@ -137,6 +139,22 @@ def update(record: Record, view: Document) -> bool:
         elif state == "starting" or record.get("phase") in (None, "queued"):
             record["phase"] = "starting"
     return before != (record.get("status"), record.get("phase"), record.get("threadId"), record.get("turnId"))
+
+
+def advance(record: Record, kind: str, text: str, phase: str | None) -> bool:
+    """Note what a line of progress says of a job that runs; whether that changed anything."""
+    before = dict(record)
+    if kind in _NAMED_BY:
+        record[_NAMED_BY[kind]] = second_word(text)
+    record["status"], record["phase"] = "running", phase or record["phase"]
+    record.setdefault("startedAt", isoformat(wall()))
+    return record != before
+
+
+def second_word(text: str) -> str:
+    """The name in a line such as ``turn 7``."""
+    words = text.split()
+    return words[1] if len(words) > 1 else text
 
 
 def conclude(record: Record, result: Document) -> None:

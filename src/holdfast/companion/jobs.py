@@ -150,7 +150,6 @@ class Jobs:
 
         *tell* gets what somebody who waits may want to see.
         """
-        path = f"/v1/tasks/{record['id']}"
         thoughts: list[str] = []
         review = record["jobClass"] == "review"
         for line in self.daemon.progress(record["id"]):
@@ -162,14 +161,9 @@ class Jobs:
             self.log(record, entry)
             if tell is not None and entry.shown:
                 tell(entry.message)
-            known = record["phase"]
-            record["phase"] = entry.phase or known
-            if line["kind"] in ("thread", "turn") or record["phase"] != known:
-                phase = record["phase"]
-                job.update(record, self.daemon.get(path))
-                if is_active(record):
-                    record["phase"] = phase
-                    self.show(record)
+            # From the line itself: the task's facts may be a moment behind what its log says.
+            if job.advance(record, line["kind"], line["text"], entry.phase):
+                self.show(record)
         return self.settle(record, thoughts)
 
     def settle(self, record: Record, thoughts: list[str] | None = None) -> Outcome:

@@ -6,7 +6,7 @@ import re
 from typing import Final, NamedTuple
 
 from holdfast.companion.daemon import Document
-from holdfast.companion.job import shorten
+from holdfast.companion.job import second_word, shorten
 
 #: Titles of blocks: what stands under them is no progress.
 BLOCK_TITLES: Final = frozenset({"Final output", "Assistant message", "Reasoning summary", "Review output"})
@@ -31,9 +31,9 @@ def narrate(line: Document, *, review: bool) -> Entry | None:
     text: str = line["text"]
     match line["kind"]:
         case "thread":
-            return Entry(f"Thread ready ({_second_word(text)}).", "starting")
+            return Entry(f"Thread ready ({second_word(text)}).", "starting")
         case "turn":
-            return Entry(f"Turn started ({_second_word(text)}).", "reviewing" if review else "running")
+            return Entry(f"Turn started ({second_word(text)}).", "reviewing" if review else "running")
         case "tool":
             return Entry(f"Running: {shorten(text)}", _phase_of(text, review=review))
         case "tool_failed":
@@ -80,8 +80,3 @@ def _phase_of(title: str, *, review: bool) -> str:
     if review:
         return "reviewing"
     return "verifying" if re.search(_CHECKS, title) else "investigating"
-
-
-def _second_word(text: str) -> str:
-    words = text.split()
-    return words[1] if len(words) > 1 else text
