@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -88,6 +89,20 @@ def test_one_directory_has_one_daemon(installation: Installation) -> None:
     second = installation.run("up", "--foreground")
     assert second.returncode == 2
     assert "already" in second.stderr.decode()
+
+
+def test_a_daemon_that_is_about_to_end_is_waited_for(installation: Installation) -> None:
+    installation.state.mkdir(mode=0o700)
+    with (installation.state / "daemon.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        command = installation.start("run", "rehearsal", "rehearse: say hello")
+        deadline = time.monotonic() + PATIENCE
+        # The successor is there, and has found the directory taken or will find it free.
+        while not any("--ready-fd" in process.cmdline() for process in installation.processes()):
+            assert time.monotonic() < deadline and command.poll() is None
+            time.sleep(0.02)
+    out, errors = command.communicate(timeout=PATIENCE)
+    assert (out, errors) == (b"hello", b"")
 
 
 def test_an_idle_daemon_ends_and_takes_its_host_along(installation: Installation) -> None:

@@ -69,7 +69,14 @@ def start_detached(directory: Path, *, idle_exit: float | None = None) -> Daemon
         client = connect_existing(directory)
         if client is not None:
             return client
-        _spawn(directory, idle_exit)
+        try:
+            _spawn(directory, idle_exit)
+        except DaemonStartFailed:
+            # Somebody who does not ask here first ("up --foreground") may have been quicker.
+            client = connect_existing(directory)
+            if client is None:
+                raise
+            return client
     client = connect_existing(directory)
     if client is None:
         raise DaemonStartFailed("The daemon came up and went away at once.", hint=_log_hint(directory))

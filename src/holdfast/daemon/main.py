@@ -25,6 +25,8 @@ logger: Final = logging.getLogger(__name__)
 
 #: Open streams are cut this long after a stop; their clients come back to the next daemon by cursor, seconds.
 _STREAM_GRACE: Final = 1
+#: For a daemon that answers nobody any more to end, seconds; less than whoever starts its successor waits.
+PREDECESSOR_PATIENCE: Final = 20.0
 
 
 class _Server(uvicorn.Server):
@@ -43,7 +45,10 @@ def run_foreground(directory: Path, *, ready_fd: int | None = None, idle_exit: f
     :raises AlreadyRunning: another process works on the directory
     """
     # Not on uvloop: it starts a subprocess (git) in 5 ms instead of 1.7, and nothing here is busy enough to gain by it.
-    asyncio.run(_serve(directory, ready=_announce(ready_fd), idle_exit=idle_exit, in_process=False))
+    # Whoever waits for READY has found that no daemon answers: one that holds the directory all the same is about to
+    # end, or has only just begun.
+    patience = 0.0 if ready_fd is None else PREDECESSOR_PATIENCE
+    asyncio.run(_serve(directory, ready=_announce(ready_fd), idle_exit=idle_exit, in_process=False, patience=patience))
 
 
 def serve_in_thread(directory: Path) -> Callable[[], None]:
@@ -94,12 +99,13 @@ async def _serve(
     idle_exit: float | None,
     in_process: bool,
     stopping: asyncio.Event | None = None,
+    patience: float = 0.0,
 ) -> None:
     stopping = stopping or asyncio.Event()
     if not in_process:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with Runtime(directory) as runtime:
+    async with Runtime(directory, patience=patience) as runtime:
         listener = _listen(daemon_socket(directory))
         try:
             application = Api(runtime, stopping.set, in_process=in_process).application()

@@ -32,6 +32,8 @@ logger: Final = logging.getLogger(__name__)
 HOST_RECONNECT: Final = 2.0
 #: A host without a daemon and without a live process ends by itself after this long, seconds.
 HOST_IDLE_EXIT: Final = 1.0
+#: Between two tries to get the state directory, seconds.
+_LOOK_AGAIN: Final = 0.02
 
 
 class AlreadyRunning(InvalidRequest):
@@ -86,9 +88,13 @@ class LocalHost:
 class Runtime:
     """One state directory at work.  Use as an asynchronous context manager."""
 
-    def __init__(self, directory: Path) -> None:
-        """*directory* is the state directory; nothing is touched before the context is entered."""
+    def __init__(self, directory: Path, *, patience: float = 0.0) -> None:
+        """*directory* is the state directory; nothing is touched before the context is entered.
+
+        :param patience: seconds that another process has to let go of the directory
+        """
         self.directory = directory
+        self._patience = patience
         self.started_at = wall()
         #: When a client last asked for something; what an idle daemon ends by.
         self.last_asked = monotonic()
@@ -97,7 +103,7 @@ class Runtime:
 
     async def __aenter__(self) -> Runtime:
         private_directory(self.directory)
-        self._lock = _lock_directory(self.directory)
+        self._lock = await _lock_directory(self.directory, self._patience)
         try:
             self.store = await self._stack.enter_async_context(await Store.open(self.directory / "holdfast.db"))
             self.local_host = LocalHost(self.directory / "host")
@@ -147,18 +153,30 @@ class Runtime:
         await asyncio.wait({self._warm_up})
 
 
-def _lock_directory(directory: Path) -> int:
+async def _lock_directory(directory: Path, patience: float) -> int:
     """Take the state directory for this process; the kernel gives it back when the process dies, however it dies."""
+    deadline = monotonic() + patience
     descriptor = os.open(directory / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        while not _lock(descriptor):
+            if monotonic() >= deadline:
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                raise AlreadyRunning(
+                    f"A Holdfast daemon (process {holder or 'unknown'}) works on {directory} already.",
+                    hint="Use it as it is, or end it with 'holdfast down'.",
+                )
+            await asyncio.sleep(_LOOK_AGAIN)
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise AlreadyRunning(
-            f"A Holdfast daemon (process {holder or 'unknown'}) works on {directory} already.",
-            hint="Use it as it is, or end it with 'holdfast down'.",
-        ) from None
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
+        return False
+    return True
