@@ -10,7 +10,7 @@ from holdfast.agents import rehearsal
 from holdfast.agents.commands import Steer, decode
 from holdfast.host.dummy import DummyProcess
 from holdfast.store.store import Store
-from holdfast.tasks.attempt import FINISH_NOW
+from holdfast.tasks.budget import FINISH_NOW
 from holdfast.tasks.request import Limits
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService

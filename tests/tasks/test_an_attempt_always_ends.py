@@ -9,6 +9,7 @@ from holdfast.host.dummy import DummyProcess
 from holdfast.host.port import Termination, TreeMember
 from holdfast.store.store import Store
 from holdfast.tasks import attempt as attempt_module
+from holdfast.tasks import watchdog as watchdog_module
 from holdfast.tasks.request import Limits
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
@@ -20,8 +21,13 @@ ENVIRONMENT = {"PATH": "/bin"}
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STOP_GRACE", "LATE_OUTPUT", "LINGER", "CLOSE_GRACE"):
-        monkeypatch.setattr(attempt_module, name, 0.05)
+    for module, name in (
+        (attempt_module, "STOP_GRACE"),
+        (attempt_module, "CLOSE_GRACE"),
+        (watchdog_module, "LATE_OUTPUT"),
+        (watchdog_module, "LINGER"),
+    ):
+        monkeypatch.setattr(module, name, 0.05)
     monkeypatch.setattr(attempt_module, "HOST_PATIENCE", 0.3)
 
 

@@ -20,6 +20,7 @@ from holdfast.host.port import Record
 from holdfast.store.store import Store
 from holdfast.tasks import attempt as attempt_module
 from holdfast.tasks import runner as runner_module
+from holdfast.tasks import watchdog as watchdog_module
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
 from holdfast.tasks.state import State
@@ -157,8 +158,13 @@ ACTIONS = [
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STOP_GRACE", "LATE_OUTPUT", "LINGER", "CLOSE_GRACE"):
-        monkeypatch.setattr(attempt_module, name, 0.02)
+    for module, name in (
+        (attempt_module, "STOP_GRACE"),
+        (attempt_module, "CLOSE_GRACE"),
+        (watchdog_module, "LATE_OUTPUT"),
+        (watchdog_module, "LINGER"),
+    ):
+        monkeypatch.setattr(module, name, 0.02)
     monkeypatch.setattr(attempt_module, "HOST_PATIENCE", 0.2)
     monkeypatch.setattr(runner_module, "_RETRY_PAUSE", 0.01)
 

@@ -15,7 +15,7 @@ from holdfast.drivers.app_server.agent import CodexAppServer
 from holdfast.drivers.choice import through
 from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.tasks.account_report import Allowance, Consumption, Transferred, UsageReport
-from holdfast.tasks.attempt import Servers
+from holdfast.tasks.ports import Servers
 from holdfast.tasks.queries import Queries
 
 

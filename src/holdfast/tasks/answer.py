@@ -8,7 +8,7 @@ from typing import Final
 from holdfast.drivers.one_shot import OutputGone, whole_stdout
 from holdfast.host.port import UnknownProcess
 from holdfast.tasks.acceptance import Draft, TaskFiles
-from holdfast.tasks.attempt import Hosts
+from holdfast.tasks.ports import Hosts
 from holdfast.tasks.queries import Queries
 from holdfast.tasks.result import MessagePart
 from holdfast.tasks.rows import AttemptRow

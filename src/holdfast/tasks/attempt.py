@@ -10,13 +10,13 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from holdfast.agents.adapter import Agent, Launch, SharedServer
+from holdfast.agents.adapter import Agent, Launch
 from holdfast.agents.commands import Steer, encode
 from holdfast.agents.events import Waiting
 from holdfast.agents.failure import Failure, FailureClass, Remedy
-from holdfast.clock import boot_id, monotonic, wall
+from holdfast.clock import monotonic, wall
 from holdfast.drivers.one_shot import Cursor, Step, follow
 from holdfast.errors import Unavailable
 from holdfast.host.port import (
@@ -30,63 +30,25 @@ from holdfast.host.port import (
     WriteUncertain,
 )
 from holdfast.tasks.acceptance import TaskFiles
-from holdfast.tasks.facts import AttemptFacts, StopCause, fold
+from holdfast.tasks.budget import FINISH_NOW, nearly_spent
+from holdfast.tasks.facts import AttemptFacts, fold
 from holdfast.tasks.ledger import Ledger
+from holdfast.tasks.ports import Hosts, Servers
 from holdfast.tasks.request import TaskRequest
 from holdfast.tasks.rows import AttemptRow, Phase
 from holdfast.tasks.state import State
+from holdfast.tasks.watchdog import Watchdog
 
 logger: Final = logging.getLogger(__name__)
 
 #: Between SIGTERM and SIGKILL: long enough for an agent to write down where it was, seconds.
 STOP_GRACE: Final = 5.0
-#: For output that descendants still write after the agent's exit, before they are ended, seconds.
-LATE_OUTPUT: Final = 2.0
-#: For an agent that has reported its end to exit by itself, seconds.
-LINGER: Final = 10.0
 #: For the streams to close once the tree has been ended, seconds.
 CLOSE_GRACE: Final = 2.0
-#: For the log to tell whether a task was finished before it was cancelled, seconds.
-CANCEL_PATIENCE: Final = 0.5
 #: How long a host that went away is waited for before its processes are given up, seconds.
 HOST_PATIENCE: Final = 60.0
 #: At most this long is a fold without events kept in memory only (it can be done again), seconds.
 _FOLD_INTERVAL: Final = 1.0
-
-
-#: The reason of the attempt that asks for a conclusion of what an earlier one did.
-FINALISE: Final = "finalise"
-#: What an agent is told when it has used up its tools.
-FINISH_NOW: Final = (
-    "Your budget of tool uses is nearly spent. Use no further tools. Finish now: give your final answer or verdict on "
-    "the basis of what you have found so far, and say plainly what remains undone."
-)
-
-
-#: What an agent that shall only conclude may still use, in tool uses.
-CLOSING_TOOL_USES: Final = 3
-
-
-class Hosts(Protocol):
-    """Where hosts come from."""
-
-    async def host(self) -> Host:
-        """A connected host of this machine; one that died is started again.
-
-        :raises HostUnavailable: it cannot be started
-        """
-        ...
-
-
-class Servers(Protocol):
-    """Where the servers come from that several runs of an agent share."""
-
-    def hold(self, shared: SharedServer) -> contextlib.AbstractAsyncContextManager[None]:
-        """As long as the context lasts, the *shared* server is kept running and is started again when it dies.
-
-        :raises Unavailable: it cannot be started
-        """
-        ...
 
 
 class AttemptRunner:
@@ -121,9 +83,6 @@ class AttemptRunner:
         #: How far the log is folded into the facts in memory; stored together with them.
         self._cursor: Cursor | None = None
         self._folded_at = 0.0
-        self._progress_at = monotonic()
-        self._exited_at: float | None = None
-        self._terminal_at: float | None = None
         self._termination: asyncio.Task[Termination] | None = None
         self._terminated_at: float | None = None
         #: The host was asked to start the process; from then on it may be running whatever we hear.
@@ -229,15 +188,19 @@ class AttemptRunner:
 
     async def _follow(self, host: Host) -> None:
         self._cursor = await self._ledger.cursor(self._attempt.process_id)
-        now = self._progress_at = monotonic()
-        # What was known before a restart has waited long enough to be given its time anew.
-        self._exited_at = now if self._facts.exited else None
-        self._terminal_at = now if self._facts.terminal else None
+        watchdog = Watchdog(
+            self._attempt,
+            limits=self._request.limits,
+            agent=self._agent,
+            cancelled=self._cancelled,
+            first=self._first,
+            now=monotonic(),
+        )
         if self._facts.stop is not None:
             self._terminate(host)
         async with contextlib.aclosing(follow(host, self._attempt.process_id, self._agent, self._cursor)) as stream:
             try:
-                await self._watch(host, stream)
+                await self._watch(host, stream, watchdog)
             finally:
                 termination, self._termination = self._termination, None
                 self._terminated_at = None
@@ -251,7 +214,7 @@ class AttemptRunner:
             self._note_termination(termination.result())
         await self._fold()
 
-    async def _watch(self, host: Host, stream: AsyncGenerator[Step, None]) -> None:
+    async def _watch(self, host: Host, stream: AsyncGenerator[Step, None], watchdog: Watchdog) -> None:
         cancelled = asyncio.ensure_future(self._cancelled.wait())
         step: asyncio.Task[Step | None] | None = None
         try:
@@ -263,27 +226,28 @@ class AttemptRunner:
                     waited.add(cancelled)
                 if self._termination is not None and not self._termination.done():
                     waited.add(self._termination)
-                await asyncio.wait(waited, timeout=self._until_next_bound(), return_when=asyncio.FIRST_COMPLETED)
+                patience = self._until_next_bound(watchdog)
+                await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 if step.done():
                     finished, step = step.result(), None
                     if finished is None:
                         return
-                    await self._take(finished)
+                    await self._take(finished, watchdog)
                 if self._given_up_closing():
                     return
-                await self._enforce(host)
+                await self._enforce(host, watchdog)
         finally:
             cancelled.cancel()
             if step is not None:
                 step.cancel()
                 await asyncio.wait({step})
 
-    async def _take(self, step: Step) -> None:
+    async def _take(self, step: Step, watchdog: Watchdog) -> None:
         facts = self._facts
         now = monotonic()
         only_waits = bool(step.events) and all(isinstance(event, Waiting) for event in step.events)
         if not only_waits:
-            self._progress_at = now
+            watchdog.progressed(now)
         self._cursor = step.cursor_after
         facts.stdout_bytes += step.stdout_bytes
         facts.stderr_bytes += step.stderr_bytes
@@ -291,13 +255,11 @@ class AttemptRunner:
         message: str | None = None
         for event in step.events:
             message = fold(facts, event, step.time or wall()) or message
-        if facts.terminal and self._terminal_at is None:
-            self._terminal_at = now
         if step.exited is not None:
             facts.exited, facts.lost = True, step.exited.lost
             facts.exit_code, facts.signal = step.exited.exit_code, step.exited.signal
-            self._exited_at = now
         facts.closed = facts.closed or step.closed
+        watchdog.facts_changed(now)
         spoke = bool(step.events) or (self._agent.plain_text and step.stdout_bytes > 0)
         if spoke and facts.first_event_at is None:
             facts.first_event_at = step.time or wall()
@@ -312,15 +274,15 @@ class AttemptRunner:
         self._state = state or self._state
         self._folded_at = monotonic()
 
-    async def _enforce(self, host: Host) -> None:
+    async def _enforce(self, host: Host, watchdog: Watchdog) -> None:
         if self._termination is not None or self._facts.closed:
             return
         now = monotonic()
-        if self._exited_at is not None:
-            if now >= self._exited_at + LATE_OUTPUT:
+        if self._facts.exited:
+            if watchdog.output_is_late(now):
                 self._terminate(host)
             return
-        cause = self._stop_cause(now)
+        cause = watchdog.stop_cause(now)
         if cause is None:
             await self._mind_the_budget(host)
             return
@@ -333,13 +295,10 @@ class AttemptRunner:
 
     async def _mind_the_budget(self, host: Host) -> None:
         """Tell the agent, once, that its tool uses are nearly spent."""
-        facts, soft = self._facts, self._request.limits.soft_tool_uses
-        if soft is None or facts.tool_total < soft or facts.told_to_finish or facts.terminal or facts.exited:
-            return
-        if not self._agent.can_steer or facts.concludes is not None:
+        if not nearly_spent(self._facts, self._request.limits, self._agent):
             return
         # Stored first: told twice would be worse than not at all, for the hard limit is there still.
-        facts.told_to_finish = True
+        self._facts.told_to_finish = True
         await self._fold()
         command = encode(Steer(id=f"{self._attempt.process_id}-finish", text=FINISH_NOW))
         try:
@@ -347,69 +306,14 @@ class AttemptRunner:
         except (StdinClosed, WriteUncertain) as error:
             logger.warning("%s: could not be told to finish: %s", self._attempt.process_id, error)
 
-    def _stop_cause(self, now: float) -> StopCause | None:
-        facts, limits = self._facts, self._request.limits
-        if facts.terminal:
-            lingers = self._terminal_at is not None and now >= self._terminal_at + LINGER
-            if lingers:
-                return StopCause.LINGER
-        if self._cancelled.is_set():
-            return StopCause.CANCEL
-        for cause, bound in self._time_bounds():
-            if now >= bound:
-                return cause
-        hard = CLOSING_TOOL_USES if facts.concludes is not None else limits.max_tool_uses
-        if hard is not None and facts.tool_total > hard and not facts.terminal:
-            return StopCause.TOOL_USES
-        soft = limits.soft_tool_uses
-        if soft is not None and facts.tool_total >= soft and not facts.terminal and self._may_conclude:
-            return StopCause.SOFT_TOOL_USES
-        return None
-
-    @property
-    def _may_conclude(self) -> bool:
-        """Whether an agent that cannot be told anything is ended at the soft limit, to be asked for a conclusion."""
-        facts = self._facts
-        idle = not facts.open_tools
-        return not self._agent.can_steer and self._agent.can_resume and facts.concludes is None and idle
-
-    def _time_bounds(self) -> list[tuple[StopCause, float]]:
-        facts, limits = self._facts, self._request.limits
-        bounds: list[tuple[StopCause, float]] = []
-        started = self._attempt.started_monotonic
-        if started is None or self._attempt.boot_id != boot_id():
-            started = self._progress_at
-        if facts.exited:
-            return []
-        if limits.total_s is not None:
-            bounds.append((StopCause.TOTAL, self._clock_started(started) + limits.total_s))
-        if limits.start_s is not None and facts.first_event_at is None:
-            bounds.append((StopCause.START, started + limits.start_s))
-        # A long build is not idleness, nor is a question that a person has not answered: only the total limit counts.
-        if limits.idle_s is not None and not facts.open_tools and not facts.open_approvals:
-            bounds.append((StopCause.IDLE, self._progress_at + limits.idle_s))
-        return bounds
-
-    def _clock_started(self, started: float) -> float:
-        first = self._first
-        if first is None or first.started_monotonic is None or first.boot_id != boot_id():
-            return started
-        return first.started_monotonic
-
-    def _until_next_bound(self) -> float | None:
+    def _until_next_bound(self, watchdog: Watchdog) -> float | None:
         if self._termination is not None:
             if self._terminated_at is None:
                 return None
             return max(0.0, self._terminated_at + CLOSE_GRACE - monotonic())
-        bounds = [at for _, at in self._time_bounds()]
-        if self._exited_at is not None:
-            bounds.append(self._exited_at + LATE_OUTPUT)
-        elif self._terminal_at is not None:
-            bounds.append(self._terminal_at + LINGER)
-        if self._cancelled.is_set():
-            # It came before the watch began, so nothing else wakes us; what is in the log already still comes first.
-            bounds.append(monotonic() + CANCEL_PATIENCE)
-        return max(0.0, min(bounds) - monotonic()) if bounds else None
+        now = monotonic()
+        bound = watchdog.next_bound(now)
+        return None if bound is None else max(0.0, bound - now)
 
     def _given_up_closing(self) -> bool:
         """Whether the tree was ended and the streams are open still: what holds them cannot be ended."""

@@ -23,8 +23,8 @@ from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.worktree import discard
 
 if TYPE_CHECKING:
-    from holdfast.tasks.attempt import Hosts
     from holdfast.tasks.ledger import Ledger
+    from holdfast.tasks.ports import Hosts
 
 logger: Final = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from holdfast.agents.commands import DECISIONS, AnyCommand, Decide, Steer, encod
 from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.host.port import StdinClosed, UnknownProcess, WriteUncertain
 from holdfast.store.store import Store
-from holdfast.tasks.attempt import Hosts
 from holdfast.tasks.facts import AttemptFacts
+from holdfast.tasks.ports import Hosts
 from holdfast.tasks.queries import Queries
 from holdfast.tasks.rows import AttemptRow, Phase, TaskRow
 

@@ -23,12 +23,12 @@ from holdfast.host.port import Kind
 from holdfast.tasks.acceptance import TaskFiles, replace_file
 from holdfast.tasks.answer import keep_answer
 from holdfast.tasks.appraisal import Appraisal, appraise, settled
-from holdfast.tasks.attempt import Hosts
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.ledger import Ledger
 from holdfast.tasks.marker import with_marker
 from holdfast.tasks.outcome import Outcome, decide, reported_success, signal_name
 from holdfast.tasks.output_file import OutputPathRefused, Published, publish
+from holdfast.tasks.ports import Hosts
 from holdfast.tasks.result import (
     EXIT_CODES,
     AttemptPart,

@@ -20,10 +20,11 @@ from holdfast.drivers.one_shot import follow
 from holdfast.errors import HoldfastError, NotFound
 from holdfast.host.port import Host, HostUnavailable, ProcessState, UnknownProcess
 from holdfast.tasks.acceptance import TaskFiles, replace_file
-from holdfast.tasks.attempt import CLOSE_GRACE, STOP_GRACE, Hosts
+from holdfast.tasks.attempt import CLOSE_GRACE, STOP_GRACE
 from holdfast.tasks.facts import StopCause, fold
 from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import Ledger
+from holdfast.tasks.ports import Hosts
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.rows import AttemptRow, TaskRow
 from holdfast.tasks.versions import Versions

@@ -31,7 +31,7 @@ from holdfast.host.port import Kind, ProcessSpec, Record
 from holdfast.store.schema import notifications, tasks
 from holdfast.store.store import Store
 from holdfast.tasks.acceptance import Acceptance, TaskFiles, replace_file
-from holdfast.tasks.attempt import Hosts
+from holdfast.tasks.ports import Hosts
 from holdfast.tasks.request import Notification, check_notification
 from holdfast.tasks.result import Result
 from holdfast.tasks.state import State

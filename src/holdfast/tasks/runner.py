@@ -16,10 +16,12 @@ from holdfast.agents.failure import Failure, FailureClass, Remedy
 from holdfast.clock import boot_id, monotonic, wall
 from holdfast.errors import HoldfastError
 from holdfast.tasks.acceptance import TaskFiles, replace_file
-from holdfast.tasks.attempt import FINALISE, FINISH_NOW, AttemptRunner, Hosts, Servers
+from holdfast.tasks.attempt import AttemptRunner
+from holdfast.tasks.budget import FINALISE, FINISH_NOW
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import Ledger
+from holdfast.tasks.ports import Hosts, Servers
 from holdfast.tasks.rows import AttemptRow, Phase, TaskRow
 from holdfast.tasks.slots import Ticket
 from holdfast.tasks.state import State

@@ -28,7 +28,6 @@ from holdfast.store.store import Store
 from holdfast.tasks import worktree
 from holdfast.tasks.acceptance import Acceptance, TaskFiles, replace_file, summarise
 from holdfast.tasks.accounts import Accounts
-from holdfast.tasks.attempt import Hosts, Servers
 from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.collection import Collector, Deleting
 from holdfast.tasks.conversation import Conversation
@@ -37,6 +36,7 @@ from holdfast.tasks.ledger import Conflict, Ledger
 from holdfast.tasks.notification import Notifier, wanted
 from holdfast.tasks.output_file import Reservation, reserve
 from holdfast.tasks.output_schema import check_schema
+from holdfast.tasks.ports import Hosts, Servers
 from holdfast.tasks.progress import Position, read_attempt
 from holdfast.tasks.request import Notification, TaskRequest, WorktreeRequest, validate
 from holdfast.tasks.result import Result
