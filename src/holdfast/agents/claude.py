@@ -27,7 +27,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast.agents import claude_events, claude_transcript, foreign, options, program
+from holdfast.agents import claude_events, claude_failures, claude_transcript, foreign, options, program
 from holdfast.agents.adapter import Installation, Launch, Login, Probe, Sandbox, Work
 from holdfast.agents.environment import agent_environment
 from holdfast.agents.events import Event, TurnFailed
@@ -106,14 +106,14 @@ class ClaudeAgent(PackagedAgent):
         for line in stderr_tail.splitlines():
             if line.startswith("error: "):
                 # The option parser's; everything that Claude Code itself has to say begins differently.
-                return [TurnFailed(failure=claude_events.failure(line, failure_class=_usage_error(line)))]
-            known = claude_events.by_message(line)
+                return [TurnFailed(failure=claude_failures.failure(line, failure_class=_usage_error(line)))]
+            known = claude_failures.by_message(line)
             if known is not None:
-                return [TurnFailed(failure=claude_events.failure(line, failure_class=known))]
+                return [TurnFailed(failure=claude_failures.failure(line, failure_class=known))]
         if exit_code in (None, 0):
             return []
         lines = [line.strip() for line in stderr_tail.splitlines() if line.startswith(("Error", "API Error"))]
-        return [TurnFailed(failure=claude_events.failure(lines[0]))] if lines else []
+        return [TurnFailed(failure=claude_failures.failure(lines[0]))] if lines else []
 
     def post_mortem(self, thread_id: str, environment: Mapping[str, str]) -> list[Event]:
         return claude_transcript.read(thread_id, environment)
