@@ -73,7 +73,8 @@ class CutAfter:
     def __init__(self, client: HostClient, frames: list[int]) -> None:
         self._frames = frames
         self.cuts = 0
-        genuine = client._open  # pyright: ignore[reportPrivateUsage]
+        connection = client._connection  # pyright: ignore[reportPrivateUsage]
+        genuine = connection.open
 
         async def open_cut() -> Any:
             link = await genuine()
@@ -81,7 +82,7 @@ class CutAfter:
                 self._limit(link.peer, self._frames.pop(0))
             return link
 
-        client._open = open_cut  # type: ignore[method-assign]
+        connection.open = open_cut  # type: ignore[method-assign]
 
     def _limit(self, peer: Any, left: int) -> None:
         genuine = peer.message_received

@@ -296,7 +296,7 @@ class CursorReads(HostMachine):
 
     @rule()
     def lose_the_connection(self) -> None:
-        link = self.client._link  # pyright: ignore[reportPrivateUsage]
+        link = self.client._connection.current  # pyright: ignore[reportPrivateUsage]
         assert link is not None
         link.peer.close()
 

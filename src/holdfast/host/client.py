@@ -10,7 +10,7 @@ import asyncio
 import os
 import secrets
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,6 +18,7 @@ import msgspec
 from pybase64 import b64encode
 
 from holdfast.clock import monotonic
+from holdfast.host.connection import RECONNECT_FOR, HostConnection, Records
 from holdfast.host.drop import drop_path
 from holdfast.host.overview import Overview, Stopping
 from holdfast.host.port import (
@@ -25,7 +26,6 @@ from holdfast.host.port import (
     Gap,
     Host,
     HostUnavailable,
-    Kind,
     NotClosed,
     NoTerminal,
     ProcessSpec,
@@ -40,16 +40,9 @@ from holdfast.host.port import (
     WriteUncertain,
 )
 from holdfast.host.uri import path_to_uri
-from holdfast.jsonrpc.connection import Connection
-from holdfast.jsonrpc.lines import connect_unix
 from holdfast.jsonrpc.messages import INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
-from holdfast.jsonrpc.peer import ConnectionClosed, Peer
+from holdfast.jsonrpc.peer import ConnectionClosed
 
-#: Seconds for which a host that does not answer is tried again before a call gives up.
-RECONNECT_FOR: Final = 20.0
-#: Seconds between tries: the first, and the most.
-_FIRST_PAUSE: Final = 0.01
-_LONGEST_PAUSE: Final = 0.5
 #: Seconds that a host which said that it ends is waited for.
 STOP_WITHIN: Final = 5.0
 #: Bytes of records that may be under way to one reader.
@@ -103,87 +96,33 @@ class _Members(msgspec.Struct):
     members: list[TreeMember]
 
 
-class _Extension(msgspec.Struct, rename="camel"):
-    version: int
-    instance_id: str
-    state_directory: str
-
-
-class _Initialized(msgspec.Struct, rename="camel"):
-    session_id: str
-    holdfast: _Extension | None = None
-
-
-class _WireRecord(msgspec.Struct, rename="camel"):
-    kind: str
-    seq: int = 0
-    time: float = 0.0
-    chunk: bytes = b""
-    exit_code: int | None = None
-    signal: int | None = None
-    first: int = 0
-    last: int = 0
-
-    def public(self) -> Record | Gap:
-        if self.kind == "gap":
-            return Gap(first=self.first, last=self.last)
-        return Record(
-            seq=self.seq,
-            kind=Kind(self.kind),
-            time=self.time,
-            data=self.chunk,
-            exit_code=self.exit_code,
-            signal=self.signal,
-        )
-
-
-class _Records(msgspec.Struct, rename="camel"):
-    subscription_id: int
-    records: list[_WireRecord]
-    done: bool = False
-
-
-_records_decoder = msgspec.json.Decoder(_Records)
-
-
-class _Link:
-    """One established connection and the subscriptions on it."""
-
-    def __init__(self) -> None:
-        self.peer = Peer(self._notified, self._lost)
-        #: Where the records of each subscription go; None says that the connection is gone.
-        self.readers: dict[int, asyncio.Queue[_Records | None]] = {}
-
-    def _notified(self, method: str, params: msgspec.Raw) -> None:
-        if method == "process/records":
-            records = _records_decoder.decode(params)
-            reader = self.readers.get(records.subscription_id)
-            if reader is not None:
-                reader.put_nowait(records)
-
-    def _lost(self) -> None:
-        for reader in self.readers.values():
-            reader.put_nowait(None)
-
-
 class HostClient(Host):
     """A :class:`~holdfast.host.port.Host` behind a ``unix://`` or ``ws://`` URL."""
 
     def __init__(self, url: str, *, token: str | None = None, reconnect_for: float = RECONNECT_FOR) -> None:
-        self.url = url
-        self._token = token
-        self._reconnect_for = reconnect_for
-        self._link: _Link | None = None
-        self._connecting: asyncio.Task[_Link] | None = None
-        self._closed = False
+        self._connection = HostConnection(url, token=token, reconnect_for=reconnect_for)
         self._next_subscription = 0
         self._write_locks: dict[str, asyncio.Lock] = {}
-        #: How many connections were established so far; each after the first replaced a lost one.
-        self.established = 0
-        #: Changes when the host was started anew.
-        self.instance_id: str = ""
-        #: The host's state directory, as it names it.
-        self.state_directory: str = ""
+
+    @property
+    def url(self) -> str:
+        """Where the host is."""
+        return self._connection.url
+
+    @property
+    def established(self) -> int:
+        """How many connections were established so far; each after the first replaced a lost one."""
+        return self._connection.established
+
+    @property
+    def instance_id(self) -> str:
+        """Changes when the host was started anew."""
+        return self._connection.instance_id
+
+    @property
+    def state_directory(self) -> str:
+        """The host's state directory, as it names it."""
+        return self._connection.state_directory
 
     @classmethod
     async def connect(
@@ -194,86 +133,12 @@ class HostClient(Host):
         :raises HostUnavailable: nobody there, or not a Holdfast host
         """
         client = cls(url, token=token, reconnect_for=reconnect_for)
-        await client._connected(monotonic() + wait)
+        await client._connection.link(monotonic() + wait)
         return client
-
-    # Connection
-
-    async def _connected(self, deadline: float) -> _Link:
-        link = self._link
-        if link is not None and not link.peer.closed:
-            return link
-        if self._closed:
-            raise HostUnavailable("This client was closed.", hint="Connect again.")
-        if self._connecting is None:
-            self._connecting = asyncio.get_running_loop().create_task(self._establish(deadline))
-            self._connecting.add_done_callback(self._forget_connecting)
-        return await asyncio.shield(self._connecting)
-
-    def _forget_connecting(self, task: asyncio.Task[_Link]) -> None:
-        self._connecting = None
-        if not task.cancelled():
-            task.exception()
-
-    async def _establish(self, deadline: float) -> _Link:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                link = await self._open()
-            except (OSError, ConnectionClosed) as error:
-                if monotonic() + pause > deadline:
-                    raise HostUnavailable(
-                        f"No host answers at {self.url}: {error or 'connection closed'}.",
-                        hint="Start one with: holdfast exec-server",
-                    ) from error
-            else:
-                self._link = link
-                self.established += 1
-                return link
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-
-    async def _open(self) -> _Link:
-        link = _Link()
-        accept: Callable[[Connection], Peer] = link.peer.accept
-        if self.url.startswith("unix://"):
-            await connect_unix(Path(self.url.removeprefix("unix://")), accept)
-        elif self.url.startswith(("ws://", "wss://")):
-            from holdfast.jsonrpc.websocket import connect_websocket
-
-            await connect_websocket(self.url, accept, token=self._token)
-        else:
-            raise HostUnavailable(f"{self.url} is not the URL of a host.", hint="Use unix://PATH or ws://HOST:PORT.")
-        try:
-            result = await link.peer.call("initialize", {"clientName": "holdfast"})
-        except RpcError as error:
-            link.peer.close()
-            raise HostUnavailable(f"The host at {self.url} refused: {error.message}") from error
-        told = msgspec.json.decode(result, type=_Initialized).holdfast
-        if told is None:
-            link.peer.close()
-            raise HostUnavailable(
-                f"The exec-server at {self.url} is not a Holdfast host.", hint="Start one with: holdfast exec-server"
-            )
-        self.instance_id = told.instance_id
-        self.state_directory = told.state_directory
-        link.peer.notify("initialized", {})
-        return link
-
-    async def _persistently(self, action: Callable[[_Link], Awaitable[T]]) -> T:
-        """Carry out *action*, again on a new connection if one is lost; it must bear repetition."""
-        deadline = monotonic() + self._reconnect_for
-        while True:
-            link = await self._connected(deadline)
-            try:
-                return await action(link)
-            except ConnectionClosed:
-                if self._closed or monotonic() > deadline:
-                    raise HostUnavailable(f"The connection to the host at {self.url} was lost.") from None
 
     async def _call(self, method: str, params: dict[str, Any] | None, result: type[T]) -> T:
         try:
-            raw = await self._persistently(lambda link: link.peer.call(method, params))
+            raw = await self._connection.persistently(lambda link: link.peer.call(method, params))
         except RpcError as error:
             raise _typed(error, params) from None
         return msgspec.json.decode(raw, type=result)
@@ -296,7 +161,7 @@ class HostClient(Host):
             "holdfast": extension,
         }
         try:
-            raw = await self._persistently(lambda link: link.peer.call("process/start", params))
+            raw = await self._connection.persistently(lambda link: link.peer.call("process/start", params))
         except RpcError as error:
             raise StartRefused(
                 f"The host did not start {spec.argv[0] if spec.argv else 'an empty command'!r} in {spec.cwd}: "
@@ -320,12 +185,12 @@ class HostClient(Host):
 
     async def records(self, process_id: str, *, after_seq: int = 0, follow: bool = True) -> AsyncIterator[Record | Gap]:
         position = after_seq
-        deadline = monotonic() + self._reconnect_for
+        deadline = monotonic() + self._connection.reconnect_for
         while True:
-            link = await self._connected(deadline)
+            link = await self._connection.link(deadline)
             self._next_subscription += 1
             identity = self._next_subscription
-            queue: asyncio.Queue[_Records | None] = asyncio.Queue()
+            queue: asyncio.Queue[Records | None] = asyncio.Queue()
             link.readers[identity] = queue
             params = {
                 "processId": process_id,
@@ -340,7 +205,7 @@ class HostClient(Host):
                 except RpcError as error:
                     raise _typed(error, params) from None
                 while (batch := await queue.get()) is not None:
-                    deadline = monotonic() + self._reconnect_for
+                    deadline = monotonic() + self._connection.reconnect_for
                     size = 0
                     for wire in batch.records:
                         record = wire.public()
@@ -356,7 +221,7 @@ class HostClient(Host):
                 del link.readers[identity]
                 if not link.peer.closed:
                     link.peer.discard("process/unsubscribe", {"subscriptionId": identity})
-            deadline = monotonic() + self._reconnect_for
+            deadline = monotonic() + self._connection.reconnect_for
 
     async def write(self, process_id: str, data: bytes) -> None:
         async with self._write_lock(process_id):
@@ -430,12 +295,7 @@ class HostClient(Host):
         return answer.stopping
 
     async def aclose(self) -> None:
-        self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._link is not None:
-            self._link.peer.close()
-            self._link = None
+        self._connection.close()
 
 
 def _wait_for_end(pid: int, timeout: float) -> None:

@@ -14,7 +14,8 @@ from typing import Final
 from holdfast.clock import monotonic
 from holdfast.directories import private_directory
 from holdfast.host.address import host_url
-from holdfast.host.client import RECONNECT_FOR, HostClient
+from holdfast.host.client import HostClient
+from holdfast.host.connection import RECONNECT_FOR
 from holdfast.host.port import HostUnavailable
 
 #: Seconds that a new host has to say that it is ready.

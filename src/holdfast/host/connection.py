@@ -1,0 +1,201 @@
+"""The connection of a client to a Holdfast host, established again whenever it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from holdfast.clock import monotonic
+from holdfast.host.port import Gap, HostUnavailable, Kind, Record
+from holdfast.jsonrpc.connection import Connection
+from holdfast.jsonrpc.lines import connect_unix
+from holdfast.jsonrpc.messages import RpcError
+from holdfast.jsonrpc.peer import ConnectionClosed, Peer
+
+#: Seconds for which a host that does not answer is tried again before a call gives up.
+RECONNECT_FOR: Final = 20.0
+#: Seconds between tries: the first, and the most.
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.5
+
+T = TypeVar("T")
+
+
+class _Extension(msgspec.Struct, rename="camel"):
+    version: int
+    instance_id: str
+    state_directory: str
+
+
+class _Initialized(msgspec.Struct, rename="camel"):
+    session_id: str
+    holdfast: _Extension | None = None
+
+
+class WireRecord(msgspec.Struct, rename="camel"):
+    """A record, or (``kind`` is ``gap``) a range of them that is gone."""
+
+    kind: str
+    seq: int = 0
+    time: float = 0.0
+    chunk: bytes = b""
+    exit_code: int | None = None
+    signal: int | None = None
+    first: int = 0
+    last: int = 0
+
+    def public(self) -> Record | Gap:
+        """The same as the port has it."""
+        if self.kind == "gap":
+            return Gap(first=self.first, last=self.last)
+        return Record(
+            seq=self.seq,
+            kind=Kind(self.kind),
+            time=self.time,
+            data=self.chunk,
+            exit_code=self.exit_code,
+            signal=self.signal,
+        )
+
+
+class Records(msgspec.Struct, rename="camel"):
+    """What one ``process/records`` notification carries."""
+
+    subscription_id: int
+    records: list[WireRecord]
+    done: bool = False
+
+
+_records_decoder = msgspec.json.Decoder(Records)
+
+
+class Link:
+    """One established connection and the subscriptions on it."""
+
+    def __init__(self) -> None:
+        self.peer = Peer(self._notified, self._lost)
+        #: Where the records of each subscription go; None says that the connection is gone.
+        self.readers: dict[int, asyncio.Queue[Records | None]] = {}
+
+    def _notified(self, method: str, params: msgspec.Raw) -> None:
+        if method == "process/records":
+            records = _records_decoder.decode(params)
+            reader = self.readers.get(records.subscription_id)
+            if reader is not None:
+                reader.put_nowait(records)
+
+    def _lost(self) -> None:
+        for reader in self.readers.values():
+            reader.put_nowait(None)
+
+
+class HostConnection:
+    """The way to the host at *url*, a ``unix://`` or ``ws://`` URL."""
+
+    def __init__(self, url: str, *, token: str | None, reconnect_for: float) -> None:
+        self.url = url
+        #: Seconds for which a lost connection is tried to be replaced.
+        self.reconnect_for = reconnect_for
+        self._token = token
+        self._connecting: asyncio.Task[Link] | None = None
+        self._closed = False
+        #: The connection there is, or the one that was lost last.
+        self.current: Link | None = None
+        #: How many connections were established so far; each after the first replaced a lost one.
+        self.established = 0
+        #: Changes when the host was started anew.
+        self.instance_id: str = ""
+        #: The host's state directory, as it names it.
+        self.state_directory: str = ""
+
+    async def link(self, deadline: float) -> Link:
+        """The connection there is, or a new one that is tried for until *deadline* (monotonic).
+
+        :raises HostUnavailable: nobody there, or not a Holdfast host
+        """
+        if self.current is not None and not self.current.peer.closed:
+            return self.current
+        if self._closed:
+            raise HostUnavailable("This client was closed.", hint="Connect again.")
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._establish(deadline))
+            self._connecting.add_done_callback(self._forget_connecting)
+        return await asyncio.shield(self._connecting)
+
+    def _forget_connecting(self, task: asyncio.Task[Link]) -> None:
+        self._connecting = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _establish(self, deadline: float) -> Link:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                link = await self.open()
+            except (OSError, ConnectionClosed) as error:
+                if monotonic() + pause > deadline:
+                    raise HostUnavailable(
+                        f"No host answers at {self.url}: {error or 'connection closed'}.",
+                        hint="Start one with: holdfast exec-server",
+                    ) from error
+            else:
+                self.current = link
+                self.established += 1
+                return link
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def open(self) -> Link:
+        """Make a connection, and introduce ourselves."""
+        link = Link()
+        accept: Callable[[Connection], Peer] = link.peer.accept
+        if self.url.startswith("unix://"):
+            await connect_unix(Path(self.url.removeprefix("unix://")), accept)
+        elif self.url.startswith(("ws://", "wss://")):
+            from holdfast.jsonrpc.websocket import connect_websocket
+
+            await connect_websocket(self.url, accept, token=self._token)
+        else:
+            raise HostUnavailable(f"{self.url} is not the URL of a host.", hint="Use unix://PATH or ws://HOST:PORT.")
+        try:
+            result = await link.peer.call("initialize", {"clientName": "holdfast"})
+        except RpcError as error:
+            link.peer.close()
+            raise HostUnavailable(f"The host at {self.url} refused: {error.message}") from error
+        told = msgspec.json.decode(result, type=_Initialized).holdfast
+        if told is None:
+            link.peer.close()
+            raise HostUnavailable(
+                f"The exec-server at {self.url} is not a Holdfast host.", hint="Start one with: holdfast exec-server"
+            )
+        self.instance_id = told.instance_id
+        self.state_directory = told.state_directory
+        link.peer.notify("initialized", {})
+        return link
+
+    async def persistently(self, action: Callable[[Link], Awaitable[T]]) -> T:
+        """Carry out *action*, again on a new connection if one is lost; it must bear repetition.
+
+        :raises HostUnavailable: no connection could be had in time
+        """
+        deadline = monotonic() + self.reconnect_for
+        while True:
+            link = await self.link(deadline)
+            try:
+                return await action(link)
+            except ConnectionClosed:
+                if self._closed or monotonic() > deadline:
+                    raise HostUnavailable(f"The connection to the host at {self.url} was lost.") from None
+
+    def close(self) -> None:
+        """Let go of the connection, and establish none any more."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self.current is not None:
+            self.current.peer.close()
+            self.current = None
