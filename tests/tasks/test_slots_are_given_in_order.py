@@ -47,3 +47,15 @@ async def test_a_broken_configuration_stops_nobody() -> None:
         raise InvalidRequest("broken")
 
     assert Slots(broken).enter("first", "codex").granted.is_set()
+
+
+async def test_what_is_asked_for_from_within_a_task_does_not_wait_for_its_asker() -> None:
+    slots = Slots(lambda: SlotLimits(total=1, agents={"codex": 1}))
+    asker = slots.enter("asker", "codex")
+    nested = [slots.enter(f"nested {number}", "codex", nested=True) for number in range(5)]
+    assert [ticket.granted.is_set() for ticket in nested] == [True] * 4 + [False]
+    other = slots.enter("other", "codex")
+    slots.leave(nested[0])
+    assert nested[4].granted.is_set() and not other.granted.is_set()
+    slots.leave(asker)
+    assert other.granted.is_set()

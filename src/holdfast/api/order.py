@@ -86,6 +86,8 @@ class WorkOptions(TypedDict, total=False):
     drive: Drive | Literal["app-server", "one-shot"] | str | None
     #: A task, or a thread of the agent's own, to begin with a copy of; it stays as it is.
     fork: str | HasId | None
+    #: With ``resume``: wait for a task that is still at work in the thread, instead of being refused.
+    queue: bool
     #: Who answers when the agent asks for more than its sandbox allows: ``decline`` (default), ``ask`` or ``accept``.
     approvals: Approvals | Literal["decline", "ask", "accept"] | str
     #: Let commands reach the network from within the workspace-write sandbox.
@@ -187,6 +189,7 @@ def describe(agent: str, options: WorkOptions, *, spell: Spelling) -> Descriptio
         pass_env=[*pass_env, *variables],
         drive=_one_of(Drive, options.get("drive"), "drive", spell),
         fork=fork if fork is None or isinstance(fork, str) else fork.id,
+        queue=options.get("queue", False),
         approvals=_one_of(Approvals, options.get("approvals"), "approvals", spell) or Approvals.DECLINE,
         network=options.get("network", False),
         ephemeral=options.get("ephemeral", False),

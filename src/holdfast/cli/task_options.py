@@ -76,6 +76,7 @@ class Options(TypedDict):
     drive: str | None
     fork: str | None
     approvals: str | None
+    queue: bool
     network: bool
     verdict: bool
     verdict_pattern: str | None
@@ -121,6 +122,7 @@ _WORK: Final = [
     ),
     click.option("--cwd", metavar="DIR", help="Directory to work in.  [default: the current one]"),
     click.option("--add-dir", metavar="DIR", multiple=True, help="A further directory it may write to; repeatable."),
+    click.option("--queue", is_flag=True, help="With --resume: wait for a task that is still at work in the thread."),
     click.option("--network", is_flag=True, help="With --write: let its commands reach the network."),
     click.option(
         "--approvals",
@@ -276,6 +278,7 @@ def order(**options: Unpack[Options]) -> Order:
         "worktree_dir": options["worktree_dir"],
         "drive": options["drive"],
         "fork": options["fork"],
+        "queue": options["queue"],
         "network": options["network"],
         "ephemeral": options["ephemeral"],
         "thread_name": options["thread_name"],

@@ -41,6 +41,10 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     resume_thread: str | None = None
     #: The thread to begin with a copy of, resolved likewise.
     fork_thread: str | None = None
+    #: The task that is still at work in that thread, whose end is waited for.
+    after: str | None = None
+    #: It was asked for from within a task.
+    nested: bool = False
     #: What that thread had used before, as far as it is known here.
     usage_before: Usage | None = None
     #: Where the agent keeps its own records (``CODEX_HOME`` and the like), to read them afterwards.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from holdfast.agents.adapter import Agent, Launch
-from holdfast.agents.commands import Steer, encode
+from holdfast.agents.commands import Interrupt, Steer, encode
 from holdfast.agents.events import Waiting
 from holdfast.agents.failure import Failure, FailureClass, Remedy
 from holdfast.clock import monotonic, wall
@@ -43,6 +43,8 @@ logger: Final = logging.getLogger(__name__)
 
 #: Between SIGTERM and SIGKILL: long enough for an agent to write down where it was, seconds.
 STOP_GRACE: Final = 5.0
+#: For an agent that has to be told to end its turn before its processes are ended, seconds.
+INTERRUPT_GRACE: Final = 5.0
 #: For the streams to close once the tree has been ended, seconds.
 CLOSE_GRACE: Final = 2.0
 #: How long a host that went away is waited for before its processes are given up, seconds.
@@ -85,6 +87,9 @@ class AttemptRunner:
         self._folded_at = 0.0
         self._termination: asyncio.Task[Termination] | None = None
         self._terminated_at: float | None = None
+        #: It takes commands, and what it converses with is a process of its own tree.
+        self._has_to_be_told = False
+        self._exited = asyncio.Event()
         #: The host was asked to start the process; from then on it may be running whatever we hear.
         self._asked = False
 
@@ -93,6 +98,7 @@ class AttemptRunner:
         if self._attempt.phase is Phase.ENDED:
             return self._attempt
         launch = await asyncio.to_thread(self._files.load_launch)
+        self._has_to_be_told = launch.commands and launch.server is None
         async with contextlib.AsyncExitStack() as stack:
             if launch.server is not None:
                 try:
@@ -258,6 +264,7 @@ class AttemptRunner:
         if step.exited is not None:
             facts.exited, facts.lost = True, step.exited.lost
             facts.exit_code, facts.signal = step.exited.exit_code, step.exited.signal
+            self._exited.set()
         facts.closed = facts.closed or step.closed
         watchdog.facts_changed(now)
         spoke = bool(step.events) or (self._agent.plain_text and step.stdout_bytes > 0)
@@ -324,7 +331,19 @@ class AttemptRunner:
         return monotonic() >= self._terminated_at + CLOSE_GRACE
 
     def _terminate(self, host: Host) -> None:
-        self._termination = asyncio.ensure_future(host.terminate(self._attempt.process_id, grace=STOP_GRACE))
+        self._termination = asyncio.ensure_future(self._end(host))
+
+    async def _end(self, host: Host) -> Termination:
+        process_id = self._attempt.process_id
+        if self._has_to_be_told and not self._facts.exited:
+            # A signal reaches the whole tree at once: its server would be gone before it heard of the interruption.
+            try:
+                await host.write(process_id, encode(Interrupt(id=f"{process_id}-interrupt")))
+                async with asyncio.timeout(INTERRUPT_GRACE):
+                    await self._exited.wait()
+            except (TimeoutError, StdinClosed, UnknownProcess, WriteUncertain) as error:
+                logger.info("%s: not interrupted, ended: %r", process_id, error)
+        return await host.terminate(process_id, grace=STOP_GRACE)
 
     async def _clear(self, host: Host) -> None:
         """End whatever outlived the agent, and note it."""

@@ -84,15 +84,25 @@ class Queries:
 
         return await self._store.read(select)
 
-    async def unfinished(self) -> list[tuple[str, str, State]]:
-        """Id, agent and state of all tasks that have no result yet, oldest first."""
-        query = (
-            sa.select(tasks.c.id, tasks.c.agent, tasks.c.state)
-            .where(tasks.c.state != State.FINISHED)
-            .order_by(tasks.c.created_at, tasks.c.id)
-        )
-        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
-        return [(row.id, row.agent, State(row.state)) for row in rows]
+    async def unfinished(self) -> list[TaskRow]:
+        """All tasks that have no result yet, oldest first."""
+        query = select_tasks().where(tasks.c.state != State.FINISHED).order_by(tasks.c.created_at, tasks.c.id)
+        return [
+            task_row(row) for row in await self._store.read(lambda connection: connection.execute(query).fetchall())
+        ]
+
+    async def until_finished(self, task_id: str) -> None:
+        """Wait for the end of a task; one that is not there (any more) has ended.
+
+        :raises StoreClosed: the store was closed meanwhile
+        """
+        query = sa.select(tasks.c.state).where(tasks.c.id == task_id)
+        while True:
+            seen = await self._store.feed.latest()
+            row = await self._store.read(lambda connection: connection.execute(query).first())
+            if row is None or row.state == State.FINISHED:
+                return
+            await self._store.feed.wait_beyond(seen)
 
     async def counts(self) -> tuple[int, int]:
         """How many tasks there are, and how many of them are not finished."""

@@ -108,6 +108,8 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     append_marker: bool = False
     #: Names (or patterns with ``*``) of the caller's variables that the agent gets although they look secret.
     pass_env: list[str] = []
+    #: With ``resume``: wait for a task that is still at work in the thread, instead of being refused.
+    queue: bool = False
     #: How to converse with the agent; ``None`` is the best way that the installed agent knows.
     drive: Drive | None = None
     #: A task or thread to begin with a copy of; it stays as it is.

@@ -119,7 +119,7 @@ class TaskRunner:
         attempts = await self._ledger.attempts(task.id)
         attempt = attempts[-1] if attempts else None
         if attempt is None:
-            if task.state is State.FINALISING or not await self._slot(task):
+            if task.state is State.FINALISING or not await self._thread_is_free(task) or not await self._slot(task):
                 return None
             if task.baseline is None:
                 await self._ledger.save_baseline(task.id, await take_baseline(Path(request.cwd)))
@@ -154,6 +154,21 @@ class TaskRunner:
             if self._cancelled.is_set():
                 return attempt
             attempt = await self._begin(task, agent, attempt.number + 1, RETRY)
+
+    async def _thread_is_free(self, task: TaskRow) -> bool:
+        """Wait for the task that this one goes on behind; ``False`` when it was cancelled meanwhile."""
+        if task.acceptance.after is None:
+            return True
+        ended = asyncio.ensure_future(self._ledger.until_finished(task.acceptance.after))
+        cancelled = asyncio.ensure_future(self._cancelled.wait())
+        try:
+            await asyncio.wait({ended, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                ended.result()
+        finally:
+            ended.cancel()
+            cancelled.cancel()
+        return not self._cancelled.is_set()
 
     async def _slot(self, task: TaskRow) -> bool:
         """Wait for a place to work in; ``False`` when the task was cancelled or its time to wait is over."""

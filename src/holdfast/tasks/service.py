@@ -24,6 +24,7 @@ from holdfast.clock import monotonic
 from holdfast.drivers.choice import through
 from holdfast.errors import InvalidRequest, NotFound
 from holdfast.host.port import Gap, HostUnavailable, Record, UnknownProcess
+from holdfast.host.tree import MARKER
 from holdfast.store.store import Store
 from holdfast.tasks import worktree
 from holdfast.tasks.acceptance import Acceptance, TaskFiles, replace_file, summarise
@@ -97,12 +98,10 @@ class TaskService:
         unfinished = await self._ledger.unfinished()
         # Whoever was at work keeps the place, before anybody who waits is given one.
         places = {
-            task_id: self._slots.enter(task_id, agent, at_work=True)
-            for task_id, agent, state in unfinished
-            if state is not State.QUEUED
+            row.id: self._enter(row.acceptance, at_work=True) for row in unfinished if row.state is not State.QUEUED
         }
-        for task_id, agent, _ in unfinished:
-            self._launch(task_id, places.get(task_id) or self._slots.enter(task_id, agent))
+        for row in unfinished:
+            self._launch(row.id, places.get(row.id) or self._enter(row.acceptance))
         await self._notifier.recover()
         await self._late.recover()
         return len(unfinished)
@@ -137,7 +136,8 @@ class TaskService:
         agent = await asyncio.to_thread(_check_machine, request)
         installation = await asyncio.to_thread(agent.find, environment)
         warnings: list[str] = []
-        thread, previous = await self._resume(request, agent, warnings)
+        thread, after = await self._resume(request, agent, warnings)
+        previous = None if thread is None else await self._ledger.thread(thread)
         fork, _ = await self._thread_of(request.fork, request, warnings) if request.fork is not None else (None, None)
         choice, notify = await asyncio.to_thread(_settle, agent, request, installation, environment, warnings)
         acceptance = Acceptance(
@@ -149,6 +149,9 @@ class TaskService:
             drive=agent.drive,
             resume_thread=thread,
             fork_thread=fork,
+            after=after,
+            # The host marks what it starts, and whatever that starts.
+            nested=MARKER in environment,
             usage_before=usage_of(previous),
             record_env={name: environment[name] for name in _RECORD_VARIABLES if name in environment},
             warnings=warnings,
@@ -176,7 +179,7 @@ class TaskService:
             await _undo(reservation, acceptance)
         else:
             self._versions.ask(agent, installation.command, launch.env)
-            self._launch(request.task_id, self._slots.enter(request.task_id, request.agent))
+            self._launch(request.task_id, self._enter(acceptance))
         return await self.view(request.task_id), created
 
     async def resolve(self, prefix: str) -> str:
@@ -322,6 +325,10 @@ class TaskService:
         made, warnings = worktree.create(request.cwd, request.task_id, wanted, base)
         return msgspec.structs.replace(acceptance, worktree=made, warnings=[*acceptance.warnings, *warnings])
 
+    def _enter(self, acceptance: Acceptance, *, at_work: bool = False) -> Ticket:
+        request = acceptance.request
+        return self._slots.enter(request.task_id, request.agent, at_work=at_work, nested=acceptance.nested)
+
     def _launch(self, task_id: str, place: Ticket) -> None:
         files = TaskFiles(self._directory, task_id)
         runner = TaskRunner(
@@ -357,20 +364,21 @@ class TaskService:
             raise Conflict(f"There is another task {request.task_id} already.", hint="Leave the id out.")
         return True
 
-    async def _resume(
-        self, request: TaskRequest, agent: Agent, warnings: list[str]
-    ) -> tuple[str | None, AttemptRow | None]:
-        """The thread that *request* wants to go on with, and the last attempt that worked in it, if it is known."""
+    async def _resume(self, request: TaskRequest, agent: Agent, warnings: list[str]) -> tuple[str | None, str | None]:
+        """The thread that *request* wants to go on with, and the task whose end it has to wait for."""
         if request.resume is None:
             return None, None
         if not agent.can_resume:
             raise UnsupportedOption(f"{agent.title} cannot go on with an earlier thread.", hint="Leave --resume out.")
         thread, earlier = await self._thread_of(request.resume, request, warnings)
-        if earlier is not None and earlier.state is not State.FINISHED:
+        if earlier is None or earlier.state is State.FINISHED:
+            return thread, None
+        if not request.queue:
             raise ThreadBusy(
-                f"Task {earlier.id} is still at work in this thread.", hint=f"Wait for it: holdfast wait {earlier.id}"
+                f"Task {earlier.id} is still at work in this thread.",
+                hint=f"Wait for it (holdfast wait {earlier.id}), or have this one wait: --queue.",
             )
-        return thread, await self._ledger.thread(thread)
+        return thread, earlier.id
 
     async def _thread_of(self, name: str, request: TaskRequest, warnings: list[str]) -> tuple[str, TaskRow | None]:
         """The thread that *name*, a task or a thread of the agent itself, stands for, and the task if it is one."""

@@ -1,5 +1,8 @@
 """How many tasks work at once: first come, first served, with a bound for all and one for each agent.
 
+A task that is asked for from within a task is *nested*: whoever asked holds a slot and waits, so it is not counted
+among the others, or a full set of waiting askers would stand still for ever.
+
 The queue lives in memory and is made again from the tasks that are stored as queued, in the order in which they were
 accepted; so a restart loses no place.
 """
@@ -20,6 +23,10 @@ from holdfast.agents.failure import Failure, FailureClass, Remedy
 from holdfast.errors import HoldfastError
 
 logger: Final = logging.getLogger(__name__)
+
+
+#: How many nested tasks may be at work for each slot of the others.
+NESTED: Final = 4
 
 
 class SlotsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,9 +64,10 @@ def no_slot(seconds: float) -> Failure:
 class Ticket:
     """The place of one task: in the queue, or at work."""
 
-    def __init__(self, task_id: str, agent: str) -> None:
+    def __init__(self, task_id: str, agent: str, *, nested: bool) -> None:
         self.task_id = task_id
         self.agent = agent
+        self.nested = nested
         #: Set as soon as the task may work.
         self.granted = asyncio.Event()
 
@@ -74,9 +82,9 @@ class Slots:
         self._queue: dict[str, Ticket] = {}
         self._working: dict[str, Ticket] = {}
 
-    def enter(self, task_id: str, agent: str, *, at_work: bool = False) -> Ticket:
+    def enter(self, task_id: str, agent: str, *, at_work: bool = False, nested: bool = False) -> Ticket:
         """Take a place at the end of the queue; a task that is *at_work* already goes on whatever the bounds are."""
-        ticket = Ticket(task_id, agent)
+        ticket = Ticket(task_id, agent, nested=nested)
         if at_work:
             self._admit(ticket)
         else:
@@ -100,11 +108,15 @@ class Slots:
         if not self._queue:
             return
         limits = self._current_limits()
-        busy = Counter(ticket.agent for ticket in self._working.values())
+        busy = Counter(ticket.agent for ticket in self._working.values() if not ticket.nested)
+        nested = len(self._working) - busy.total()
         for ticket in list(self._queue.values()):
-            if len(self._working) >= limits.total:
-                return
-            if busy[ticket.agent] < limits.agents.get(ticket.agent, limits.total):
+            if ticket.nested:
+                if nested < limits.total * NESTED:
+                    nested += 1
+                    del self._queue[ticket.task_id]
+                    self._admit(ticket)
+            elif busy.total() < limits.total and busy[ticket.agent] < limits.agents.get(ticket.agent, limits.total):
                 busy[ticket.agent] += 1
                 del self._queue[ticket.task_id]
                 self._admit(ticket)

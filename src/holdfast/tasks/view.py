@@ -147,6 +147,8 @@ def _approvals(facts: AttemptFacts, now: float) -> list[Approval]:
 def _evidence(row: TaskRow, attempt: AttemptRow | None) -> tuple[str, float | None]:
     if row.state is State.FINISHED:
         return f"finished: {row.status}", row.finished_at
+    if attempt is None and row.acceptance.after is not None:
+        return f"goes on when task {row.acceptance.after} has ended", row.created_at
     if attempt is None:
         return "accepted, not started", row.created_at
     facts = attempt.facts
