@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
 from holdfast.agents.adapter import Agent, Sandbox
-from holdfast.agents.events import TurnFailed, UsageReported
 from holdfast.agents.failure import Failure, FailureClass, Remedy
 from holdfast.clock import isoformat, wall
-from holdfast.drivers.one_shot import tail
-from holdfast.errors import HoldfastError
-from holdfast.host.port import Kind
 from holdfast.tasks.acceptance import TaskFiles, replace_file
 from holdfast.tasks.answer import keep_answer
 from holdfast.tasks.appraisal import Appraisal, appraise, settled
+from holdfast.tasks.diagnosis import Tails, diagnose
 from holdfast.tasks.facts import AttemptFacts, StopCause
-from holdfast.tasks.ledger import Ledger
 from holdfast.tasks.marker import with_marker
+from holdfast.tasks.observation import files_of_task
 from holdfast.tasks.outcome import Outcome, decide, reported_success, signal_name
 from holdfast.tasks.output_file import OutputPathRefused, Published, publish
 from holdfast.tasks.ports import Hosts
+from holdfast.tasks.queries import Queries
 from holdfast.tasks.result import (
     EXIT_CODES,
     AttemptPart,
     Backend,
-    ChangedFile,
     ErrorPart,
     Exit,
     Files,
@@ -50,12 +46,7 @@ from holdfast.tasks.rows import AttemptRow, TaskRow
 from holdfast.tasks.slots import no_slot
 from holdfast.tasks.usage import usage_of_task
 from holdfast.tasks.versions import Versions
-from holdfast.tasks.workspace import observe_changes, reconcile_claims
 from holdfast.tasks.worktree import left_behind
-
-_TAIL_BYTES: Final = 16_384
-_TAIL_LINES: Final = 20
-_TAIL_LINE_LENGTH: Final = 400
 
 
 class Finalisation:
@@ -67,7 +58,7 @@ class Finalisation:
         attempts: list[AttemptRow],
         *,
         agent: Agent | None,
-        ledger: Ledger,
+        ledger: Queries,
         hosts: Hosts,
         files: TaskFiles,
         versions: Versions,
@@ -91,15 +82,20 @@ class Finalisation:
         self._versions = versions
         self._fault = fault
         self._revises = revises
-        self._stderr_tail: list[str] = []
-        self._stdout_tail: list[str] = []
+        self._tails = Tails()
         self._warnings: list[str] = list(task.acceptance.warnings)
         self._unknowns: dict[str, str] = {}
 
     async def result(self) -> Result:
         """The result; its files are written, and what was kept for further attempts is removed."""
         if self._last is not None and not reported_success(self._facts, self._plain_text):
-            await self._learn_afterwards()
+            self._tails = await diagnose(
+                self._last,
+                agent=self._agent,
+                record_env=self._task.acceptance.record_env,
+                hosts=self._hosts,
+                warnings=self._warnings,
+            )
         message = MessagePart()
         if self._last is not None and self._facts.start_failure is None:
             message = await keep_answer(
@@ -114,7 +110,14 @@ class Finalisation:
         self._warnings += outcome.warnings
         if appraisal.ends_with_intent and reported_success(self._facts, self._plain_text):
             self._warnings.append("the answer ends by announcing work instead of reporting it (ends_with_intent)")
-        files = await self._observe()
+        files = await files_of_task(
+            self._task,
+            self._facts,
+            queries=self._ledger,
+            kept=self._files.directory.parent.parent,
+            warnings=self._warnings,
+            unknowns=self._unknowns,
+        )
         marker = self._marker(files) if outcome.status is Status.COMPLETED else None
         outcome, output = await self._publish(outcome, marker)
         message.complete = outcome.status is Status.COMPLETED or (
@@ -158,33 +161,6 @@ class Finalisation:
     @property
     def _may_write(self) -> bool:
         return self._request.sandbox is not Sandbox.READ_ONLY
-
-    async def _learn_afterwards(self) -> None:
-        """Find out why there was no success: from the tails of the log, and from what the agent itself recorded."""
-        facts, agent, last = self._facts, self._agent, self._last
-        if last is None or facts.start_failure is not None:
-            return
-        try:
-            host = await self._hosts.host()
-            self._stderr_tail = _lines(await tail(host, last.process_id, Kind.STDERR, _TAIL_BYTES))
-            if not facts.terminal:
-                # After an orderly end the output is the agent's event stream, and its failure says it better.
-                self._stdout_tail = _lines(await tail(host, last.process_id, Kind.STDOUT, _TAIL_BYTES))
-        except HoldfastError as error:
-            self._warnings.append(f"the log could not be read: {error}")
-        if agent is None:
-            return
-        events = agent.diagnose(stderr_tail="\n".join(self._stderr_tail), exit_code=facts.exit_code)
-        if facts.thread_id is not None:
-            events += await asyncio.to_thread(agent.post_mortem, facts.thread_id, self._task.acceptance.record_env)
-        for event in events:
-            if isinstance(event, TurnFailed):
-                known = facts.failure
-                # The agent's own typed record outweighs what was read from prose.
-                if known is None or known.failure_class is FailureClass.UNKNOWN or event.failure.upstream_code:
-                    facts.failure = event.failure
-            elif isinstance(event, UsageReported) and facts.usage is None:
-                facts.usage, facts.usage_of_thread, facts.usage_source = event.usage, event.of_thread, event.source
 
     def _marker(self, files: Files) -> Literal["PATCH_APPLIED", "FINDINGS_ONLY"]:
         return "PATCH_APPLIED" if files.changed and self._may_write else "FINDINGS_ONLY"
@@ -239,46 +215,6 @@ class Finalisation:
         if not published.atomic:
             self._warnings.append("the output file's file system has no hard links: its name was there before its text")
         return outcome, output
-
-    async def _observe(self) -> Files:
-        cwd = self._request.cwd
-        concurrent = await self._ledger.concurrent_in(cwd, self._task.created_at, self._task.id)
-        if self._task.baseline is None:
-            self._unknowns["files"] = "nothing was started"
-            return Files(concurrent_tasks_in_workdir=concurrent)
-        reservation = self._task.reservation
-        # Ours, not the agent's.  The output file is there already if the result is being made for a second time.
-        # A worktree may lie among it, and is what we look at.
-        kept = self._files.directory.parent.parent
-        leave_out = [] if Path(cwd).is_relative_to(kept) else [kept]
-        if reservation is not None:
-            leave_out.append(Path(reservation.path))
-        changes = await observe_changes(self._task.baseline, leave_out=leave_out)
-        claims = await asyncio.to_thread(reconcile_claims, changes, self._facts.claimed_files, Path(cwd))
-        if changes.reason is not None:
-            self._unknowns["files"] = changes.reason
-        self._warnings += changes.notes
-        if changes.omitted:
-            self._warnings.append(f"{changes.omitted} more files changed than are listed")
-        return Files(
-            method=changes.method.value,
-            dirty_before=changes.dirty_before,
-            changed=[
-                ChangedFile(
-                    path=change.path,
-                    change=change.change.value,
-                    renamed_from=change.renamed_from,
-                    was_dirty_before=change.was_dirty_before,
-                    claimed=change.path in claims.claimed,
-                )
-                for change in changes.changed
-            ],
-            claimed_not_observed=claims.not_observed,
-            outside_workdir=claims.outside_workdir,
-            head_before=changes.head_before,
-            head_after=changes.head_after,
-            concurrent_tasks_in_workdir=concurrent,
-        )
 
     def _compare(self, outcome: Outcome, files: Files) -> None:
         """Warn where what was observed is not what was asked for, or claimed."""
@@ -385,14 +321,9 @@ class Finalisation:
             retryable=failure.retryable,
             retry_after_s=failure.retry_after_s,
             remedy=failure.remedy,
-            stderr_tail=self._stderr_tail,
-            stdout_tail=self._stdout_tail,
+            stderr_tail=self._tails.stderr,
+            stdout_tail=self._tails.stdout,
         )
-
-
-def _lines(data: bytes) -> list[str]:
-    lines = [line for line in data.decode(errors="replace").splitlines() if line.strip()]
-    return [line[:_TAIL_LINE_LENGTH] for line in lines[-_TAIL_LINES:]]
 
 
 def _instant(seconds: float | None) -> str | None:
