@@ -45,7 +45,7 @@ def user(
     user.environment["CODEX_HOME"] = codex_environment["CODEX_HOME"]
     yield user
     for process in servers(user):
-        process.terminate()
+        process.kill()
 
 
 def servers(user: User) -> list[psutil.Process]:
@@ -190,6 +190,21 @@ def test_a_job_is_cancelled_at_once(user: User, model_server: ModelServer) -> No
     assert waited_for(user, name)["status"] == "cancelled"
     assert user.state["jobs"][0]["pid"] is None
     assert user.run("task", "and now").out == "Here.\n"
+
+
+@pytest.mark.parametrize("user", ["codex"], indirect=True)
+def test_a_job_whose_server_does_not_answer_is_not_said_to_be_cancelled(user: User, model_server: ModelServer) -> None:
+    gate = Gate()
+    model_server.script(Hang(gate=gate))
+    name = background(user, "never mind")
+    assert gate.reached.wait(PATIENCE)
+    [server] = servers(user)
+    server.suspend()
+    told = user.run("cancel", name)
+    assert told.out.startswith(f"{name} is failed: ")
+    assert "may still be at work" in told.out
+    job = waited_for(user, name)
+    assert (job["status"], job["pid"]) == ("failed", None)
 
 
 @pytest.mark.parametrize("command", [["companion", "task", "tell"], ["run", "codex", "tell"]], ids=["task", "run"])

@@ -134,6 +134,15 @@ def test_a_lost_host_is_never_success_and_never_running() -> None:
     assert outcome(facts).status is Status.OUTCOME_UNKNOWN
 
 
+def test_a_turn_that_may_go_on_in_its_server_is_told_of_as_that() -> None:
+    facts = facts_of(TurnStarted(turn_id="t"), exit_code=75)
+    facts.stop, facts.unreachable = StopCause.CANCEL, True
+    result = outcome(facts, cancelled=True)
+    assert result.status is Status.OUTCOME_UNKNOWN
+    assert result.failure is not None
+    assert "may still be at work" in result.failure.message
+
+
 def test_a_plain_text_agent_succeeds_by_exit_status_alone() -> None:
     assert outcome(facts_of(exit_code=0), plain_text=True).status is Status.COMPLETED
     assert outcome(facts_of(exit_code=0), plain_text=True, blank=True).status is Status.NO_SIGNAL

@@ -34,7 +34,8 @@ def run(arguments: Sequence[str]) -> int:
         text = render.cancelled(record)
         if record["status"] != "cancelled":
             # It came to an end of its own before it could be ended, or is still being ended.
-            text = f"{record['id']} is {record['status']}.\n"
+            why = record.get("errorMessage")
+            text = f"{record['id']} is {record['status']}{f': {why}' if why else '.'}\n"
         output.put(payload, text, as_json=given.switch("json"))
         return 0
     finally:

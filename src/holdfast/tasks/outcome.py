@@ -135,6 +135,13 @@ def _time_limit(cause: StopCause, seconds: float | None) -> Outcome:
 
 
 def _lost(facts: AttemptFacts) -> Outcome:
+    if facts.exited and not facts.lost:
+        failure = Failure(
+            failure_class=FailureClass.HOST_LOST,
+            message="The agent's server did not confirm that the turn was ended, so it may still be at work there.",
+            remedy=[Remedy(text="Look at the files before anything else works on them, then go on with --resume.")],
+        )
+        return Outcome(status=Status.OUTCOME_UNKNOWN, failure=failure)
     failure = Failure(
         failure_class=FailureClass.HOST_LOST,
         message="The host of the process went away before the end was seen.",
