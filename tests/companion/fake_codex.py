@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import stat
 import sys
 import threading
@@ -96,8 +95,6 @@ class Server:
 
     def serve(self) -> None:
         """Answer until standard input ends."""
-        # A cancelled task's whole tree gets SIGTERM at once; whether this heard of the interruption would be chance.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for line in sys.stdin:
             message = json.loads(line)
             method, params = message.get("method"), message.get("params") or {}
