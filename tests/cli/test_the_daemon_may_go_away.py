@@ -9,7 +9,8 @@ import pytest
 
 from holdfast.api.daemon_access import PAUSES, Daemon
 from holdfast.daemon import lifecycle
-from holdfast.daemon.client import DaemonClient, DaemonGone
+from holdfast.daemon.client import DaemonClient
+from holdfast.daemon.transport import DaemonGone
 
 from .fake_daemon import FakeDaemon
 

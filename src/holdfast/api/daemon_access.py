@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Final, Self, TypeVar
 
 from holdfast.api.interruption import Interrupted
-from holdfast.daemon.client import DaemonClient, DaemonGone
+from holdfast.daemon.client import DaemonClient
+from holdfast.daemon.transport import DaemonGone
 from holdfast.directories import state_directory
 
 #: Seconds to wait before each further try in a row; a daemon that is not back after the last is given up.

@@ -9,7 +9,8 @@ from typing import Final
 
 from holdfast.api.daemon_access import Daemon
 from holdfast.clock import monotonic
-from holdfast.daemon.client import STREAM_SILENCE, WAIT_BOUND, DaemonGone, LogEntry, StreamSilent
+from holdfast.daemon.client import WAIT_BOUND, LogEntry
+from holdfast.daemon.transport import STREAM_SILENCE, DaemonGone, StreamSilent
 from holdfast.errors import HoldfastError
 from holdfast.tasks.state import State
 from holdfast.tasks.view import Progress, TaskView

@@ -18,7 +18,8 @@ from holdfast.api.follow import Follower, StillRunning, as_finished, log_entries
 from holdfast.api.interruption import waiting
 from holdfast.api.order import HasId, Order, WorkOptions, describe, with_output_marker
 from holdfast.clock import monotonic
-from holdfast.daemon.client import DaemonClient, DaemonGone, LogEntry
+from holdfast.daemon.client import DaemonClient, LogEntry
+from holdfast.daemon.transport import DaemonGone
 from holdfast.errors import HoldfastError, InternalError, InvalidRequest
 from holdfast.tasks.result import Result
 from holdfast.tasks.view import Progress, TaskView

@@ -7,29 +7,21 @@ Each call is a connection of its own, so a call that was interrupted leaves noth
 from __future__ import annotations
 
 import base64
-import contextlib
-import http.client
 import os
-import socket
-import struct
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import msgspec
 
+from holdfast.daemon.transport import ANSWER_TIMEOUT, STREAM_SILENCE, Transport, decode
 from holdfast.directories import socket_path
-from holdfast.errors import HoldfastError, InternalError, InvalidRequest, NotFound, Unavailable
 from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.request import TaskRequest
 from holdfast.tasks.result import Result
-from holdfast.tasks.view import NotFinished, Progress, TaskView
+from holdfast.tasks.view import Progress, TaskView
 
-#: Seconds in which a daemon answers anything that does not wait by design.
-ANSWER_TIMEOUT: Final = 30.0
-#: Seconds of silence on a followed stream after which the reader looks whether the daemon still answers.
-STREAM_SILENCE: Final = 60.0
 #: Seconds in which every active task has been ended, results and all.
 CANCEL_TIMEOUT: Final = 300.0
 #: Seconds in which everything has been deleted that may go.
@@ -47,24 +39,11 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 65_536
 _SOCKET_NAME: Final = "daemon.sock"
-_T = TypeVar("_T")
 
 
 def daemon_socket(directory: Path) -> Path:
     """Where the daemon of the state directory *directory* listens."""
     return socket_path(directory, _SOCKET_NAME)
-
-
-class DaemonGone(Unavailable):
-    """The daemon does not answer, or went away in the middle of an answer; the task itself is not affected."""
-
-    code = "daemon_gone"
-
-
-class StreamSilent(DaemonGone):
-    """A followed stream said nothing for :data:`STREAM_SILENCE` seconds; ask again behind the last cursor."""
-
-    code = "stream_silent"
 
 
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,64 +123,6 @@ class _TaskList(msgspec.Struct, frozen=True, kw_only=True):
     tasks: list[TaskView]
 
 
-class _ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    code: str
-    message: str
-    hint: str | None = None
-    exit_code: int | None = None
-
-
-class _ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    error: _ErrorBody
-
-
-def _known_errors() -> dict[str, type[HoldfastError]]:
-    # Imported here: only a mistake needs them, and every command pays for what is imported above.
-    from holdfast.agents.adapter import AgentMissing, UnknownAgent, UnsupportedOption
-    from holdfast.host.port import HostUnavailable, StartRefused
-
-    errors = (
-        AgentMissing,
-        HostUnavailable,
-        InternalError,
-        InvalidRequest,
-        NotFinished,
-        NotFound,
-        StartRefused,
-        Unavailable,
-        UnknownAgent,
-        UnsupportedOption,
-    )
-    return {error.code: error for error in errors}
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP/1.1 over a Unix socket whose other end runs as the same user (or as root)."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("holdfast", timeout=timeout)
-        self._path = path
-        #: Ours to keep: a response that ends with the connection takes ``sock`` over.
-        self._socket: socket.socket | None = None
-
-    def connect(self) -> None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(self.timeout)
-            connection.connect(str(self._path))
-            _check_peer(connection, self._path)
-        except BaseException:
-            connection.close()
-            raise
-        self.sock = self._socket = connection
-
-    def interrupt(self) -> None:
-        """Let whoever reads here see the end of the stream; closing would not wake them."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-
-
 class DaemonClient:
     """A client of the daemon that listens on *socket_path*.
 
@@ -221,14 +142,11 @@ class DaemonClient:
         self.in_process = in_process
         self.notice = notice
         self._on_close = on_close
-        self._interrupted = False
-        self._open: set[_UnixConnection] = set()
+        self._transport = Transport(socket_path)
 
     def interrupt(self) -> None:
         """End every call that waits for an answer in another thread, and every later one, with :exc:`DaemonGone`."""
-        self._interrupted = True
-        for connection in self._open.copy():
-            connection.interrupt()
+        self._transport.interrupt()
 
     def close(self) -> None:
         """Let go of the daemon; one that is a part of this process is stopped."""
@@ -240,7 +158,7 @@ class DaemonClient:
 
     def status(self, *, timeout: float = ANSWER_TIMEOUT) -> DaemonStatus:
         """What the daemon says of itself."""
-        return self._decode(self._call("GET", "/v1/status", timeout=timeout), DaemonStatus)
+        return decode(self._transport.call("GET", "/v1/status", timeout=timeout), DaemonStatus)
 
     def create(self, request: TaskRequest, prompt: bytes, environment: Mapping[str, str]) -> TaskView:
         """Hand over a task; sending the same one twice is the same as sending it once.
@@ -250,31 +168,31 @@ class DaemonClient:
         body = _Creation(
             request=request, prompt_base64=base64.b64encode(prompt).decode("ascii"), environment=dict(environment)
         )
-        return self._decode(self._call("POST", "/v1/tasks", body), TaskView)
+        return decode(self._transport.call("POST", "/v1/tasks", body), TaskView)
 
     def tasks(
         self, *, active: bool = False, limit: int | None = None, timeout: float = ANSWER_TIMEOUT
     ) -> list[TaskView]:
         """Tasks, newest first."""
         query = {"active": "1" if active else None, "limit": limit}
-        return self._decode(self._call("GET", "/v1/tasks", query=query, timeout=timeout), _TaskList).tasks
+        return decode(self._transport.call("GET", "/v1/tasks", query=query, timeout=timeout), _TaskList).tasks
 
     def task(self, task_id: str) -> TaskView:
         """One task; *task_id* may be any unique prefix of an id, here and everywhere else.
 
         :raises NotFound: there is none
         """
-        return self._decode(self._call("GET", _task_path(task_id)), TaskView)
+        return decode(self._transport.call("GET", _task_path(task_id)), TaskView)
 
     def wait(self, task_id: str, timeout: float = WAIT_BOUND) -> TaskView:
         """The task as soon as it is finished, or as it is after *timeout* seconds."""
-        answer = self._call(
+        answer = self._transport.call(
             "GET",
             _task_path(task_id, "wait"),
             query={"timeout_s": f"{min(timeout, WAIT_BOUND):g}"},
             timeout=timeout + ANSWER_TIMEOUT,
         )
-        return self._decode(answer, TaskView)
+        return decode(answer, TaskView)
 
     def result(self, task_id: str) -> Result:
         """How the task ended.
@@ -285,23 +203,23 @@ class DaemonClient:
 
     def result_document(self, task_id: str) -> bytes:
         """The result as the daemon encodes it: one JSON document on one line, whatever version wrote it."""
-        return self._call("GET", _task_path(task_id, "result"))
+        return self._transport.call("GET", _task_path(task_id, "result"))
 
-    @classmethod
-    def decode_result(cls, document: bytes) -> Result:
+    @staticmethod
+    def decode_result(document: bytes) -> Result:
         """Read what :meth:`result_document` gave."""
-        return cls._decode(document, Result)
+        return decode(document, Result)
 
     def cancel(self, task_id: str, *, timeout: float = ANSWER_TIMEOUT) -> TaskView:
         """Ask for the end of a task; a finished one stays as it is."""
-        return self._decode(self._call("POST", _task_path(task_id, "cancel"), timeout=timeout), TaskView)
+        return decode(self._transport.call("POST", _task_path(task_id, "cancel"), timeout=timeout), TaskView)
 
     def usage(self, seconds: float, agents: list[str], environment: Mapping[str, str]) -> UsageReport:
         """What tasks used within the last *seconds*, and what *agents* say of their allowance."""
         from holdfast.tasks.account_report import UsageReport, UsageRequest
 
         body = UsageRequest(seconds=seconds, agents=agents, environment=dict(environment))
-        return self._decode(self._call("POST", "/v1/usage", body, timeout=ACCOUNT_TIMEOUT), UsageReport)
+        return decode(self._transport.call("POST", "/v1/usage", body, timeout=ACCOUNT_TIMEOUT), UsageReport)
 
     def transfer(self, source: str, cwd: str, environment: Mapping[str, str]) -> Transferred:
         """Make a Codex thread of a transcript of Claude Code's; asked again, it is made again.
@@ -311,11 +229,11 @@ class DaemonClient:
         from holdfast.tasks.account_report import Transferred, TransferRequest
 
         body = TransferRequest(source=source, cwd=cwd, environment=dict(environment))
-        return self._decode(self._call("POST", "/v1/transfer", body, timeout=ACCOUNT_TIMEOUT), Transferred)
+        return decode(self._transport.call("POST", "/v1/transfer", body, timeout=ACCOUNT_TIMEOUT), Transferred)
 
     def collect(self, request: CollectionRequest) -> Collected:
         """Delete finished tasks that *request* lets go, with all that was kept for them; repeating it is harmless."""
-        return self._decode(self._call("POST", "/v1/gc", request, timeout=COLLECT_TIMEOUT), Collected)
+        return decode(self._transport.call("POST", "/v1/gc", request, timeout=COLLECT_TIMEOUT), Collected)
 
     def steer(self, task_id: str, text: str) -> TaskView:
         """Say *text* to a task at work; returns when its agent has accepted it.
@@ -325,24 +243,28 @@ class DaemonClient:
         """
         # Named here, so that a lost answer is asked for again and nothing is said twice.
         body = _Steering(text=text, command_id=os.urandom(8).hex())
-        return self._decode(self._call("POST", _task_path(task_id, "steer"), body, timeout=COMMAND_TIMEOUT), TaskView)
+        return decode(
+            self._transport.call("POST", _task_path(task_id, "steer"), body, timeout=COMMAND_TIMEOUT), TaskView
+        )
 
     def decide(self, task_id: str, decision: str, request_id: str | None = None) -> TaskView:
         """Answer what a task's agent asks: ``accept``, ``accept_for_session``, ``decline`` or ``cancel``."""
         body = _Decision(decision=decision, request_id=request_id, command_id=os.urandom(8).hex())
-        return self._decode(self._call("POST", _task_path(task_id, "decide"), body, timeout=COMMAND_TIMEOUT), TaskView)
+        return decode(
+            self._transport.call("POST", _task_path(task_id, "decide"), body, timeout=COMMAND_TIMEOUT), TaskView
+        )
 
     def shutdown(self, *, cancel: bool = False) -> Stopping:
         """Stop the daemon; with *cancel* the active tasks are ended first, and the answer comes when they have."""
         timeout = CANCEL_TIMEOUT if cancel else ANSWER_TIMEOUT
-        return self._decode(self._call("POST", "/v1/shutdown", _Shutdown(cancel=cancel), timeout=timeout), Stopping)
+        return decode(self._transport.call("POST", "/v1/shutdown", _Shutdown(cancel=cancel), timeout=timeout), Stopping)
 
     # --- streams --------------------------------------------------------------------------------------------------
 
     def message(self, task_id: str, *, offset: int | None = None, limit: int | None = None) -> Iterator[bytes]:
         """The bytes of the answer, or of the range of it that is asked for, in chunks."""
-        path = _target(_task_path(task_id, "message"), {"offset": offset, "limit": limit})
-        with self._response("GET", path, timeout=ANSWER_TIMEOUT) as response:
+        query = {"offset": offset, "limit": limit}
+        with self._transport.response("GET", _task_path(task_id, "message"), query=query) as response:
             while chunk := response.read(_CHUNK):
                 yield chunk
 
@@ -354,7 +276,9 @@ class DaemonClient:
         :raises StreamSilent: nothing came for *silence* seconds
         """
         query = {"after": after, "follow": "1" if follow else None}
-        return self._lines(_task_path(task_id, "progress"), query, Progress, silence if follow else ANSWER_TIMEOUT)
+        return self._transport.lines(
+            _task_path(task_id, "progress"), query, Progress, silence if follow else ANSWER_TIMEOUT
+        )
 
     def log(
         self,
@@ -366,84 +290,13 @@ class DaemonClient:
     ) -> Iterator[LogEntry]:
         """The records of the log of the task's process behind sequence number *after*."""
         query = {"after": after or None, "attempt": attempt, "follow": "1" if follow else None}
-        return self._lines(_task_path(task_id, "log"), query, LogEntry, _silence(follow))
+        return self._transport.lines(_task_path(task_id, "log"), query, LogEntry, _silence(follow))
 
     def changes(self, *, after: int = 0, follow: bool = False) -> Iterator[Change]:
         """The change feed behind *after*."""
-        return self._lines("/v1/changes", {"after": after, "follow": "1" if follow else None}, Change, _silence(follow))
-
-    # --- the wire -------------------------------------------------------------------------------------------------
-
-    def _lines(self, path: str, query: Mapping[str, object], kind: type[_T], timeout: float) -> Iterator[_T]:
-        with self._response("GET", _target(path, query), timeout=timeout) as response:
-            rest = b""
-            while chunk := response.read1(_CHUNK):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line.startswith(_ERROR_LINE):
-                        raise _rebuild(response.status, line)
-                    if line:
-                        yield self._decode(line, kind)
-            if rest:
-                raise DaemonGone("The daemon went away in the middle of a line.", hint=_HINT_DOCTOR)
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        body: msgspec.Struct | None = None,
-        *,
-        query: Mapping[str, object] | None = None,
-        timeout: float = ANSWER_TIMEOUT,
-    ) -> bytes:
-        with self._response(method, _target(path, query or {}), body, timeout=timeout) as response:
-            return response.read()
-
-    @contextlib.contextmanager
-    def _response(
-        self, method: str, target: str, body: msgspec.Struct | None = None, *, timeout: float
-    ) -> Generator[http.client.HTTPResponse]:
-        connection = _UnixConnection(self.socket_path, timeout)
-        answering = False
-        try:
-            headers = {"Connection": "close"}
-            if body is not None:
-                headers["Content-Type"] = "application/json"
-            connection.request(method, target, None if body is None else msgspec.json.encode(body), headers)
-            self._open.add(connection)
-            if self._interrupted:
-                raise ConnectionAbortedError("interrupted")
-            response = connection.getresponse()
-            if response.status >= 400:
-                raise _rebuild(response.status, response.read())
-            answering = True
-            yield response
-        except TimeoutError as error:
-            if answering:
-                raise StreamSilent(f"The daemon said nothing for {timeout:g} seconds.", hint=_HINT_DOCTOR) from error
-            raise DaemonGone(f"The daemon did not answer within {timeout:g} seconds.", hint=_HINT_DOCTOR) from error
-        except (http.client.HTTPException, OSError) as error:
-            raise DaemonGone(
-                f"The daemon at {self.socket_path} does not answer ({_reason(error)}).", hint=_HINT_DOCTOR
-            ) from error
-        finally:
-            self._open.discard(connection)
-            connection.close()
-
-    @staticmethod
-    def _decode(data: bytes, kind: type[_T]) -> _T:
-        try:
-            return msgspec.json.decode(data, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InternalError(
-                f"The daemon's answer cannot be read as a {kind.__name__} ({error}): {data[:200]!r}",
-                hint="If it is of another version, restart it: holdfast down && holdfast up",
-            ) from error
-
-
-#: A stream that fails on the way says so in its last line.
-_ERROR_LINE: Final = b'{"error":'
-_HINT_DOCTOR: Final = "Try again; if that does not help, run: holdfast doctor"
+        return self._transport.lines(
+            "/v1/changes", {"after": after, "follow": "1" if follow else None}, Change, _silence(follow)
+        )
 
 
 def _task_path(task_id: str, verb: str | None = None) -> str:
@@ -451,40 +304,5 @@ def _task_path(task_id: str, verb: str | None = None) -> str:
     return path if verb is None else f"{path}/{verb}"
 
 
-def _target(path: str, query: Mapping[str, object]) -> str:
-    given = {name: value for name, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
-
-
 def _silence(follow: bool) -> float:
     return STREAM_SILENCE if follow else ANSWER_TIMEOUT
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _rebuild(status: int, body: bytes) -> HoldfastError:
-    """Make the error that the daemon raised from its error object; unknown codes keep their name."""
-    try:
-        error = msgspec.json.decode(body, type=_ErrorAnswer).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return InternalError(f"The daemon answered {status}: {body[:200]!r}", hint=_HINT_DOCTOR)
-    kind = _known_errors().get(error.code)
-    if kind is None:
-        base = Unavailable if status == 503 else InvalidRequest if 400 <= status < 500 else InternalError
-        exit_code = base.exit_code if error.exit_code is None else error.exit_code
-        kind = type(base.__name__, (base,), {"code": error.code, "exit_code": exit_code, "__doc__": base.__doc__})
-    return kind(error.message, hint=error.hint)
-
-
-def _check_peer(connection: socket.socket, path: Path) -> None:
-    """Refuse a socket that another user answers on: prompts and environments are not for them."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if uid not in (0, os.geteuid()):
-        raise InvalidRequest(
-            f"The daemon at {path} belongs to user {uid}, not to you.",
-            hint="Set HOLDFAST_STATE_DIR to a directory of your own.",
-        )

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.clock import monotonic
-from holdfast.daemon.client import DaemonClient, DaemonGone, daemon_socket
+from holdfast.daemon.client import DaemonClient, daemon_socket
+from holdfast.daemon.transport import DaemonGone
 from holdfast.directories import private_directory
 from holdfast.errors import HoldfastError, Unavailable
 
