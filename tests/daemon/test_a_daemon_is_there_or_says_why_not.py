@@ -105,6 +105,20 @@ def test_a_daemon_that_is_about_to_end_is_waited_for(installation: Installation)
     assert (out, errors) == (b"hello", b"")
 
 
+def test_a_daemon_outlives_whoever_started_it(installation: Installation) -> None:
+    command = installation.start("run", "rehearsal", "rehearse: say hello")
+    deadline = time.monotonic() + PATIENCE
+    while not any("--ready-fd" in process.cmdline() for process in installation.processes()):
+        assert time.monotonic() < deadline and command.poll() is None
+        time.sleep(0.02)
+    command.kill()
+    command.communicate()
+    started = [installation.start("run", "rehearsal", "rehearse: say hello") for _ in range(3)]
+    for process in started:
+        assert process.communicate(timeout=PATIENCE) == (b"hello", b"")
+    assert (installation.state / "daemon.log").read_text().count(": serving ") == 1
+
+
 def test_an_idle_daemon_ends_and_takes_its_host_along(installation: Installation) -> None:
     installation.run("up", "--idle-exit", "0.2")
     deadline = time.monotonic() + PATIENCE

@@ -168,8 +168,11 @@ def _listen(path: Path) -> socket.socket:
 
 def _announce(ready_fd: int | None) -> Callable[[], None]:
     def announce() -> None:
-        if ready_fd is not None:
+        if ready_fd is None:
+            return
+        # Whoever waited may be gone; others will come.
+        with contextlib.suppress(BrokenPipeError):
             os.write(ready_fd, b"READY\n")
-            os.close(ready_fd)
+        os.close(ready_fd)
 
     return announce

@@ -10,11 +10,13 @@ import contextlib
 import fcntl
 import logging
 import os
+import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from holdfast.clock import monotonic, wall
+from holdfast.daemon.client import daemon_socket
 from holdfast.directories import private_directory
 from holdfast.drivers.app_server.servers import SharedServers
 from holdfast.errors import InvalidRequest
@@ -159,7 +161,7 @@ async def _lock_directory(directory: Path, patience: float) -> int:
     descriptor = os.open(directory / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         while not _lock(descriptor):
-            if monotonic() >= deadline:
+            if monotonic() >= deadline or _accepts(daemon_socket(directory)):
                 holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
                 raise AlreadyRunning(
                     f"A Holdfast daemon (process {holder or 'unknown'}) works on {directory} already.",
@@ -172,6 +174,13 @@ async def _lock_directory(directory: Path, patience: float) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _accepts(path: Path) -> bool:
+    """Whether somebody listens there, and so is about to end no more than we are."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        return connection.connect_ex(str(path)) == 0
 
 
 def _lock(descriptor: int) -> bool:
