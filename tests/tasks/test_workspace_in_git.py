@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast.tasks.workspace import Baseline, Changes, Method, observe_changes, reconcile_claims, take_baseline
-from holdfast.tasks.workspace_fingerprint import HASH_FILE_BYTES
+from holdfast.tasks.workspace.changes import Baseline, Changes, Method, observe_changes, reconcile_claims, take_baseline
+from holdfast.tasks.workspace.fingerprint import HASH_FILE_BYTES
 
 GIT_ENVIRONMENT = {
     "PATH": os.environ["PATH"],

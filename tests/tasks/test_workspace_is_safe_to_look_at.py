@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from holdfast.tasks import workspace_fingerprint, workspace_repositories
-from holdfast.tasks.workspace import Baseline, Method, observe_changes, take_baseline
+from holdfast.tasks.workspace import fingerprint, repositories
+from holdfast.tasks.workspace.changes import Baseline, Method, observe_changes, take_baseline
 
 from .test_workspace_in_git import commit, git, listed, new_repository, stored
 
@@ -185,7 +185,7 @@ async def test_a_repository_inside_that_is_broken_or_a_symlink_is_not_followed(
 async def test_too_many_uncommitted_files_give_none_with_the_reason(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace_repositories, "DIRTY_LIMIT", 3)
+    monkeypatch.setattr(repositories, "DIRTY_LIMIT", 3)
     for number in range(4):
         (repository / f"n{number}").touch()
     baseline = await take_baseline(repository)
@@ -197,7 +197,7 @@ async def test_too_many_uncommitted_files_give_none_with_the_reason(
 async def test_many_repositories_inside_are_left_out_with_a_note(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace_repositories, "NESTED_LIMIT", 2)
+    monkeypatch.setattr(repositories, "NESTED_LIMIT", 2)
     for number in range(4):
         new_repository(repository / f"n{number}", {"f": "f"})
     baseline = await take_baseline(repository)
@@ -240,7 +240,7 @@ async def test_a_directory_without_git_is_scanned(tmp_path: Path) -> None:
 async def test_a_scan_that_is_cut_short_claims_nothing_about_what_it_did_not_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace_fingerprint, "SCAN_ENTRIES", 10)
+    monkeypatch.setattr(fingerprint, "SCAN_ENTRIES", 10)
     top = tmp_path / "plain"
     for directory, count in (("few", 3), ("many", 30)):
         (top / directory).mkdir(parents=True)

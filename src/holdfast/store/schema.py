@@ -53,7 +53,7 @@ tasks: Final = Table(
     Column("boot_id", Text, nullable=False),
     #: What was asked for (JSON).
     Column("request", LargeBinary, nullable=False),
-    #: How the working directory was before the agent started (JSON of ``tasks.workspace.Baseline``).
+    #: How the working directory was before the agent started (JSON of ``tasks.workspace.changes.Baseline``).
     Column("baseline", LargeBinary),
     #: The place kept for the output file (JSON of ``tasks.output_file.Reservation``).
     Column("reservation", LargeBinary),

@@ -21,7 +21,7 @@ from holdfast.tasks.queries import Queries, select_tasks
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.rows import AttemptRow, Phase
 from holdfast.tasks.state import State, check_move
-from holdfast.tasks.workspace import Baseline
+from holdfast.tasks.workspace.changes import Baseline
 
 
 class Conflict(InvalidRequest):

@@ -9,7 +9,7 @@ from holdfast.tasks.facts import AttemptFacts
 from holdfast.tasks.queries import Queries
 from holdfast.tasks.result import ChangedFile, Files
 from holdfast.tasks.rows import TaskRow
-from holdfast.tasks.workspace import observe_changes, reconcile_claims
+from holdfast.tasks.workspace.changes import observe_changes, reconcile_claims
 
 
 async def files_of_task(

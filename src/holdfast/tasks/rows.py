@@ -13,7 +13,7 @@ from holdfast.tasks.facts import AttemptFacts
 from holdfast.tasks.output_file import Reservation
 from holdfast.tasks.result import Status
 from holdfast.tasks.state import State
-from holdfast.tasks.workspace import Baseline
+from holdfast.tasks.workspace.changes import Baseline
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -26,7 +26,7 @@ from holdfast.tasks.rows import AttemptRow, Phase, TaskRow
 from holdfast.tasks.slots import Ticket
 from holdfast.tasks.state import State
 from holdfast.tasks.versions import Versions
-from holdfast.tasks.workspace import take_baseline
+from holdfast.tasks.workspace.changes import take_baseline
 from holdfast.tasks.worktree import discard
 
 logger: Final = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Asking git about the repository under review: bounded in time and output, and starting nothing of the repository's.
 
 It blocks, because a command line and a thread of a program use it before there is a task; what an agent did to a
-repository is looked at by :mod:`holdfast.tasks.workspace_git`.
+repository is looked at by :mod:`holdfast.tasks.workspace.git`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from typing import Final
 import msgspec
 
 from holdfast.clock import monotonic
-from holdfast.tasks.workspace_comparison import Difference, Repository
-from holdfast.tasks.workspace_fingerprint import (
+from holdfast.tasks.workspace.comparison import Difference, Repository
+from holdfast.tasks.workspace.fingerprint import (
     ChangeKind,
     DeadlineExceeded,
     Fingerprinter,
@@ -28,8 +28,8 @@ from holdfast.tasks.workspace_fingerprint import (
     compare_scans,
     scan,
 )
-from holdfast.tasks.workspace_git import Git, GitFailed, GitTooSlow
-from holdfast.tasks.workspace_repositories import (
+from holdfast.tasks.workspace.git import Git, GitFailed, GitTooSlow
+from holdfast.tasks.workspace.repositories import (
     DIRTY_LIMIT,
     Observation,
     TooManyFiles,

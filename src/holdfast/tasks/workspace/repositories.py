@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from holdfast.tasks.workspace_comparison import Comparison, Difference, Repository
-from holdfast.tasks.workspace_fingerprint import ChangeKind, Fingerprinter, scan
-from holdfast.tasks.workspace_git import Git, GitFailed, GitTooSlow, Status, TreeChange, is_gitlink
+from holdfast.tasks.workspace.comparison import Comparison, Difference, Repository
+from holdfast.tasks.workspace.fingerprint import ChangeKind, Fingerprinter, scan
+from holdfast.tasks.workspace.git import Git, GitFailed, GitTooSlow, Status, TreeChange, is_gitlink
 
 #: Uncommitted files beyond which a repository is not observed.
 DIRTY_LIMIT: Final = 50_000

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from holdfast.clock import monotonic
-from holdfast.tasks.workspace_fingerprint import (
+from holdfast.tasks.workspace.fingerprint import (
     HASH_FILE_BYTES,
     ChangeKind,
     DeadlineExceeded,
@@ -19,7 +19,7 @@ from holdfast.tasks.workspace_fingerprint import (
     difference,
     read_small_file,
 )
-from holdfast.tasks.workspace_git import Entry, Status, TreeChange, is_gitlink
+from holdfast.tasks.workspace.git import Entry, Status, TreeChange, is_gitlink
 
 #: Files that are compared by content to tell a rename from a deletion and an addition.
 _RENAME_CANDIDATES: Final = 1000

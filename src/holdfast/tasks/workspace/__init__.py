@@ -1,0 +1,1 @@
+"""What changes in a working directory while a task is at work: seen from outside, in git or by a scan."""
