@@ -4,8 +4,8 @@
 
 In each trial ``holdfast companion task --json`` hands over a prompt to a model that answers with it after a moment, and
 a victim is sent SIGKILL or SIGTERM at a random moment of it: the ``server`` of Codex, the ``daemon``, the ``host``,
-the ``turn`` program, or the ``command`` itself.  A row of the table is counted over the trials of one victim; those in which the command died
-before there was a job are left out:
+the ``turn`` program, or the ``command`` itself.  A row of the table is counted over the trials of one victim;
+those in which the command died before there was a job are left out:
 
 answered     the command printed the answer, or (after its own death) ``result`` did
 failed       it said why there is none, with an exit status that is not 0, and the record says the same

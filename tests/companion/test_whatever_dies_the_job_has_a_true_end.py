@@ -207,6 +207,7 @@ def test_a_job_whose_server_does_not_answer_is_not_said_to_be_cancelled(user: Us
     assert (job["status"], job["pid"]) == ("failed", None)
 
 
+@pytest.mark.parametrize("user", ["codex"], indirect=True)
 @pytest.mark.parametrize("command", [["companion", "task", "tell"], ["run", "codex", "tell"]], ids=["task", "run"])
 def test_two_megabytes_pass_through_a_slow_pipe(user: User, model_server: ModelServer, command: list[str]) -> None:
     text = "".join(f"{number:019d}\n" for number in range(100_000))
@@ -231,6 +232,7 @@ def test_two_megabytes_pass_through_a_slow_pipe(user: User, model_server: ModelS
     assert (first + rest).decode().rstrip("\n") == text.rstrip("\n")
 
 
+@pytest.mark.parametrize("user", ["codex"], indirect=True)
 def test_the_gate_blocks_once_and_only_for_an_objection(
     user: User, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
