@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from typing import Any
 
 import psutil
@@ -181,3 +182,17 @@ def test_down_ends_the_servers(user: Installation, model_server: ModelServer) ->
     user.run("run", "codex", "Yes?")
     subprocess.run(user.command("down"), env=user.environment, check=True, capture_output=True)
     assert programs(user, "codex") == []
+
+
+def test_down_leaves_a_server_in_which_a_turn_is_about_to_begin(user: Installation, model_server: ModelServer) -> None:
+    model_server.script(Say("The answer."))
+    user.run("start", "codex", "Think.", "--task-id", "about-to-begin")
+    deadline = time.monotonic() + PATIENCE
+    while not (begun := turn_programs(user)):
+        assert time.monotonic() < deadline
+    begun[0].suspend()
+    assert user.run("down").returncode == 0
+    begun[0].resume()
+    assert user.run("wait", "about-to-begin").returncode == 0
+    assert user.run("result", "about-to-begin").stdout == b"The answer."
+    assert len(model_server.main_requests) == 1

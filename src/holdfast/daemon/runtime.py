@@ -143,9 +143,12 @@ class Runtime:
             logger.error("no host: %s", error)
 
     async def _leave_servers(self) -> None:
-        # One in which a turn goes on is left alone: the task is taken up again, by the next daemon.
+        # Those of tasks that go on are left alone, to be taken up by the next daemon: even one that seems idle, because
+        # a turn may be about to begin in it.
+        _, active = await self.tasks.counts()
         try:
-            await self.servers.end_idle()
+            if active == 0:
+                await self.servers.end_idle()
         except HostUnavailable as error:
             logger.warning("the agents' servers could not be ended: %s", error)
         await self.servers.aclose()
