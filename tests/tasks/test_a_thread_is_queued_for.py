@@ -6,9 +6,10 @@ import pytest
 
 from holdfast.host.dummy import DummyProcess
 from holdfast.store.store import Store
+from holdfast.tasks.admission import ThreadBusy
 from holdfast.tasks.request import TaskRequest
 from holdfast.tasks.result import Status
-from holdfast.tasks.service import TaskService, ThreadBusy
+from holdfast.tasks.service import TaskService
 from holdfast.tasks.state import State
 from tests.tasks.conftest import PATIENCE, Bench, say, until
 
