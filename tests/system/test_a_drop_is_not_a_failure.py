@@ -191,7 +191,9 @@ def test_down_leaves_a_server_in_which_a_turn_is_about_to_begin(user: Installati
     while not (begun := turn_programs(user)):
         assert time.monotonic() < deadline
     begun[0].suspend()
+    found = server(user)
     assert user.run("down").returncode == 0
+    assert found.is_running()
     begun[0].resume()
     assert user.run("wait", "about-to-begin").returncode == 0
     assert user.run("result", "about-to-begin").stdout == b"The answer."
