@@ -121,6 +121,7 @@ def test_a_command_that_is_killed_leaves_its_job_alone(user: User, model_server:
     assert user.run("result").out.startswith("I went on.\n")
 
 
+@pytest.mark.parametrize("user", ["codex"], indirect=True)
 def test_eight_at_once_from_nothing_and_eight_more(user: User, model_server: ModelServer) -> None:
     assert user.installation.run("down").returncode == 0
     model_server.script(*[Echo()] * 16)
