@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
@@ -32,7 +33,8 @@ def serve(path: Path, talk: Talk) -> threading.Thread:
 
     def run() -> None:
         peer, _ = listener.accept()
-        with listener, peer:
+        # A client that has given up leaves without reading the rest.
+        with listener, peer, contextlib.suppress(ConnectionError):
             peer.recv(65536)
             talk(peer)
 
