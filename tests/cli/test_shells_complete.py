@@ -28,7 +28,7 @@ def complete(*words: str) -> set[str]:
 
 
 def test_commands_and_options(state: Path) -> None:
-    assert complete("resu") == {"result"}
+    assert complete("res") == {"result", "resume"}
     assert complete("run", "codex", "--idle") == {"--idle-timeout"}
 
 
