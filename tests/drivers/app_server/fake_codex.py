@@ -204,9 +204,10 @@ def answer(client: Client, method: str, params: dict[str, Any]) -> dict[str, Any
             turn = {"id": str(uuid.uuid4()), "status": "inProgress", "completedAt": None, "items": [user]}
             with lock:
                 threads[str(thread_id)].append(turn)
+                # On record before it counts as begun, as the real one does it.
+                save()
                 with (HOME / "begun").open("a") as journal:
                     journal.write(work + "\n")
-            save()
             return {"turn": {**turn, "items": []}}
         case "turn/interrupt":
             for turn in known or []:
@@ -270,7 +271,7 @@ def work_on(thread_id: str, turn: dict[str, Any], params: dict[str, Any]) -> Non
     if FAULT == "stops reading after a turn" and strikes(params["clientUserMessageId"]):
         deaf.set()
     if FAULT == "exits 0 after a turn" and strikes(params["clientUserMessageId"]):
-        time.sleep(0.05)
+        # At once: a turn that began meanwhile would rightly die with it.
         os._exit(0)
 
 
