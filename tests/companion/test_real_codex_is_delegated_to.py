@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import psutil
 import pytest
 
 from tests.companion.fake_codex import REVIEW
-from tests.conftest import AGENTS_DIRECTORY, locate_agent
+from tests.conftest import locate_agent
 from tests.model_server import Drop, Fail, Gate, Hang, ModelServer, Say, Shell, WriteFile
 
 from .conftest import PATIENCE, Installation, User
@@ -24,19 +21,9 @@ pytestmark = pytest.mark.real_agent
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
-    """A ``CODEX_HOME`` outside of the temporary directory, where Codex has its helper programs."""
-    homes = AGENTS_DIRECTORY.parent / "homes"
-    homes.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="codex-", dir=homes))
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-@pytest.fixture
-def user(installation: Installation, tmp_path: Path, home: Path, model_server: ModelServer) -> User:
+def user(installation: Installation, tmp_path: Path, codex_home: Path, model_server: ModelServer) -> User:
     """A user with the real Codex."""
-    (home / "config.toml").write_text(
+    (codex_home / "config.toml").write_text(
         f"""
         model = "gpt-5.5"
         model_provider = "scripted"
@@ -52,7 +39,7 @@ def user(installation: Installation, tmp_path: Path, home: Path, model_server: M
         """
     )
     user = User(installation, tmp_path, locate_agent("codex").parent)
-    user.environment["CODEX_HOME"] = str(home)
+    user.environment["CODEX_HOME"] = str(codex_home)
     return user
 
 

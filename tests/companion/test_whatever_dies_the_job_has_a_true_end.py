@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,23 +14,13 @@ import pytest
 
 from holdfast.companion.view import GATE, View
 from holdfast.companion.workspace import Workspace
-from tests.conftest import AGENTS_DIRECTORY, locate_agent
+from tests.conftest import locate_agent
 from tests.drivers.app_server.conftest import OLD, locate_old_codex
 from tests.model_server import Echo, Gate, Hang, ModelServer, Say
 
 from .conftest import PATIENCE, Installation, User
 
 pytestmark = pytest.mark.real_agent
-
-
-@pytest.fixture
-def codex_home() -> Iterator[Path]:
-    """Outlived by a server of Codex, which the installation ends with the module."""
-    homes = AGENTS_DIRECTORY.parent / "homes"
-    homes.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="codex-", dir=homes))
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(params=["codex", f"codex-{OLD}"])
