@@ -95,7 +95,9 @@ def test_a_daemon_killed_again_and_again_still_brings_the_task_home(installation
     process = start(installation, "hard-times")
     for _ in range(5):
         time.sleep(0.3)
-        installation.kill_daemon()
+        # A command that could start no daemon does its work itself, and is not to be killed here.
+        if installation.daemon_pid() != process.pid:
+            installation.kill_daemon()
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors.decode()
     check(installation, "hard-times")

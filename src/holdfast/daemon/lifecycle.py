@@ -30,6 +30,10 @@ class DaemonStartFailed(Unavailable):
     code = "daemon_start_failed"
 
 
+class DaemonVanished(DaemonStartFailed):
+    """It said READY and was gone before it could be asked anything."""
+
+
 def connect_existing(directory: Path) -> DaemonClient | None:
     """The client of the daemon that serves *directory*, or ``None`` if none answers."""
     client = DaemonClient(daemon_socket(directory))
@@ -53,7 +57,11 @@ def connect(directory: Path) -> DaemonClient:
     if client is not None:
         return client
     try:
-        return start_detached(directory, idle_exit=IDLE_EXIT)
+        try:
+            return start_detached(directory, idle_exit=IDLE_EXIT)
+        except DaemonVanished:
+            # It can be started, so it was ended from outside: one more try.
+            return start_detached(directory, idle_exit=IDLE_EXIT)
     except DaemonStartFailed as error:
         return _connect_in_process(directory, error)
 
@@ -80,7 +88,7 @@ def start_detached(directory: Path, *, idle_exit: float | None = None) -> Daemon
             return client
     client = connect_existing(directory)
     if client is None:
-        raise DaemonStartFailed("The daemon came up and went away at once.", hint=_log_hint(directory))
+        raise DaemonVanished("The daemon came up and went away at once.", hint=_log_hint(directory))
     return client
 
 

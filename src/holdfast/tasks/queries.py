@@ -107,8 +107,8 @@ class Queries:
     async def counts(self) -> tuple[int, int]:
         """How many tasks there are, and how many of them are not finished."""
         query = sa.select(sa.func.count(), sa.func.count().filter(tasks.c.state != State.FINISHED)).select_from(tasks)
-        total, active = (await self._store.read(lambda connection: connection.execute(query).one())).tuple()
-        return total, active
+        row = await self._store.read(lambda connection: connection.execute(query).one())
+        return row[0], row[1]
 
     async def concurrent_in(self, cwd: str, since: float, task_id: str) -> int:
         """How many other tasks were at work in *cwd* at any time after *since* (UTC seconds)."""
