@@ -81,3 +81,15 @@ def socket_path(directory: Path, name: str) -> Path:
 
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     return private_directory(Path(tempfile.gettempdir()) / f"holdfast-{os.geteuid()}-{digest}") / name
+
+
+def stored_bytes(directory: str | os.PathLike[str]) -> int:
+    """Bytes that the file system gave to what is in *directory*; what vanishes meanwhile does not count."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total

@@ -21,25 +21,10 @@ pytestmark = pytest.mark.real_agent
 
 
 @pytest.fixture
-def user(installation: Installation, tmp_path: Path, codex_home: Path, model_server: ModelServer) -> User:
+def user(installation: Installation, tmp_path: Path, codex_environment: dict[str, str]) -> User:
     """A user with the real Codex."""
-    (codex_home / "config.toml").write_text(
-        f"""
-        model = "gpt-5.5"
-        model_provider = "scripted"
-        check_for_update_on_startup = false
-        [model_providers.scripted]
-        name = "scripted"
-        base_url = "{model_server.url}/v1"
-        wire_api = "responses"
-        requires_openai_auth = false
-        supports_websockets = false
-        request_max_retries = 1
-        stream_max_retries = 1
-        """
-    )
     user = User(installation, tmp_path, locate_agent("codex").parent)
-    user.environment["CODEX_HOME"] = str(codex_home)
+    user.environment["CODEX_HOME"] = codex_environment["CODEX_HOME"]
     return user
 
 

@@ -132,7 +132,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     #: Let commands reach the network from within the sandbox.
     network: bool = False
     approvals: Approvals = Approvals.DECLINE
-    #: The JSON Schema that the answer must fit.
+    #: The JSON Schema that the answer must fit; an agent that cannot be told it has its answer checked all the same.
     output_schema: dict[str, Any] | None = None
     #: Where it lies as a file, for a program that wants one.
     output_schema_file: Path | None = None
@@ -183,7 +183,6 @@ class Agent(abc.ABC):
     can_review: ClassVar[bool] | bool = False
     can_ask: ClassVar[bool] | bool = False
     can_steer: ClassVar[bool] | bool = False
-    can_fit_schema: ClassVar[bool] | bool = False
     can_open_network: ClassVar[bool] | bool = False
     can_forget: ClassVar[bool] | bool = False
     #: True when the work may go on although the process that we started for it has died: another attempt then collects

@@ -61,7 +61,6 @@ class ClaudeAgent(PackagedAgent):
     name = "claude"
     title = "Claude Code"
     install = "npm install -g @anthropic-ai/claude-code"
-    can_fit_schema = True
 
     def probe(self, installation: Installation, environment: Mapping[str, str]) -> Probe:
         env = self._environment(environment, Work(cwd=Path.cwd()))

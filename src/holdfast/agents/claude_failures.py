@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.agents import foreign
-from holdfast.agents.failure import Failure, FailureClass, Remedy
+from holdfast.agents.failure import Failure, FailureClass, Remedy, usual_remedies
 from holdfast.agents.foreign import Payload
 from holdfast.agents.upstream import by_http_status
 
@@ -176,16 +176,6 @@ def _remedies(failure_class: FailureClass) -> list[Remedy]:
     match failure_class:
         case FailureClass.AUTH:
             return [Remedy(text="Log in to Claude Code again.", argv=["claude", "auth", "login"])]
-        case FailureClass.USAGE_LIMIT:
-            return [Remedy(text="Wait until the limit is reset, or use another account or agent.")]
-        case FailureClass.RATE_LIMIT:
-            return [Remedy(text="Try again later, or run fewer tasks at the same time.")]
-        case FailureClass.OVERLOADED | FailureClass.NETWORK:
-            return [Remedy(text="Try again later.")]
-        case FailureClass.CONTEXT_EXCEEDED:
-            return [Remedy(text="Start a fresh thread, or ask for less at once.")]
-        case FailureClass.MODEL:
-            return [Remedy(text="Choose a model that this account can use.")]
         case FailureClass.SANDBOX:
             return [
                 Remedy(text="Run as a user other than root, or set IS_SANDBOX=1 if this machine is a sandbox itself.")
@@ -202,4 +192,4 @@ def _remedies(failure_class: FailureClass) -> list[Remedy]:
         case FailureClass.THREAD_UNKNOWN:
             return [Remedy(text="Start a fresh thread: Claude Code has no record of this one.")]
         case _:
-            return []
+            return usual_remedies(failure_class)

@@ -48,7 +48,6 @@ class CodexAgent(PackagedAgent):
     install = "npm install -g @openai/codex"
     can_open_network = True
     can_forget = True
-    can_fit_schema = True
 
     def _executable(self, found: Path) -> Path:
         return native_binary(found) or found

@@ -27,7 +27,7 @@ from holdfast.agents.events import (
     Usage,
     UsageReported,
 )
-from holdfast.agents.failure import Failure, FailureClass, Remedy
+from holdfast.agents.failure import Failure, FailureClass, Remedy, usual_remedies
 from holdfast.agents.foreign import Payload
 from holdfast.agents.upstream import by_http_status
 
@@ -157,16 +157,6 @@ def remedies(failure_class: FailureClass) -> list[Remedy]:
     match failure_class:
         case FailureClass.AUTH:
             return [Remedy(text="Log in to Codex again.", argv=["codex", "login"])]
-        case FailureClass.USAGE_LIMIT:
-            return [Remedy(text="Wait until the limit is reset, or use another account or agent.")]
-        case FailureClass.RATE_LIMIT:
-            return [Remedy(text="Try again later, or run fewer tasks at the same time.")]
-        case FailureClass.OVERLOADED | FailureClass.NETWORK:
-            return [Remedy(text="Try again later.")]
-        case FailureClass.CONTEXT_EXCEEDED:
-            return [Remedy(text="Start a fresh thread, or ask for less at once.")]
-        case FailureClass.MODEL:
-            return [Remedy(text="Choose a model that this account can use.")]
         case FailureClass.BACKEND_INCOMPATIBLE:
             return [
                 Remedy(
@@ -179,14 +169,14 @@ def remedies(failure_class: FailureClass) -> list[Remedy]:
         case FailureClass.THREAD_UNKNOWN:
             return [Remedy(text="Start a fresh thread: Codex has no record of this one in its home directory.")]
         case _:
-            return []
+            return usual_remedies(failure_class)
 
 
 def _item_started(item: Payload) -> list[Event]:
     kind, item_id = foreign.text(item, "type") or "", foreign.text(item, "id") or ""
     tool = _TOOLS.get(kind)
     if tool is not None:
-        return [ToolStarted(item_id=item_id, tool=tool, title=_title(kind, item))]
+        return [ToolStarted(item_id=item_id, tool=tool, title=title(tool, kind, item))]
     if kind in _SILENT_ITEMS or kind in ("agent_message", "error"):
         return []
     return [Unrecognized(name=f"item.started/{kind}")]
@@ -202,25 +192,29 @@ def _item_completed(item: Payload) -> list[Event]:
     if tool is None:
         return [] if kind in _SILENT_ITEMS else [Unrecognized(name=f"item.completed/{kind}")]
     failed = foreign.text(item, "status") in ("failed", "declined") or foreign.whole(item, "exit_code") not in (None, 0)
-    ended = ToolEnded(item_id=item_id, failed=failed, tool=tool, title=_title(kind, item))
-    if kind == "file_change" and not failed and (paths := _changed_paths(item)):
+    ended = ToolEnded(item_id=item_id, failed=failed, tool=tool, title=title(tool, kind, item))
+    if kind == "file_change" and not failed and (paths := changed_paths(item)):
         return [ended, FilesClaimed(paths=paths)]
     return [ended]
 
 
-def _title(kind: str, item: Payload) -> str:
-    match kind:
-        case "command_execution":
+def title(tool: ToolType, kind: str, item: Payload) -> str:
+    """One line for people about a tool use; all dialects of Codex spell the fields alike, but not the *kind*."""
+    match tool:
+        case ToolType.COMMAND:
             return foreign.one_line(foreign.text(item, "command") or "command")
-        case "file_change":
-            return foreign.one_line(", ".join(_changed_paths(item)) or "file change")
-        case "mcp_tool_call":
+        case ToolType.FILE_CHANGE:
+            return foreign.one_line(", ".join(changed_paths(item)) or "file change")
+        case ToolType.FILE_READ:
+            return foreign.one_line(foreign.text(item, "path") or "image")
+        case ToolType.MCP:
             return foreign.one_line(f"{foreign.text(item, 'server') or '?'}.{foreign.text(item, 'tool') or '?'}")
-        case "web_search":
+        case ToolType.WEB:
             return foreign.one_line(foreign.text(item, "query") or "web search")
         case _:
             return foreign.one_line(foreign.text(item, "tool") or kind)
 
 
-def _changed_paths(item: Payload) -> list[str]:
+def changed_paths(item: Payload) -> list[str]:
+    """What a file change says that it changed."""
     return [path for change in foreign.members(item, "changes") if (path := foreign.text(change, "path"))]

@@ -74,10 +74,10 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class DeclaredAgent(Agent):
-    """An agent made from a :class:`Declaration`."""
+    """An agent made from a :class:`Declaration`.
 
-    #: It is not told the schema, only its answer is checked: the prompt has to say what it shall look like.
-    can_fit_schema = True
+    It is not told an output schema, only its answer is checked: the prompt has to say what it shall look like.
+    """
 
     def __init__(self, name: str, declaration: Declaration) -> None:
         self.name = name

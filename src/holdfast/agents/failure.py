@@ -65,6 +65,23 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     argv: list[str] | None = None
 
 
+def usual_remedies(failure_class: FailureClass) -> list[Remedy]:
+    """What can be done about a failure of this class whichever agent it is."""
+    match failure_class:
+        case FailureClass.USAGE_LIMIT:
+            return [Remedy(text="Wait until the limit is reset, or use another account or agent.")]
+        case FailureClass.RATE_LIMIT:
+            return [Remedy(text="Try again later, or run fewer tasks at the same time.")]
+        case FailureClass.OVERLOADED | FailureClass.NETWORK:
+            return [Remedy(text="Try again later.")]
+        case FailureClass.CONTEXT_EXCEEDED:
+            return [Remedy(text="Start a fresh thread, or ask for less at once.")]
+        case FailureClass.MODEL:
+            return [Remedy(text="Choose a model that this account can use.")]
+        case _:
+            return []
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """A failure as reported by an agent or observed from outside."""
 

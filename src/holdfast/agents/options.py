@@ -21,7 +21,6 @@ def check(work: Work, agent: Agent) -> None:
         (work.fork is not None, agent.can_fork, "begin with a copy of a thread", "--fork"),
         (work.review is not None, agent.can_review, "review by itself", "the native review"),
         (work.approvals is not Approvals.DECLINE, agent.can_ask, "ask whether it may do something", "--approvals"),
-        (work.output_schema is not None, agent.can_fit_schema, "fit its answer to a schema", "--output-schema"),
         (work.network, agent.can_open_network, "be given the network alone", "--network"),
         (work.ephemeral, agent.can_forget, "leave its thread unrecorded", "--ephemeral"),
     )

@@ -26,8 +26,6 @@ class RehearsalAgent(Agent):
 
     name = "rehearsal"
     title = "Rehearsal"
-    #: It is not told the schema; what it says is directed by the prompt, and checked.
-    can_fit_schema = True
 
     def __init__(self, *, pass_env: Sequence[str] = ()) -> None:
         self._pass_env = tuple(pass_env)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from holdfast import __version__
+from holdfast.directories import stored_bytes
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.methods import Reply, method
 from holdfast.host.overview import Disk, Ending, Memory, Overview, Retention, Stopping
@@ -42,7 +43,7 @@ async def _overview(host: ProcessHost) -> bytes:
     states = Counter(describe(process)["state"] for process in host.processes())
     kept, budget = host.retention
     # Thousands of logs may be there: not on the loop's thread.
-    logs = await asyncio.to_thread(_size, host.directory / "processes")
+    logs = await asyncio.to_thread(stored_bytes, host.directory / "processes")
     free = os.statvfs(host.directory)
     return encode_json(
         Overview(
@@ -93,14 +94,3 @@ def _resident(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         # A keeper that dies at this moment has none; the server is about to take its place.
         return 0
-
-
-def _size(directory: Path) -> int:
-    total = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return total

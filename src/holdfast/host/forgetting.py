@@ -16,7 +16,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from holdfast.directories import private_directory
+from holdfast.directories import private_directory, stored_bytes
 from holdfast.host.drop import drop_path
 from holdfast.host.methods import Reply, method
 from holdfast.host.parameters import Parameters
@@ -129,18 +129,6 @@ def _measure_and_delete(places: list[str], *, delete: bool) -> int:
         total += stored_bytes(place)
         if delete:
             shutil.rmtree(place, ignore_errors=True)
-    return total
-
-
-def stored_bytes(directory: str) -> int:
-    """Bytes that the file system gave to what is in *directory*."""
-    total = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
     return total
 
 

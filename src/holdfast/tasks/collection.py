@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from holdfast.clock import wall
+from holdfast.directories import stored_bytes
 from holdfast.errors import InvalidRequest
 from holdfast.host.port import Host, NotClosed, ProcessState
 from holdfast.tasks.collected import Collected, CollectionRequest
@@ -157,13 +158,7 @@ def _remove_abandoned(directory: Path, known: Collection[str], *, dry_run: bool)
 
 def _remove(directory: Path, *, dry_run: bool) -> int:
     """Delete a directory, or only measure it; returns the bytes of disk that it takes."""
-    size = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            try:
-                size += os.lstat(os.path.join(place, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
+    size = stored_bytes(directory)
     if not dry_run and directory.exists():
         try:
             shutil.rmtree(directory)

@@ -62,7 +62,6 @@ class CodexAppServer(CodexAgent):
     can_review = True
     can_ask = True
     can_steer = True
-    can_fit_schema = True
     outlives_its_process = True
 
     #: Whether a server is shared; ``None`` leaves it to what the installed Codex can.

@@ -233,7 +233,7 @@ def _item_started(item: Payload) -> list[Event]:
     kind, item_id = foreign.text(item, "type") or "", foreign.text(item, "id") or ""
     tool = _TOOLS.get(kind)
     if tool is not None:
-        return [ToolStarted(item_id=item_id, tool=tool, title=_title(kind, item))]
+        return [ToolStarted(item_id=item_id, tool=tool, title=codex_events.title(tool, kind, item))]
     if kind in _SILENT_ITEMS or kind in ("agentMessage", "reasoning", "exitedReviewMode", "contextCompaction"):
         return []
     return [Unrecognized(name=f"item/started/{kind}")]
@@ -261,30 +261,10 @@ def _item_completed(item: Payload) -> list[Event]:
         or foreign.whole(item, "exitCode") not in (None, 0)
         or foreign.flag(item, "success") is False
     )
-    ended = ToolEnded(item_id=item_id, failed=failed, tool=tool, title=_title(kind, item))
-    if kind == "fileChange" and not failed and (paths := _paths(item)):
+    ended = ToolEnded(item_id=item_id, failed=failed, tool=tool, title=codex_events.title(tool, kind, item))
+    if kind == "fileChange" and not failed and (paths := codex_events.changed_paths(item)):
         return [ended, FilesClaimed(paths=paths)]
     return [ended]
-
-
-def _title(kind: str, item: Payload) -> str:
-    match kind:
-        case "commandExecution":
-            return foreign.one_line(foreign.text(item, "command") or "command")
-        case "fileChange":
-            return foreign.one_line(", ".join(_paths(item)) or "file change")
-        case "mcpToolCall":
-            return foreign.one_line(f"{foreign.text(item, 'server') or '?'}.{foreign.text(item, 'tool') or '?'}")
-        case "webSearch":
-            return foreign.one_line(foreign.text(item, "query") or "web search")
-        case "imageView":
-            return foreign.one_line(foreign.text(item, "path") or "image")
-        case _:
-            return foreign.one_line(foreign.text(item, "tool") or kind)
-
-
-def _paths(item: Payload) -> list[str]:
-    return [path for change in foreign.members(item, "changes") if (path := foreign.text(change, "path"))]
 
 
 def _usage(counts: Payload, source: str, *, of_thread: bool) -> list[Event]:

@@ -101,7 +101,7 @@ def make(
         label=f"{'adversarial ' * adversarial}review: {target.label}"[:_LABEL],
         tags={TAG: msgspec.json.encode(tag).decode()},
         review=ReviewTarget(kind=_NATIVE_KINDS[target.kind], value=_value(target)) if native else None,
-        output_schema=SCHEMA if agent.can_fit_schema and not native else None,
+        output_schema=None if native else SCHEMA,
         summary=target.label if material is None else f"{target.label}: {material.summary}",
     )
 
