@@ -71,16 +71,16 @@ def socket_path(directory: Path, name: str) -> Path:
     """Where the Unix socket *name* of *directory* is bound.
 
     It lies in the directory itself unless that path is longer than a socket address can be; then in a private
-    directory under the temporary directory, named by user and by a digest of the directory.
+    directory under ``/tmp``, named by user and by a digest of the directory.
     """
     path = directory / name
     if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
         return path
     import hashlib
-    import tempfile
 
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-    return private_directory(Path(tempfile.gettempdir()) / f"holdfast-{os.geteuid()}-{digest}") / name
+    # Not $TMPDIR: whoever looks for the socket must find the same place, and that one may be too long as well.
+    return private_directory(Path("/tmp") / f"holdfast-{os.geteuid()}-{digest}") / name
 
 
 def stored_bytes(directory: str | os.PathLike[str]) -> int:

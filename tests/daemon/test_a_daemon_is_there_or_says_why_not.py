@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.directories import socket_path
 from tests.system.conftest import PATIENCE, Installation, installation
 
 __all__ = ["installation"]
@@ -161,9 +163,17 @@ def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
     deep.mkdir()
     installation = Installation(deep)
     try:
-        assert installation.run("run", "rehearsal", "rehearse: say deep").stdout == b"deep"
+        # Nor is a temporary directory that is as deep, and another for each command.
+        for name in ("one", "two"):
+            temporary = deep / name
+            temporary.mkdir()
+            installation.environment["TMPDIR"] = str(temporary)
+            assert installation.run("run", "rehearsal", "rehearse: say deep").stdout == b"deep"
+        assert (installation.state / "daemon.log").read_text().count(": serving ") == 1
     finally:
         installation.down()
+        for directory in (installation.state, installation.state / "host"):
+            shutil.rmtree(socket_path(directory, "any").parent)
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks/nosuchtask", "/v1/nothing"])
