@@ -31,7 +31,7 @@ def offset():
         return 0
 time.time = lambda: genuine() + offset()
 time.time_ns = lambda: genuine_ns() + offset() * 10**9
-from holdfast.host.command import main
+from holdfast.host.entry import main
 sys.exit(main())
 """
 DAY = 86_400

@@ -12,7 +12,13 @@ from typing import Any
 
 import pytest
 
-from holdfast.host.authentication import InvalidAuthentication, capability_token, signed_bearer_token
+from holdfast.host.authentication import (
+    InvalidAuthentication,
+    capability_digest,
+    capability_token,
+    shared_secret,
+    signed_bearer_token,
+)
 from holdfast.host.client import HostClient
 from holdfast.host.port import HostUnavailable
 
@@ -45,9 +51,9 @@ def jwt(claims: dict[str, Any], *, secret: str = SECRET, alg: str = "HS256") -> 
 def test_capability_tokens(tmp_path: Path, header: str | None, refusal: str | None) -> None:
     file = tmp_path / "token"
     file.write_text("right\n")
-    headers = {} if header is None else {"Authorization": header}
-    assert capability_token(file=file)(headers) == refusal
-    assert capability_token(sha256=hashlib.sha256(b"right").hexdigest())(headers) == refusal
+    headers = {} if header is None else {"authorization": header}
+    assert capability_token(capability_digest(file=file))(headers) == refusal
+    assert capability_token(capability_digest(sha256=hashlib.sha256(b"right").hexdigest()))(headers) == refusal
 
 
 @pytest.mark.parametrize(
@@ -69,15 +75,15 @@ def test_capability_tokens(tmp_path: Path, header: str | None, refusal: str | No
 def test_signed_tokens(tmp_path: Path, claims: dict[str, Any], refusal: str | None) -> None:
     file = tmp_path / "secret"
     file.write_text(SECRET + "\n")
-    authorize = signed_bearer_token(secret_file=file, issuer="iss", audience="aud")
+    authorize = signed_bearer_token(shared_secret(file), issuer="iss", audience="aud")
     given: dict[str, Any] = {"exp": 60, "iss": "iss", "aud": "aud", **claims}
     for name in ("exp", "nbf"):
         if isinstance(given.get(name), int):
             given[name] += int(time.time())
     given = {name: value for name, value in given.items() if value is not None}
-    assert authorize({"Authorization": f"Bearer {jwt(given)}"}) == refusal
+    assert authorize({"authorization": f"Bearer {jwt(given)}"}) == refusal
     for forged in (jwt(given, secret="t" * 40), jwt(given, alg="none"), jwt(given, alg="HS512"), "a.b.c", "x", ".."):
-        assert authorize({"Authorization": f"Bearer {forged}"}) == "invalid websocket jwt"
+        assert authorize({"authorization": f"Bearer {forged}"}) == "invalid websocket jwt"
 
 
 def test_unusable_secrets_are_refused_at_the_start(tmp_path: Path) -> None:
@@ -86,12 +92,12 @@ def test_unusable_secrets_are_refused_at_the_start(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.write_text("\n")
     for make in (
-        lambda: signed_bearer_token(secret_file=short),
-        lambda: capability_token(file=empty),
-        lambda: capability_token(file=tmp_path / "missing"),
-        lambda: capability_token(sha256="abc"),
-        lambda: capability_token(),
-        lambda: capability_token(file=short, sha256="0" * 64),
+        lambda: shared_secret(short),
+        lambda: capability_digest(file=empty),
+        lambda: capability_digest(file=tmp_path / "missing"),
+        lambda: capability_digest(sha256="abc"),
+        lambda: capability_digest(),
+        lambda: capability_digest(file=short, sha256="0" * 64),
     ):
         with pytest.raises(InvalidAuthentication):
             make()

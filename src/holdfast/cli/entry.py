@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+
+# Not from typing, which takes longer than what is quick.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main() -> NoReturn:
@@ -14,6 +18,11 @@ def main() -> NoReturn:
         from holdfast.companion.main import run
 
         sys.exit(run(sys.argv[2:]))
+    # What is imported before the process host begins stays in memory for as long as it runs.
+    if sys.argv[1:2] == ["exec-server"] and "_HOLDFAST_COMPLETE" not in os.environ:
+        from holdfast.host.entry import main as run_host
+
+        sys.exit(run_host(sys.argv[2:]))
     from holdfast.cli.main import main as run_command_line
 
     run_command_line()

@@ -16,6 +16,6 @@ import click
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def exec_server(arguments: tuple[str, ...]) -> None:
     """Host processes for clients of the exec-server protocol; its options are those of the host itself."""
-    from holdfast.host.command import main
+    from holdfast.host.entry import main
 
     sys.exit(main(arguments))

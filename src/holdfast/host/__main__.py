@@ -2,7 +2,7 @@
 
 import sys
 
-from holdfast.host.command import main
+from holdfast.host.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

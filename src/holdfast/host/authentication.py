@@ -40,7 +40,7 @@ class InvalidAuthentication(InvalidRequest):
 
 def _bearer(headers: Mapping[str, str]) -> tuple[str, str | None]:
     """The token of a request, and the reason to refuse it if there is none."""
-    value = headers.get("Authorization")
+    value = headers.get("authorization")
     if value is None:
         return "", _MISSING
     scheme, _, token = value.partition(" ")
@@ -50,19 +50,23 @@ def _bearer(headers: Mapping[str, str]) -> tuple[str, str | None]:
     return token, None
 
 
-def capability_token(*, file: Path | None = None, sha256: str | None = None) -> Authorize:
-    """Admit whoever knows a token: the one in *file*, or the one with this digest (64 hexadecimal digits).
+def capability_digest(*, file: Path | None = None, sha256: str | None = None) -> str:
+    """The SHA-256 of a capability token: of the one in *file*, or the given one (64 hexadecimal digits).
 
     :raises InvalidAuthentication: neither or both are given, the file is empty, or the digest is none
     """
     if (file is None) == (sha256 is None):
         raise InvalidAuthentication("Give either --ws-token-file or --ws-token-sha256.")
     if file is not None:
-        expected = hashlib.sha256(_secret(file)).digest()
-    else:
-        if not re.fullmatch("[0-9a-fA-F]{64}", sha256 or ""):
-            raise InvalidAuthentication("--ws-token-sha256 must be 64 hexadecimal digits.")
-        expected = bytes.fromhex(sha256 or "")
+        return hashlib.sha256(_secret(file)).hexdigest()
+    if not re.fullmatch("[0-9a-fA-F]{64}", sha256 or ""):
+        raise InvalidAuthentication("--ws-token-sha256 must be 64 hexadecimal digits.")
+    return sha256 or ""
+
+
+def capability_token(digest: str) -> Authorize:
+    """Admit whoever knows the token with this digest."""
+    expected = bytes.fromhex(digest)
 
     def authorize(headers: Mapping[str, str]) -> str | None:
         token, refusal = _bearer(headers)
@@ -74,19 +78,24 @@ def capability_token(*, file: Path | None = None, sha256: str | None = None) -> 
     return authorize
 
 
-def signed_bearer_token(
-    *, secret_file: Path, issuer: str | None = None, audience: str | None = None, clock_skew: float = CLOCK_SKEW
-) -> Authorize:
-    """Admit whoever brings a JWT signed with the secret in *secret_file*; ``exp`` is required, ``nbf`` is honoured.
+def shared_secret(file: Path) -> bytes:
+    """The secret in *file*, with which tokens are signed.
 
-    :raises InvalidAuthentication: the secret is too short to be one
+    :raises InvalidAuthentication: it is too short to be one
     """
-    secret = _secret(secret_file)
+    secret = _secret(file)
     if len(secret) < _SHORTEST_SECRET:
         raise InvalidAuthentication(
-            f"The shared secret in {secret_file} has fewer than {_SHORTEST_SECRET} bytes.",
-            hint=f"Write one with: head -c 32 /dev/urandom | base64 > {secret_file}",
+            f"The shared secret in {file} has fewer than {_SHORTEST_SECRET} bytes.",
+            hint=f"Write one with: head -c 32 /dev/urandom | base64 > {file}",
         )
+    return secret
+
+
+def signed_bearer_token(
+    secret: bytes, *, issuer: str | None = None, audience: str | None = None, clock_skew: float = CLOCK_SKEW
+) -> Authorize:
+    """Admit whoever brings a JWT signed with *secret*; ``exp`` is required, ``nbf`` is honoured."""
 
     def authorize(headers: Mapping[str, str]) -> str | None:
         token, refusal = _bearer(headers)

@@ -1,35 +1,33 @@
-"""The ``exec-server`` command: no command-line library and no event loop before they are needed.
+"""The ``exec-server`` command: its options, and what a server does before it serves.
 
-The process that is started becomes the keeper and forks the server; with stdio, where a connection cannot outlive the
-server, it is the server itself.
+It runs in the process that the keeper forked (:mod:`holdfast.host.entry`); the first server makes what the host has for
+good, and those after it get that from the keeper.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
-import resource
-import secrets
-import shutil
+import signal
 import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from holdfast.directories import private_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.host.address import RefusedAddress, bind
-from holdfast.host.keeper import Held, Keeper
+from holdfast.host.entry import SUCCEED, prepare_process
+from holdfast.host.estate import Estate, bequeath
+from holdfast.host.settings import Access, Settings
 
 if TYPE_CHECKING:
-    from holdfast.host.authentication import Authorize
+    from holdfast.host.keeping import KeeperLink
     from holdfast.host.server import ProcessHost
 
-#: The option by which a server becomes the keeper after the keeper's death; its value is a descriptor.
-_SUCCEED: Final = "--succeed-keeper"
+#: What would end the host half made.
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StateDirectoryInUse(InvalidRequest):
@@ -100,204 +98,182 @@ def build_parser() -> argparse.ArgumentParser:
     access.add_argument("--ws-issuer", metavar="TEXT", help="required issuer of signed tokens")
     access.add_argument("--ws-audience", metavar="TEXT", help="required audience of signed tokens")
     access.add_argument("--ws-max-clock-skew-seconds", metavar="SECONDS", type=float, default=30.0)
-    parser.add_argument(_SUCCEED, type=int, help=argparse.SUPPRESS)
     return parser
 
 
-class Inheritance:
-    """What passes from a server to the keeper that it becomes: descriptors and their meaning, across an ``exec``."""
+def run_server(given: list[str], channel: int, estate: Estate | None, *, name: str, announce: bool) -> int:
+    """Be a server of the host that the options *given* ask for; returns the exit status.
 
-    def __init__(self, listener: socket.socket, url: str, lock: int, directory: Path, own_directory: bool) -> None:
-        self.listener = listener
-        self.url = url
-        self.lock = lock
-        self.directory = directory
-        #: Whether the directory is removed in the end.
-        self.own_directory = own_directory
+    *channel* leads to the keeper; *estate* is None for the first server, which makes one.  A state directory that goes
+    when the host ends is named by *name*.  With *announce* the server prints where it listens.
+    """
+    from holdfast.host.keeping import KeeperLink
 
-    def bequeath(self, held: Held) -> int:
-        """Write everything to an inheritable descriptor; returns it."""
-        will = {
-            "listener": self.listener.fileno(),
-            "url": self.url,
-            "lock": self.lock,
-            "directory": str(self.directory),
-            "ownDirectory": self.own_directory,
-            "held": held,
-        }
-        memory = os.memfd_create("holdfast-keeper", 0)
-        os.write(memory, json.dumps(will).encode())
-        os.lseek(memory, 0, os.SEEK_SET)
-        for descriptor in (
-            memory,
-            self.lock,
-            self.listener.fileno(),
-            *(d for ds in held.values() for d in ds.values()),
-        ):
-            os.set_inheritable(descriptor, True)
-        return memory
-
-    @classmethod
-    def inherit(cls, memory: int) -> tuple[Inheritance, Held]:
-        """Read what :meth:`bequeath` wrote."""
-        with os.fdopen(memory, "rb") as file:
-            will = json.loads(file.read())
-        listener = socket.socket(fileno=will["listener"])
-        listener.setblocking(False)
-        return cls(listener, will["url"], will["lock"], Path(will["directory"]), will["ownDirectory"]), will["held"]
+    link = KeeperLink(socket.socket(fileno=channel))
+    if estate is None:
+        try:
+            estate = _begin(build_parser().parse_args(given), link, name)
+        except SystemExit as end:
+            # The parser of the options has said what there was to say.
+            sys.stdout.flush()
+            return end.code if isinstance(end.code, int) else 1
+        except (HoldfastError, OSError) as error:
+            return _complain(error)
+    return _serve(given, link, estate, announce)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = build_parser().parse_args(given)
+def _begin(options: argparse.Namespace, link: KeeperLink, name: str) -> Estate:
+    """Make what the host has for good, and let the keeper hold it."""
+    settings = _settings(options)
+    # Between the first thing that is made and the moment when somebody else knows of it, only SIGKILL ends this.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        if options.remote is not None:
-            raise RefusedOption(
-                "--remote is not possible here: its registry is OpenAI's, and only codex can sign in to it.",
-                hint="Listen on this machine and bring the port to the other one, for example with ssh -R.",
-            )
-        if options.root is not None and not options.root.is_dir():
-            raise RefusedOption(f"--root {options.root} is not a directory.", hint="Give an existing directory.")
-        authorize = _authorization(options)
-        if options.succeed_keeper is not None:
-            inheritance, held = Inheritance.inherit(options.succeed_keeper)
-            _prepare_process()
-            _sign(inheritance.lock)
-            return _keep(options, given, inheritance, held, authorize)
-        _prepare_process()
-        directory, own = _directory(options.state_dir)
+        directory, own = _directory(options.state_dir, name)
         lock = lock_directory(directory)
-        if options.listen in ("stdio", "stdio://"):
-            return _serve_stdio(options, directory, own)
-        listener, url = bind(options.listen, directory, authenticated=authorize is not None)
-        return _keep(options, given, Inheritance(listener, url, lock, directory, own), None, authorize)
-    except HoldfastError as error:
-        print(f"Error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(error.hint, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
+        try:
+            listener, url = bind(options.listen, directory, authenticated=settings.access is not None)
+            estate = Estate(listener.detach(), lock, url, str(directory), own, settings.words())
+            estate.sign(os.getppid())
+            link.entrust(estate)
+        except BaseException:
+            if own:
+                _remove(directory)
+            raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return estate
+
+
+def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -> int:
+    from holdfast.host.serving import Service, serve
+
+    settings = Settings.from_words(estate.settings)
+    listener = socket.socket(fileno=estate.listener)
+    listener.setblocking(False)
+
+    def succeed(host: ProcessHost) -> NoReturn:
+        will = bequeath(estate, host.holdings())
+        os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *given, f"{SUCCEED}{will}"])
+
+    _configure_log(settings.log_format)
+    service = Service(
+        directory=Path(estate.directory),
+        listener=listener,
+        url=estate.url,
+        idle_exit=settings.idle_exit,
+        retain_bytes=settings.retain_bytes,
+        authorize=settings.access and settings.access.authorize(),
+        root=settings.root,
+    )
+    return serve(service, link, succeed, announce=announce)
+
+
+def serve_stdio(given: list[str]) -> int | None:
+    """Serve standard input and output without a keeper; None if the options *given* ask for another address."""
+    options = build_parser().parse_args(given)
+    if options.listen not in ("stdio", "stdio://"):
+        return None
+    try:
+        settings = _settings(options)
+        prepare_process()
+        directory, own = _directory(options.state_dir, os.urandom(8).hex())
+        lock_directory(directory)
+    except (HoldfastError, OSError) as error:
+        return _complain(error)
+    from holdfast.host.keeping import KeeperLink
+    from holdfast.host.serving import Service, serve
+
+    _configure_log(settings.log_format)
+    try:
+        service = Service(
+            directory=directory,
+            listener=None,
+            url="",
+            idle_exit=settings.idle_exit,
+            retain_bytes=settings.retain_bytes,
+            authorize=None,
+            root=settings.root,
+        )
+        return serve(service, KeeperLink(None), None, announce=False)
+    finally:
+        if own:
+            _remove(directory)
+
+
+def _complain(error: HoldfastError | OSError) -> int:
+    """Say what happened and what to do next; returns the exit status."""
+    if not isinstance(error, HoldfastError):
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    print(f"Error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(error.hint, file=sys.stderr)
+    return error.exit_code
 
 
-def _keep(
-    options: argparse.Namespace,
-    given: list[str],
-    inheritance: Inheritance,
-    held: Held | None,
-    authorize: Authorize | None,
-) -> int:
-    def serve(channel: socket.socket, first: bool) -> int:
-        from holdfast.host.keeping import KeeperLink
-        from holdfast.host.serving import Service, serve
+def _settings(options: argparse.Namespace) -> Settings:
+    """What the options decide.
 
-        def succeed(host: ProcessHost) -> NoReturn:
-            memory = inheritance.bequeath(host.holdings())
-            remaining = [word for word in given if not word.startswith(_SUCCEED)]
-            os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *remaining, f"{_SUCCEED}={memory}"])
-
-        _configure_log(options)
-        service = Service(
-            directory=inheritance.directory,
-            listener=inheritance.listener,
-            url=inheritance.url,
-            idle_exit=options.idle_exit,
-            retain_bytes=options.retain_bytes,
-            authorize=authorize,
-            root=_root(options),
+    :raises InvalidRequest: they cannot be kept
+    """
+    if options.remote is not None:
+        raise RefusedOption(
+            "--remote is not possible here: its registry is OpenAI's, and only codex can sign in to it.",
+            hint="Listen on this machine and bring the port to the other one, for example with ssh -R.",
         )
-        return serve(service, KeeperLink(channel), succeed, announce=first)
+    if options.root is not None and not options.root.is_dir():
+        raise RefusedOption(f"--root {options.root} is not a directory.", hint="Give an existing directory.")
+    return Settings(
+        retain_bytes=options.retain_bytes,
+        log_format=options.log_format,
+        idle_exit=options.idle_exit,
+        root=None if options.root is None else os.path.realpath(options.root),
+        access=_access(options),
+    )
 
-    status = Keeper(serve, held).run()
-    _clean_up(inheritance)
-    return status
 
-
-def _authorization(options: argparse.Namespace) -> Authorize | None:
+def _access(options: argparse.Namespace) -> Access | None:
     """What ``--ws-auth`` asks for; None if it was not given."""
     if options.ws_auth is None:
         if any((options.ws_token_file, options.ws_token_sha256, options.ws_shared_secret_file)):
             raise RefusedAddress("A token without --ws-auth would protect nothing.", hint="Add --ws-auth.")
         return None
-    from holdfast.host.authentication import capability_token, signed_bearer_token
+    from holdfast.host.authentication import capability_digest, shared_secret
 
     if not options.listen.startswith("ws://"):
         raise RefusedAddress("--ws-auth is for WebSocket; others are guarded by the file system.", hint="Leave it out.")
     if options.ws_auth == "capability-token":
-        return capability_token(file=options.ws_token_file, sha256=options.ws_token_sha256)
+        return Access(token_sha256=capability_digest(file=options.ws_token_file, sha256=options.ws_token_sha256))
     if options.ws_shared_secret_file is None:
         raise RefusedAddress("--ws-auth signed-bearer-token needs --ws-shared-secret-file.")
-    return signed_bearer_token(
-        secret_file=options.ws_shared_secret_file,
+    return Access(
+        secret=shared_secret(options.ws_shared_secret_file),
         issuer=options.ws_issuer,
         audience=options.ws_audience,
         clock_skew=options.ws_max_clock_skew_seconds,
     )
 
 
-def _serve_stdio(options: argparse.Namespace, directory: Path, own: bool) -> int:
-    from holdfast.host.keeping import KeeperLink
-    from holdfast.host.serving import Service, serve
-
-    _configure_log(options)
-    try:
-        service = Service(
-            directory=directory,
-            listener=None,
-            url="",
-            idle_exit=options.idle_exit,
-            retain_bytes=options.retain_bytes,
-            authorize=None,
-            root=_root(options),
-        )
-        return serve(service, KeeperLink(None), None, announce=False)
-    finally:
-        if own:
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-def _root(options: argparse.Namespace) -> str | None:
-    return None if options.root is None else os.path.realpath(options.root)
-
-
-def _clean_up(inheritance: Inheritance) -> None:
-    if inheritance.url.startswith("unix://"):
-        Path(inheritance.url.removeprefix("unix://")).unlink(missing_ok=True)
-    if inheritance.own_directory:
-        shutil.rmtree(inheritance.directory, ignore_errors=True)
-
-
-def _configure_log(options: argparse.Namespace) -> None:
+def _configure_log(log_format: str) -> None:
     import logging
 
     from holdfast.host.log_lines import configure
 
-    configure(level=logging.WARNING, log_format=options.log_format)
+    configure(level=logging.WARNING, log_format=log_format)
 
 
-def _prepare_process() -> None:
-    """Inherit nothing to children, and use all descriptors that the machine allows."""
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        if descriptor > 2:
-            try:
-                os.set_inheritable(descriptor, False)
-            except OSError:
-                # The descriptor of the listing itself, closed meanwhile.
-                pass
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _directory(given: Path | None) -> tuple[Path, bool]:
+def _directory(given: Path | None, name: str) -> tuple[Path, bool]:
     """The state directory, and whether it is one that is removed in the end."""
     if given is not None:
         return private_directory(given.absolute()), False
     hosts = private_directory(private_directory(state_directory()) / "hosts")
-    return private_directory(hosts / f"host-{secrets.token_hex(8)}"), True
+    return private_directory(hosts / f"host-{name}"), True
+
+
+def _remove(directory: Path) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def lock_directory(directory: Path) -> int:
@@ -315,11 +291,4 @@ def lock_directory(directory: Path) -> int:
             f"Another host is running with the state directory {directory}.",
             hint="Connect to that one, or choose another --state-dir.",
         ) from None
-    _sign(lock)
     return lock
-
-
-def _sign(lock: int) -> None:
-    """Write into the lock whose it is."""
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, b"%d\n" % os.getpid(), 0)

@@ -5,57 +5,66 @@ state directory; and as the nearest subreaper it inherits the children of a serv
 server and hands everything over.  It does so little, on the standard library alone, that it has no reason to die; if it
 is killed all the same, the server takes its place (:func:`holdfast.host.keeping.KeeperLink.succeed`).
 
-Server and keeper talk over a ``SOCK_SEQPACKET`` pair, one JSON object to a packet, descriptors as ``SCM_RIGHTS``.  The
-keeper reads at leisure: descriptors in an unread packet are held by the kernel just as well, also after the server's
-death.
+Server and keeper talk over a ``SOCK_SEQPACKET`` pair, words to a packet (:func:`holdfast.host.estate.pack`) and
+descriptors as ``SCM_RIGHTS``.  The keeper reads at leisure: descriptors in an unread packet are held by the kernel just
+as well, also after the server's death.
 
 To the keeper:
 
-=========  ==============================  ===========================================================================
-``hold``   ``key``, ``names``, descriptors  hold these under the key; sent before the child is started
-``drop``   ``key``, ``name``                close one of them (stdin)
-``let``    ``keys``                         close all of theirs
-``adopt``  ``pids``                         report the end of these children of yours; what is not adopted is reaped
-``reap``   ``pid``                          its end is recorded: reap it
-``ready``                                   the server works: from here on it is worth being restarted
-``leave``                                   the server is about to end on purpose
-=========  ==============================  ===========================================================================
+=========  =============================  ============================================================================
+``own``    words and two descriptors      what the host has for good (:class:`holdfast.host.estate.Estate`); once
+``hold``   key, names, descriptors        hold these under the key; sent before the child is started
+``drop``   key, name                      close one of them (stdin)
+``let``    keys                           close all of theirs
+``adopt``  pids                           report the end of these children of yours; what is not adopted is reaped
+``reap``   pid                            its end is recorded: reap it
+``ready``                                 the server works: from here on it is worth being restarted
+``leave``                                 the server is about to end on purpose
+=========  =============================  ============================================================================
 
-From the keeper: ``hold`` for everything held, then ``children`` (``pids``, and whether it ``outlived`` a server: then
-whatever it does not hold was never started), and later ``ended`` (``pid``, ``code``, ``signal``) for adopted children.
+From the keeper: ``hold`` for everything held, then ``children`` (whether it ``outlived`` a server: then whatever it
+does not hold was never started; and pids), and later ``ended`` (pid, code, signal) for adopted children.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
+import gc
 import os
 import select
 import signal
 import socket
+import sys
 import time
-from collections.abc import Callable
-from typing import Any, Final
+
+from holdfast.host.estate import Estate, Held, pack, unpack
+
+# Not from typing: the keeper is as small as it can be.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    #: Runs the server in a forked process: its end of the channel, what the host has if any server got so far, and
+    #: whether to tell where it listens.
+    Serve = Callable[[int, Estate | None, bool], int]
 
 #: The largest packet, in bytes, and the most descriptors in one.
-PACKET: Final = 65536
-_DESCRIPTORS: Final = 8
+PACKET = 65536
+_DESCRIPTORS = 8
 #: Seconds for which packets are left to gather before they are read.
-_LEISURE: Final = 0.02
+_LEISURE = 0.02
 #: A server that dies this often within so many seconds is given a pause before the next try.
-_DEATHS: Final = 5
-_WITHIN: Final = 10.0
-_PAUSE: Final = 1.0
+_DEATHS = 5
+_WITHIN = 10.0
+_PAUSE = 1.0
 
-_PR_SET_CHILD_SUBREAPER: Final = 36
-
-#: Runs the server in a forked process: its end of the channel, and whether it is the first one.
-Serve = Callable[[socket.socket, bool], int]
-Held = dict[str, dict[str, int]]
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def become_subreaper() -> None:
     """Inherit the orphans of all descendants."""
+    import ctypes
+
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -66,11 +75,39 @@ def end_of(info: Any) -> tuple[int, int]:
     return info.si_status + 128, info.si_status
 
 
+def receive(channel: socket.socket, flags: int = 0) -> tuple[list[str], list[int]]:
+    """The words and descriptors of the next packet; no words if the other end is closed.
+
+    :raises OSError: there is none, or the channel is broken
+    """
+    data, ancillary, _, _ = channel.recvmsg(
+        PACKET, socket.CMSG_SPACE(_DESCRIPTORS * 4), flags | socket.MSG_CMSG_CLOEXEC
+    )
+    descriptors: list[int] = []
+    for _, _, rights in ancillary:
+        descriptors += memoryview(rights).cast("i")
+    return unpack(data) if data else [], descriptors
+
+
+def send(channel: socket.socket, words: Iterable[str], descriptors: Iterable[int] = ()) -> None:
+    """Send a packet.
+
+    :raises OSError: there is no room, or nobody to read it
+    """
+    rights = b"".join(descriptor.to_bytes(4, sys.byteorder) for descriptor in descriptors)
+    if rights:
+        channel.sendmsg([pack(words)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    else:
+        channel.send(pack(words))
+
+
 class Keeper:
     """Holds, reaps, and restarts."""
 
-    def __init__(self, serve: Serve, held: Held | None = None) -> None:
+    def __init__(self, serve: Serve, estate: Estate | None = None, held: Held | None = None) -> None:
         self._serve = serve
+        #: None until a server has made it.
+        self.estate = estate
         self._held: Held = held or {}
         self._first = held is None
         self._adopted: set[int] = set()
@@ -118,9 +155,12 @@ class Keeper:
                 end.setsockopt(socket.SOL_SOCKET, option, 4 * 1024 * 1024)
         first, self._first = self._first, False
         ours.setblocking(False)
+        # What exists is never garbage: the server's collector, which writes to whatever it looks at, leaves the pages
+        # alone that the two have in common.
+        gc.freeze()
         pid = os.fork()
         if pid == 0:
-            self._be_server(ours, theirs, first, wake)
+            self._be_server(ours, theirs, wake)
         theirs.close()
         self._server = pid
         self._channel = ours
@@ -137,7 +177,7 @@ class Keeper:
             self._channel = None
             ours.close()
 
-    def _be_server(self, ours: socket.socket, theirs: socket.socket, first: bool, wake: int) -> None:
+    def _be_server(self, ours: socket.socket, theirs: socket.socket, wake: int) -> None:
         status = 1
         try:
             ours.close()
@@ -149,7 +189,7 @@ class Keeper:
             for descriptors in self._held.values():
                 for descriptor in descriptors.values():
                     os.close(descriptor)
-            status = self._serve(theirs, first)
+            status = self._serve(theirs.detach(), self.estate, not self._worked)
         except BaseException:
             import traceback
 
@@ -159,9 +199,9 @@ class Keeper:
 
     def _hand_over(self, *, outlived: bool) -> None:
         for key, descriptors in self._held.items():
-            self._send({"op": "hold", "key": key, "names": list(descriptors)}, list(descriptors.values()))
-        children = [pid for pid in self._children() if pid != self._server]
-        self._send({"op": "children", "pids": children, "outlived": outlived})
+            self._send(["hold", key, *descriptors], descriptors.values())
+        children = [str(pid) for pid in self._children() if pid != self._server]
+        self._send(["children", "outlived" if outlived else "", *children])
 
     def _children(self) -> list[int]:
         pid = os.getpid()
@@ -181,11 +221,11 @@ class Keeper:
                         continue
             return found
 
-    def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+    def _send(self, words: list[str], descriptors: Iterable[int] = ()) -> None:
         assert self._channel is not None
         while True:
             try:
-                socket.send_fds(self._channel, [json.dumps(message).encode()], descriptors or [])
+                send(self._channel, words, descriptors)
             except BlockingIOError:
                 poll = select.poll()
                 poll.register(self._channel, select.POLLOUT)
@@ -243,43 +283,47 @@ class Keeper:
             if info is not None:
                 code, number = end_of(info)
                 self._reported.add(pid)
-                self._send({"op": "ended", "pid": pid, "code": code, "signal": number})
+                self._send(["ended", str(pid), str(code), str(number)])
 
     def _read_packets(self) -> bool:
         """Read what is there; False when the server's end is closed."""
         assert self._channel is not None
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._channel, PACKET, _DESCRIPTORS)
+                words, descriptors = receive(self._channel)
             except BlockingIOError:
                 return True
             except OSError:
                 return False
-            if not data:
+            if not words:
                 return False
-            self._obey(json.loads(data), descriptors)
+            self._obey(words, descriptors)
 
-    def _obey(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        operation = message["op"]
+    def _obey(self, words: list[str], descriptors: list[int]) -> None:
+        operation, *rest = words
         if operation == "hold":
-            self._held[message["key"]] = dict(zip(message["names"], descriptors, strict=True))
+            self._held[rest[0]] = dict(zip(rest[1:], descriptors, strict=True))
         elif operation == "drop":
-            descriptor = self._held.get(message["key"], {}).pop(message["name"], None)
+            descriptor = self._held.get(rest[0], {}).pop(rest[1], None)
             if descriptor is not None:
                 os.close(descriptor)
         elif operation == "let":
-            for key in message["keys"]:
+            for key in rest:
                 for descriptor in self._held.pop(key, {}).values():
                     os.close(descriptor)
         elif operation == "adopt":
-            self._adopted.update(message["pids"])
+            self._adopted.update(map(int, rest))
             self._settled = True
         elif operation == "reap":
-            self._adopted.discard(message["pid"])
+            pid = int(rest[0])
+            self._adopted.discard(pid)
             try:
-                os.waitid(os.P_PID, message["pid"], os.WEXITED | os.WNOHANG)
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
             except ChildProcessError:
                 pass
+        elif operation == "own":
+            listener, lock = descriptors
+            self.estate = Estate.from_words(listener, lock, rest)
         elif operation == "ready":
             self._worked = True
         elif operation == "leave":

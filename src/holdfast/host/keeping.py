@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import socket
-from array import array
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
-from holdfast.host.keeper import PACKET, Held
-from holdfast.jsonrpc.messages import encode_json
+from holdfast.errors import InvalidRequest
+from holdfast.host.estate import Estate, Held, pack
+from holdfast.host.keeper import PACKET, receive, send
 
 #: Seconds for which finished processes gather before the keeper is told to let go of them.
 _GATHER: Final = 0.05
+
+
+class OverlongOptions(InvalidRequest):
+    """What the host is told is more than its keeper can hold."""
+
+    code = "overlong_options"
 
 
 class KeeperLink:
@@ -43,17 +47,15 @@ class KeeperLink:
         if channel is None:
             return held, []
         while True:
-            data, descriptors, _, _ = socket.recv_fds(channel, PACKET, 8)
-            if not data:
+            words, descriptors = receive(channel)
+            if not words:
                 return held, []
-            for descriptor in descriptors:
-                os.set_inheritable(descriptor, False)
-            message = json.loads(data)
-            if message["op"] == "hold":
-                held[message["key"]] = dict(zip(message["names"], descriptors, strict=True))
-            elif message["op"] == "children":
-                self.outlived = message["outlived"]
-                return held, message["pids"]
+            operation, *rest = words
+            if operation == "hold":
+                held[rest[0]] = dict(zip(rest[1:], descriptors, strict=True))
+            elif operation == "children":
+                self.outlived = bool(rest[0])
+                return held, [int(pid) for pid in rest[1:]]
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the keeper's messages from now on."""
@@ -66,39 +68,48 @@ class KeeperLink:
         assert self._loop is not None
         while True:
             try:
-                data = self._channel.recv(PACKET, socket.MSG_DONTWAIT)
+                words, _ = receive(self._channel, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
-            if not data:
+                words = []
+            if not words:
                 self._loop.remove_reader(self._channel.fileno())
                 self.on_death()
                 return
-            message = json.loads(data)
-            if message["op"] == "ended":
-                self.on_ended(message["pid"], message["code"], message["signal"])
+            if words[0] == "ended":
+                pid, code, number = map(int, words[1:])
+                self.on_ended(pid, code, number)
 
-    def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+    def _send(self, words: list[str], descriptors: Iterable[int] = ()) -> None:
         if self._channel is None:
             return
         try:
-            if descriptors:
-                rights = array("i", descriptors)
-                self._channel.sendmsg([encode_json(message)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            else:
-                self._channel.send(encode_json(message))
+            send(self._channel, words, descriptors)
         except OSError:
             # The keeper is dead; on_death follows and puts another one in its place.
             pass
 
+    def entrust(self, estate: Estate) -> None:
+        """Let the keeper hold what the host has for good.
+
+        :raises OverlongOptions: there is more of it than a packet holds
+        """
+        words = ["own", *estate.words()]
+        if len(pack(words)) > PACKET:
+            raise OverlongOptions(
+                f"Directory, URL, issuer, audience and secret together are longer than {PACKET} bytes.",
+                hint="Shorten them.",
+            )
+        self._send(words, [estate.listener, estate.lock])
+
     def hold(self, key: str, descriptors: dict[str, int]) -> None:
         """Let the keeper hold these; before the child that uses them is started."""
-        self._send({"op": "hold", "key": key, "names": list(descriptors)}, list(descriptors.values()))
+        self._send(["hold", key, *descriptors], descriptors.values())
 
     def drop(self, key: str, name: str) -> None:
         """Let the keeper close one of them: as long as it holds stdin, the child sees no end of file."""
-        self._send({"op": "drop", "key": key, "name": name})
+        self._send(["drop", key, name])
 
     def let(self, key: str) -> None:
         """Let the keeper close all of them, some time soon."""
@@ -111,21 +122,21 @@ class KeeperLink:
     def _let_now(self) -> None:
         keys, self._letting = self._letting, []
         if keys:
-            self._send({"op": "let", "keys": keys})
+            self._send(["let", *keys])
 
     def adopt(self, pids: list[int]) -> None:
         """Ask for reports about these; every other child of the keeper is reaped."""
-        self._send({"op": "adopt", "pids": pids})
+        self._send(["adopt", *map(str, pids)])
 
     def reap(self, pid: int) -> None:
         """The end of this child is recorded."""
-        self._send({"op": "reap", "pid": pid})
+        self._send(["reap", str(pid)])
 
     def ready(self) -> None:
         """The server works."""
-        self._send({"op": "ready"})
+        self._send(["ready"])
 
     def leave(self) -> None:
         """The server is about to end on purpose."""
         self._let_now()
-        self._send({"op": "leave"})
+        self._send(["leave"])

@@ -19,8 +19,8 @@ import msgspec
 
 from holdfast.clock import boot_id
 from holdfast.host.cgroup import recall
+from holdfast.host.estate import Held
 from holdfast.host.forgetting import delete_forgotten
-from holdfast.host.keeper import Held
 from holdfast.host.log import UNKNOWN_EXIT, EntryKind, ProcessLog
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.spawn import Streams

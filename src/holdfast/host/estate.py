@@ -1,0 +1,105 @@
+"""What a host has from its start on, and how it passes from one of its processes to the next.
+
+The first server makes it; the keeper holds it for the servers after that one, and a server that becomes the keeper
+takes it along across its ``exec``.  The keeper understands none of it but what it removes in the end.
+
+What passes is words, separated by NUL, and descriptors: the keeper has no use for the modules that JSON takes.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Not from typing: the keeper is as small as it can be.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Descriptors that a keeper holds, by process directory and name.
+Held = dict[str, dict[str, int]]
+
+
+def pack(words: Iterable[str]) -> bytes:
+    """*words*, which contain no NUL, as one message."""
+    return "\0".join(words).encode("utf-8", "surrogateescape")
+
+
+def unpack(message: bytes) -> list[str]:
+    """The words of a message."""
+    return message.decode("utf-8", "surrogateescape").split("\0")
+
+
+class Estate:
+    """The listening socket, the lock of the state directory, and what was decided when the host was started."""
+
+    __slots__ = ("directory", "listener", "lock", "own_directory", "settings", "url")
+
+    def __init__(
+        self, listener: int, lock: int, url: str, directory: str, own_directory: bool, settings: list[str]
+    ) -> None:
+        self.listener = listener
+        self.lock = lock
+        self.url = url
+        #: The state directory.
+        self.directory = directory
+        #: Whether the directory is removed in the end.
+        self.own_directory = own_directory
+        #: Opaque to everybody but :mod:`holdfast.host.settings`.
+        self.settings = settings
+
+    def words(self) -> list[str]:
+        """Everything but the descriptors."""
+        return [self.url, self.directory, "own" if self.own_directory else "", *self.settings]
+
+    @classmethod
+    def from_words(cls, listener: int, lock: int, words: list[str]) -> Estate:
+        """The other way round."""
+        url, directory, own, *settings = words
+        return cls(listener, lock, url, directory, bool(own), settings)
+
+    def sign(self, pid: int) -> None:
+        """Write into the lock whose it is."""
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, b"%d\n" % pid, 0)
+
+    def clean_up(self) -> None:
+        """Remove what does not outlive the host."""
+        if self.url.startswith("unix://"):
+            try:
+                os.unlink(self.url.removeprefix("unix://"))
+            except FileNotFoundError:
+                pass
+        if self.own_directory:
+            import shutil
+
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def bequeath(estate: Estate, held: Held) -> int:
+    """Write everything to an inheritable descriptor, and make inheritable what it names; returns it."""
+    lines = [pack([str(estate.listener), str(estate.lock), *estate.words()])]
+    for key, descriptors in held.items():
+        lines.append(pack([key, *(f"{name}={descriptor}" for name, descriptor in descriptors.items())]))
+    will = os.memfd_create("holdfast-keeper", 0)
+    with open(will, "wb", closefd=False) as file:
+        file.write(b"".join(len(line).to_bytes(4, "big") + line for line in lines))
+    os.lseek(will, 0, os.SEEK_SET)
+    for descriptor in (will, estate.lock, estate.listener, *(d for ds in held.values() for d in ds.values())):
+        os.set_inheritable(descriptor, True)
+    return will
+
+
+def inherit(will: int) -> tuple[Estate, Held]:
+    """Read what :func:`bequeath` wrote."""
+    lines: list[list[str]] = []
+    with open(will, "rb") as file:
+        while size := file.read(4):
+            lines.append(unpack(file.read(int.from_bytes(size, "big"))))
+    listener, lock, *words = lines[0]
+    held: Held = {}
+    for key, *entries in lines[1:]:
+        descriptors = held[key] = {}
+        for entry in entries:
+            name, _, descriptor = entry.rpartition("=")
+            descriptors[name] = int(descriptor)
+    return Estate.from_words(int(listener), int(lock), words), held
