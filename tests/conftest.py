@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,15 @@ AGENTS_DIRECTORY = Path(__file__).resolve().parent.parent / ".tools" / "agents"
 AGENT_PACKAGES = {"codex": "@openai/codex@0.169.0", "claude": "@anthropic-ai/claude-code@2.1.329"}
 
 
+def pytest_configure() -> None:
+    """Undo what a shell does to a job in the background: what tests start would ignore these signals as well."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for ignored in (signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(ignored) is signal.SIG_IGN:
+            signal.signal(ignored, signal.SIG_DFL)
+
+
 def locate_agent(name: str) -> Path:
     """The real command *name*: ``HOLDFAST_TEST_<NAME>``, else the one installed in the checkout.
 
@@ -30,6 +41,13 @@ def locate_agent(name: str) -> Path:
         install = f"npm install --prefix {AGENTS_DIRECTORY} {' '.join(AGENT_PACKAGES.values())}"
         pytest.fail(f"There is no {command}. Install the agents for tests with: {install}", pytrace=False)
     return command
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of the test's own, with a shorter name than pytest's: sockets lie in it, whose paths are bounded."""
+    name = re.sub(r"\W", "_", request.node.name.removeprefix("test_"))
+    return tmp_path_factory.mktemp(name[:12])
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from holdfast.agents.adapter import Agent, Launch, Work
 from holdfast.agents.events import Event, Message, ToolEnded, ToolStarted, TurnCompleted, TurnFailed, UsageReported
 
 #: Bounds the life of every agent in a test, in seconds; generous, because nothing depends on it.
-PATIENCE = 90.0
+PATIENCE = 120.0
 
 Kind = TypeVar("Kind")
 

@@ -89,7 +89,7 @@ def test_every_line_gives_events_or_is_malformed(agent: Any, line: bytes) -> Non
         (AGENTS[2], {"event": "turn_failed", "failure": {"class": "future", "message": "x"}}),
         (AGENTS[2], {"event": "turn_failed", "failure": "text", "message": 3}),
     ],
-    ids=str,
+    ids=lambda value: value.name if value in AGENTS else str(value),
 )
 def test_a_failure_that_is_badly_described_is_still_a_failure(agent: Any, line: dict[str, Any]) -> None:
     events = agent.interpret(json.dumps(line).encode())

@@ -20,7 +20,7 @@ from holdfast.jsonrpc.lines import connect_unix
 from holdfast.jsonrpc.websocket import connect_websocket
 
 #: Seconds after which a wait for something that must happen is a failure.
-BOUND = 20.0
+BOUND = 60.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -298,7 +298,7 @@ def server_of(keeper: int) -> int:
 
 async def kill_serving(keeper: int) -> None:
     """Kill the server of *keeper*, whatever it is doing, and wait until there is another one."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + BOUND
     while not (victim := server_of(keeper)):
         assert time.monotonic() < deadline and alive(keeper), "there is no server"
         await asyncio.sleep(0.002)

@@ -21,7 +21,7 @@ from pathlib import Path
 from holdfast.host.client import HostClient
 from holdfast.host.port import Gap, Kind, ProcessSpec, Record
 
-from .harness import PATH, RunningServer, WireClient, alive, kill_serving, server_of, start_host, until_dead
+from .harness import BOUND, PATH, RunningServer, WireClient, alive, kill_serving, server_of, start_host, until_dead
 
 Numbers = dict[str, float | int]
 
@@ -199,7 +199,7 @@ async def kill_keeper(keeper: int) -> int:
     heir = server_of(keeper)
     assert heir
     os.kill(keeper, signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + BOUND
     while not server_of(heir):
         assert alive(heir), "the server died with its keeper"
         assert time.monotonic() < deadline, "nobody became the keeper"
@@ -231,7 +231,7 @@ async def counting_survives_a_keeper(state: Path, *, tty: bool, kills: int, seed
         try:
             await asyncio.sleep(dice.uniform(0.1, 0.5))
             keeper = await kill_keeper(keeper)
-            server.process.wait(20)
+            server.process.wait(BOUND)
             for _ in range(kills):
                 await asyncio.sleep(dice.uniform(0.0, 0.5))
                 await kill_serving(keeper)
@@ -312,7 +312,7 @@ def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-async def eventually(condition: Callable[[], bool], what: str, within: float = 20.0) -> None:
+async def eventually(condition: Callable[[], bool], what: str, within: float = BOUND) -> None:
     """Wait until another process has brought *condition* about."""
     deadline = time.monotonic() + within
     while not condition():

@@ -21,7 +21,7 @@ def host_pid(state: Path) -> int:
 
 
 async def test_callers_that_race_get_the_same_detached_host(state: Path) -> None:
-    clients = await asyncio.gather(*(ensure_host(state, idle_exit=0.2) for _ in range(5)))
+    clients = await asyncio.gather(*(ensure_host(state, idle_exit=3) for _ in range(5)))
     assert len({client.instance_id for client in clients}) == 1
     assert {client.state_directory for client in clients} == {str(state)}
     pid = host_pid(state)

@@ -22,7 +22,7 @@ from .harness import RunningServer, start_host
 pytestmark = pytest.mark.real_agent
 
 #: Seconds that a run of Codex may take; it waits up to 45 s for a lost host.
-PATIENCE = 90.0
+PATIENCE = 120.0
 
 
 @pytest.fixture

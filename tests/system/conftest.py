@@ -25,7 +25,7 @@ _RESULTS = Draft202012Validator(
 )
 
 #: Bounds every wait of these tests; generous, because machines that run tests are slow and nothing depends on it.
-PATIENCE = 60.0
+PATIENCE = 100.0
 
 
 class Installation:

@@ -106,7 +106,8 @@ def test_09_a_death_by_sigkill_is_a_crash_that_can_be_resumed(holdfast: Installa
 
 
 def test_10_a_stream_that_stops_is_an_idle_timeout(holdfast: Installation) -> None:
-    result = rehearse(holdfast, "say so far", "hang", options=("--idle-timeout", "0.5"), exit_code=124)
+    # Long enough for a busy machine to start the agent.
+    result = rehearse(holdfast, "say so far", "hang", options=("--idle-timeout", "3"), exit_code=124)
     assert (result["status"], result["limits"]["hit"]) == ("timeout", "idle")
     assert result["message"]["text"] == "so far"
     assert result["thread"]["id"] is not None
@@ -135,7 +136,8 @@ def test_12_an_agent_that_starts_too_late_is_a_start_timeout(holdfast: Installat
 
 
 def test_13_an_agent_that_ignores_sigterm_is_ended_all_the_same(holdfast: Installation) -> None:
-    result = rehearse(holdfast, "ignore-term", "hang", options=("--timeout", "0.5"), exit_code=124)
+    # Long enough for a busy machine to come to the agent's first direction.
+    result = rehearse(holdfast, "ignore-term", "hang", options=("--timeout", "3"), exit_code=124)
     assert result["exit"] == {"code": None, "signal": "SIGKILL", "wrapper_code": 124, "leftover_pids": []}
 
 

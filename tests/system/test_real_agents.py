@@ -126,7 +126,7 @@ def test_a_hanging_model_is_a_timeout_that_can_be_resumed(
 ) -> None:
     gate = Gate()
     model_server.script(Hang(gate=gate), Say("Here I am again."))
-    result = run(b"Hang.", "--idle-timeout", "4", exit_code=124)
+    result = run(b"Hang.", "--idle-timeout", "8", exit_code=124)
     assert (result["status"], result["limits"]["hit"]) == ("timeout", "idle")
     assert result["exit"]["leftover_pids"] == []
     assert len(programs(user, agent)) == servers

@@ -17,7 +17,7 @@ from holdfast.tasks.service import TaskService
 from holdfast.tasks.view import TaskView
 
 #: Bounds every wait, seconds.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class OneHost:

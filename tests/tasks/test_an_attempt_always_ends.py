@@ -113,8 +113,8 @@ async def test_an_agent_that_stays_after_its_end_is_ended(service: TaskService, 
 @pytest.mark.parametrize(
     ("limits", "hit"),
     [
-        (Limits(total_s=0.1, idle_s=None, start_s=None), "total"),
-        (Limits(total_s=None, idle_s=0.1, start_s=None), "idle"),
+        (Limits(total_s=0.5, idle_s=None, start_s=None), "total"),
+        (Limits(total_s=None, idle_s=0.5, start_s=None), "idle"),
     ],
 )
 async def test_limits_end_what_does_not_end(service: TaskService, bench: Bench, limits: Limits, hit: str) -> None:
@@ -135,7 +135,7 @@ async def test_a_tool_that_runs_long_is_not_idleness(service: TaskService, bench
         say(process, '{"event":"tool_started","item_id":"1","tool":"command","title":"make world"}')
 
     bench.script(act)
-    result = await outcome(service, bench, limits=Limits(total_s=0.4, idle_s=0.05, start_s=None))
+    result = await outcome(service, bench, limits=Limits(total_s=2.0, idle_s=0.5, start_s=None))
     assert result.limits.hit == "total"
 
 

@@ -21,7 +21,7 @@ from holdfast.drivers.app_server.servers import PREFIX, SharedServers
 from holdfast.host.port import ProcessState
 
 #: Bounds every wait, seconds; generous, because nothing depends on it.
-PATIENCE = 90.0
+PATIENCE = 120.0
 
 Kind = TypeVar("Kind", bound=Event)
 
