@@ -39,7 +39,7 @@ from holdfast.tasks.state import State
 from holdfast.tasks.view import Progress, TaskView
 
 #: Nothing in a test may take longer.
-PATIENCE = 30.0
+PATIENCE = 60.0
 CREATED = "2030-01-02T03:04:05.000Z"
 
 
@@ -265,7 +265,8 @@ def _handler(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
 
         def _tasks(self) -> None:
             tasks = [task for task in reversed(daemon.tasks.values()) if not ("active" in self.query and task.result)]
-            self._json(200, {"tasks": [task.view() for task in tasks][: int(self.query.get("limit", "100"))]})
+            listed = [task.view() for task in tasks][: int(self.query.get("limit", "100"))]
+            self._json(200, {"tasks": listed, "total": len(tasks)})
 
         def _create(self) -> None:
             if daemon.refuse is not None:

@@ -89,6 +89,17 @@ def test_list_shows_the_newest_first(cli, daemon: FakeDaemon) -> None:
     assert old.id not in cli("list", "--active").out.decode()
 
 
+def test_list_says_how_many_it_left_out(cli, daemon: FakeDaemon) -> None:
+    for _ in range(22):
+        daemon.add()
+    outcome = cli("list")
+    assert len(outcome.out.decode().splitlines()) == 1 + 20
+    assert outcome.err == "2 more: holdfast list --all\n"
+    assert cli("list", "--all").err == ""
+    assert cli("list", "--active", "--limit", "21").err == "1 more: holdfast list --active\n"
+    assert cli("list", "--json").err == ""
+
+
 def test_list_as_json(cli, daemon: FakeDaemon) -> None:
     task = daemon.add()
     assert [view["id"] for view in json.loads(cli("list", "--json").out)["tasks"]] == [task.id]

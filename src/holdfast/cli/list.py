@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import json
+
 import click
-import msgspec
 
 from holdfast.cli import duration, table, terminal
-from holdfast.cli.daemon_access import Daemon
-from holdfast.tasks.state import State
-from holdfast.tasks.view import TaskView
+from holdfast.cli.daemon_documents import Document, Documents
 
 #: How many tasks are shown unless more are asked for.
 _RECENT = 20
@@ -24,35 +24,41 @@ _EVERYTHING = 10_000
 def list(*, all_: bool, active: bool, limit: int | None, as_json: bool) -> int:
     """List tasks, newest first."""
     limit = limit or (_EVERYTHING if all_ or active else _RECENT)
-    with Daemon() as daemon:
-        views = daemon.call(lambda client: client.tasks(active=active, limit=limit))
+    with Documents() as daemon:
+        answer = daemon.get(f"/v1/tasks?limit={limit}{'&active=1' if active else ''}")
+    tasks: builtins.list[Document] = answer["tasks"]
     if as_json:
-        terminal.write([msgspec.json.encode({"tasks": views}) + b"\n"])
-    elif views:
-        rows = [
-            [
-                view.id,
-                view.agent,
-                ended_or_state(view),
-                duration.words(view.elapsed_s),
-                str(view.tool_uses),
-                _what(view),
-            ]
-            for view in views
-        ]
-        terminal.write_line(table.render(["ID", "AGENT", "STATE", "TIME", "TOOLS", "WHAT"], rows))
-    else:
+        terminal.write_line(json.dumps({"tasks": tasks}, ensure_ascii=False, separators=(",", ":")))
+        return 0
+    if not tasks:
         terminal.tell("No task is active." if active else "There are no tasks yet.")
+        return 0
+    rows = [
+        [
+            task["id"],
+            task["agent"],
+            ended_or_state(task["status"], task["state"], cancel_requested=task["cancel_requested"]),
+            duration.words(task["elapsed_s"]),
+            str(task["tool_uses"]),
+            _what(task),
+        ]
+        for task in tasks
+    ]
+    terminal.write_line(table.render(["ID", "AGENT", "STATE", "TIME", "TOOLS", "WHAT"], rows))
+    more = answer.get("total", len(tasks)) - len(tasks)
+    if more > 0:
+        everything = f"holdfast list --{'active' if active else 'all'}"
+        terminal.tell(f"{more} more" if limit == _EVERYTHING else f"{more} more: {everything}")
     return 0
 
 
-def ended_or_state(view: TaskView) -> str:
+def ended_or_state(status: str | None, state: str, *, cancel_requested: bool) -> str:
     """One word for where a task is: how it ended, or what state it is in."""
-    if view.status is not None:
-        return view.status
-    return "cancelling" if view.cancel_requested and view.state is not State.FINALISING else view.state
+    if status is not None:
+        return status
+    return "cancelling" if cancel_requested and state != "finalising" else state
 
 
-def _what(view: TaskView) -> str:
-    name = f"[{view.label}] " if view.label else ""
-    return name + (view.summary if view.state is State.FINISHED else f"{view.evidence} - {view.summary}")
+def _what(task: Document) -> str:
+    name = f"[{task['label']}] " if task["label"] else ""
+    return name + (task["summary"] if task["state"] == "finished" else f"{task['evidence']} - {task['summary']}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from typing import Protocol, TextIO
-
-import msgspec
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from holdfast.cli import duration, terminal
 from holdfast.clock import monotonic
-from holdfast.tasks.view import Progress
+
+if TYPE_CHECKING:
+    # Named in annotations alone: tables are laid out with what is here, and are to be there at once.
+    from holdfast.tasks.view import Progress
 
 
 class Display(Protocol):
@@ -55,6 +56,8 @@ class JsonLines(Silent):
     """One JSON object for each event, on standard output."""
 
     def show(self, progress: Progress) -> None:
+        import msgspec
+
         terminal.write([msgspec.json.encode(progress) + b"\n"])
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import click
-import msgspec
+import json
 
-from holdfast.api.follow import StillRunning, until_finished
+import click
+
 from holdfast.cli import completion_values, duration, table, terminal
-from holdfast.cli.daemon_access import Daemon
+from holdfast.cli.daemon_documents import Document, Documents
 from holdfast.cli.error_report import UsageError
 from holdfast.cli.list import ended_or_state
-from holdfast.daemon.client import DaemonStatus
-from holdfast.directories import state_directory
-from holdfast.tasks.state import State
-from holdfast.tasks.view import TaskView
+from holdfast.daemon.documents import task_path
 
 
 @click.command()
@@ -38,70 +35,75 @@ def status(*, task_id: str | None, as_json: bool, wait: bool, timeout: float | N
         if wait:
             raise UsageError("--wait needs the ID of a task.", hint="Give one; 'holdfast list' shows them.")
         return _show_daemon(as_json=as_json)
-    exit_code = 0
-    with Daemon() as daemon:
-        if wait:
-            try:
-                until_finished(daemon, task_id, deadline=duration.deadline(timeout))
-            except StillRunning as running:
-                exit_code = running.exit_code
-        view = daemon.call(lambda client: client.task(task_id))
+    exit_code = _wait(task_id, duration.deadline(timeout)) if wait else 0
+    with Documents() as daemon:
+        task = daemon.get(task_path(task_id))
     if as_json:
-        terminal.write([msgspec.json.encode(view) + b"\n"])
+        terminal.write_line(_json(task))
     else:
-        terminal.write_line(table.pairs(_task_rows(view)))
+        terminal.write_line(table.pairs(_task_rows(task)))
     return exit_code
 
 
-def _task_rows(view: TaskView) -> list[tuple[str, str]]:
-    age = "" if view.evidence_age_s is None else f", {duration.words(view.evidence_age_s)} ago"
-    ended = view.state is State.FINISHED
+def _wait(task_id: str, deadline: float | None) -> int:
+    # Imported here: it takes longer than everything else that this command does.
+    from holdfast.api.follow import StillRunning, until_finished
+    from holdfast.cli.daemon_access import Daemon
+
+    with Daemon() as daemon:
+        try:
+            until_finished(daemon, task_id, deadline=deadline)
+        except StillRunning as running:
+            return running.exit_code
+    return 0
+
+
+def _json(document: Document) -> str:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+def _task_rows(task: Document) -> list[tuple[str, str]]:
+    name, ended = task["id"], task["state"] == "finished"
+    age = "" if task["evidence_age_s"] is None else f", {duration.words(task['evidence_age_s'])} ago"
+    state = ended_or_state(task["status"], task["state"], cancel_requested=task["cancel_requested"])
     rows = [
-        ("task", view.id if view.label is None else f"{view.id} [{view.label}]"),
-        ("agent", view.agent if view.model is None else f"{view.agent}, model {view.model}"),
-        ("state", ended_or_state(view) + (f" (exit status {view.exit_code})" if ended else "")),
-        ("evidence", f"{view.evidence}{age}"),
-        ("time", f"{duration.words(view.elapsed_s)} since {view.created}"),
-        ("tool uses", str(view.tool_uses)),
-        ("directory", f"{view.cwd} ({view.sandbox})"),
-        ("prompt", view.summary),
+        ("task", name if task["label"] is None else f"{name} [{task['label']}]"),
+        ("agent", task["agent"] if task["model"] is None else f"{task['agent']}, model {task['model']}"),
+        ("state", state + (f" (exit status {task['exit_code']})" if ended else "")),
+        ("evidence", f"{task['evidence']}{age}"),
+        ("time", f"{duration.words(task['elapsed_s'])} since {task['created']}"),
+        ("tool uses", str(task["tool_uses"])),
+        ("directory", f"{task['cwd']} ({task['sandbox']})"),
+        ("prompt", task["summary"]),
     ]
-    if view.attempts > 1:
-        rows.append(("attempts", str(view.attempts)))
-    if view.thread_id is not None:
-        rows.append(("thread", view.thread_id))
-    for told in view.notifications:
-        how = f"{told.state}, {told.tries} tr{'y' if told.tries == 1 else 'ies'}" + (
-            f": {told.error}" if told.error else ""
-        )
-        rows.append(("notify", f"{told.to}: {how}"))
-    rows.append(("next", f"holdfast result {view.id}" if ended else f"holdfast wait {view.id}"))
+    if task["attempts"] > 1:
+        rows.append(("attempts", str(task["attempts"])))
+    if task["thread_id"] is not None:
+        rows.append(("thread", task["thread_id"]))
+    for told in task["notifications"]:
+        how = f"{told['state']}, {told['tries']} tr{'y' if told['tries'] == 1 else 'ies'}"
+        rows.append(("notify", f"{told['to']}: {how}{': ' + told['error'] if told['error'] else ''}"))
+    rows.append(("next", f"holdfast result {name}" if ended else f"holdfast wait {name}"))
     return rows
 
 
 def _show_daemon(*, as_json: bool) -> int:
-    from holdfast.daemon.lifecycle import connect_existing
-
-    client = connect_existing(state_directory())
-    if client is None:
-        if as_json:
-            terminal.write_line('{"running": false}')
-        else:
-            terminal.write_line("No daemon is running; a command that needs one starts it.")
-        return 0
-    answer = client.status()
+    answer = Documents().status()
     if as_json:
-        terminal.write([msgspec.json.encode({"running": True, **msgspec.to_builtins(answer)}) + b"\n"])
+        terminal.write_line(_json({"running": False} if answer is None else {"running": True, **answer}))
+    elif answer is None:
+        terminal.write_line("No daemon is running; a command that needs one starts it.")
     else:
         terminal.write_line(table.pairs(_daemon_rows(answer)))
     return 0
 
 
-def _daemon_rows(answer: DaemonStatus) -> list[tuple[str, str]]:
+def _daemon_rows(answer: Document) -> list[tuple[str, str]]:
+    tasks = answer["tasks"]
     return [
-        ("daemon", f"running, process {answer.pid}, version {answer.version}"),
-        ("since", answer.started),
-        ("directory", answer.state_directory),
-        ("host", str(answer.host.get("url") or "not connected yet")),
-        ("tasks", f"{answer.tasks.get('active', 0)} active, {answer.tasks.get('total', 0)} in all"),
+        ("daemon", f"running, process {answer['pid']}, version {answer['version']}"),
+        ("since", answer["started"]),
+        ("directory", answer["state_directory"]),
+        ("host", str(answer["host"].get("url") or "not connected yet")),
+        ("tasks", f"{tasks.get('active', 0)} active, {tasks.get('total', 0)} in all"),
     ]

@@ -143,12 +143,14 @@ class Api:
         return _json(201 if created else 200, view)
 
     async def _list(self, request: Request) -> Response:
-        views = await self._runtime.tasks.list(
-            active_only=_flag(request, "active"),
-            limit=_number(request, "limit", 100, 1, 10_000),
-            tags=_tags(request),
-        )
-        return _json(200, {"tasks": views})
+        active_only, tags = _flag(request, "active"), _tags(request)
+        limit = _number(request, "limit", 100, 1, 10_000)
+        views = await self._runtime.tasks.list(active_only=active_only, limit=limit, tags=tags)
+        answer: dict[str, object] = {"tasks": views}
+        if not tags:
+            total, active = await self._runtime.tasks.counts()
+            answer["total"] = active if active_only else total
+        return _json(200, answer)
 
     async def _view(self, request: Request) -> Response:
         return _json(200, await self._runtime.tasks.view(await self._id(request)))

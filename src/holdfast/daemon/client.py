@@ -10,13 +10,16 @@ import base64
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote, urlencode
 
 import msgspec
 
-from holdfast.daemon.transport import ANSWER_TIMEOUT, STREAM_SILENCE, Transport, decode
+from holdfast.daemon.documents import SOCKET_NAME
+from holdfast.daemon.refusal import rebuild_typed
+from holdfast.daemon.transport import ANSWER_TIMEOUT, STREAM_SILENCE, Transport
 from holdfast.directories import socket_path
+from holdfast.errors import InternalError
 from holdfast.tasks.collected import Collected, CollectionRequest
 from holdfast.tasks.request import TaskRequest
 from holdfast.tasks.result import Result
@@ -37,13 +40,12 @@ if TYPE_CHECKING:
     # Named in annotations alone: every command pays for what is imported here.
     from holdfast.tasks.account_report import Transferred, UsageReport
 
-_CHUNK: Final = 65_536
-_SOCKET_NAME: Final = "daemon.sock"
+_T = TypeVar("_T")
 
 
 def daemon_socket(directory: Path) -> Path:
     """Where the daemon of the state directory *directory* listens."""
-    return socket_path(directory, _SOCKET_NAME)
+    return socket_path(directory, SOCKET_NAME)
 
 
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +144,7 @@ class DaemonClient:
         self.in_process = in_process
         self.notice = notice
         self._on_close = on_close
-        self._transport = Transport(socket_path)
+        self._transport = Transport(socket_path, rebuild_typed)
 
     def interrupt(self) -> None:
         """End every call that waits for an answer in another thread, and every later one, with :exc:`DaemonGone`."""
@@ -158,7 +160,7 @@ class DaemonClient:
 
     def status(self, *, timeout: float = ANSWER_TIMEOUT) -> DaemonStatus:
         """What the daemon says of itself."""
-        return decode(self._transport.call("GET", "/v1/status", timeout=timeout), DaemonStatus)
+        return self._ask("GET", "/v1/status", DaemonStatus, timeout=timeout)
 
     def create(self, request: TaskRequest, prompt: bytes, environment: Mapping[str, str]) -> TaskView:
         """Hand over a task; sending the same one twice is the same as sending it once.
@@ -168,31 +170,26 @@ class DaemonClient:
         body = _Creation(
             request=request, prompt_base64=base64.b64encode(prompt).decode("ascii"), environment=dict(environment)
         )
-        return decode(self._transport.call("POST", "/v1/tasks", body), TaskView)
+        return self._ask("POST", "/v1/tasks", TaskView, body)
 
     def tasks(
         self, *, active: bool = False, limit: int | None = None, timeout: float = ANSWER_TIMEOUT
     ) -> list[TaskView]:
         """Tasks, newest first."""
         query = {"active": "1" if active else None, "limit": limit}
-        return decode(self._transport.call("GET", "/v1/tasks", query=query, timeout=timeout), _TaskList).tasks
+        return self._ask("GET", _target("/v1/tasks", query), _TaskList, timeout=timeout).tasks
 
     def task(self, task_id: str) -> TaskView:
         """One task; *task_id* may be any unique prefix of an id, here and everywhere else.
 
         :raises NotFound: there is none
         """
-        return decode(self._transport.call("GET", _task_path(task_id)), TaskView)
+        return self._ask("GET", _task_path(task_id), TaskView)
 
     def wait(self, task_id: str, timeout: float = WAIT_BOUND) -> TaskView:
         """The task as soon as it is finished, or as it is after *timeout* seconds."""
-        answer = self._transport.call(
-            "GET",
-            _task_path(task_id, "wait"),
-            query={"timeout_s": f"{min(timeout, WAIT_BOUND):g}"},
-            timeout=timeout + ANSWER_TIMEOUT,
-        )
-        return decode(answer, TaskView)
+        target = _target(_task_path(task_id, "wait"), {"timeout_s": f"{min(timeout, WAIT_BOUND):g}"})
+        return self._ask("GET", target, TaskView, timeout=timeout + ANSWER_TIMEOUT)
 
     def result(self, task_id: str) -> Result:
         """How the task ended.
@@ -212,14 +209,14 @@ class DaemonClient:
 
     def cancel(self, task_id: str, *, timeout: float = ANSWER_TIMEOUT) -> TaskView:
         """Ask for the end of a task; a finished one stays as it is."""
-        return decode(self._transport.call("POST", _task_path(task_id, "cancel"), timeout=timeout), TaskView)
+        return self._ask("POST", _task_path(task_id, "cancel"), TaskView, timeout=timeout)
 
     def usage(self, seconds: float, agents: list[str], environment: Mapping[str, str]) -> UsageReport:
         """What tasks used within the last *seconds*, and what *agents* say of their allowance."""
         from holdfast.tasks.account_report import UsageReport, UsageRequest
 
         body = UsageRequest(seconds=seconds, agents=agents, environment=dict(environment))
-        return decode(self._transport.call("POST", "/v1/usage", body, timeout=ACCOUNT_TIMEOUT), UsageReport)
+        return self._ask("POST", "/v1/usage", UsageReport, body, timeout=ACCOUNT_TIMEOUT)
 
     def transfer(self, source: str, cwd: str, environment: Mapping[str, str]) -> Transferred:
         """Make a Codex thread of a transcript of Claude Code's; asked again, it is made again.
@@ -229,11 +226,11 @@ class DaemonClient:
         from holdfast.tasks.account_report import Transferred, TransferRequest
 
         body = TransferRequest(source=source, cwd=cwd, environment=dict(environment))
-        return decode(self._transport.call("POST", "/v1/transfer", body, timeout=ACCOUNT_TIMEOUT), Transferred)
+        return self._ask("POST", "/v1/transfer", Transferred, body, timeout=ACCOUNT_TIMEOUT)
 
     def collect(self, request: CollectionRequest) -> Collected:
         """Delete finished tasks that *request* lets go, with all that was kept for them; repeating it is harmless."""
-        return decode(self._transport.call("POST", "/v1/gc", request, timeout=COLLECT_TIMEOUT), Collected)
+        return self._ask("POST", "/v1/gc", Collected, request, timeout=COLLECT_TIMEOUT)
 
     def steer(self, task_id: str, text: str) -> TaskView:
         """Say *text* to a task at work; returns when its agent has accepted it.
@@ -243,29 +240,25 @@ class DaemonClient:
         """
         # Named here, so that a lost answer is asked for again and nothing is said twice.
         body = _Steering(text=text, command_id=os.urandom(8).hex())
-        return decode(
-            self._transport.call("POST", _task_path(task_id, "steer"), body, timeout=COMMAND_TIMEOUT), TaskView
-        )
+        return self._ask("POST", _task_path(task_id, "steer"), TaskView, body, timeout=COMMAND_TIMEOUT)
 
     def decide(self, task_id: str, decision: str, request_id: str | None = None) -> TaskView:
         """Answer what a task's agent asks: ``accept``, ``accept_for_session``, ``decline`` or ``cancel``."""
         body = _Decision(decision=decision, request_id=request_id, command_id=os.urandom(8).hex())
-        return decode(
-            self._transport.call("POST", _task_path(task_id, "decide"), body, timeout=COMMAND_TIMEOUT), TaskView
-        )
+        return self._ask("POST", _task_path(task_id, "decide"), TaskView, body, timeout=COMMAND_TIMEOUT)
 
     def shutdown(self, *, cancel: bool = False) -> Stopping:
         """Stop the daemon; with *cancel* the active tasks are ended first, and the answer comes when they have."""
         timeout = CANCEL_TIMEOUT if cancel else ANSWER_TIMEOUT
-        return decode(self._transport.call("POST", "/v1/shutdown", _Shutdown(cancel=cancel), timeout=timeout), Stopping)
+        return self._ask("POST", "/v1/shutdown", Stopping, _Shutdown(cancel=cancel), timeout=timeout)
 
     # --- streams --------------------------------------------------------------------------------------------------
 
     def message(self, task_id: str, *, offset: int | None = None, limit: int | None = None) -> Iterator[bytes]:
         """The bytes of the answer, or of the range of it that is asked for, in chunks."""
         query = {"offset": offset, "limit": limit}
-        with self._transport.response("GET", _task_path(task_id, "message"), query=query) as response:
-            while chunk := response.read(_CHUNK):
+        with self._transport.response("GET", _target(_task_path(task_id, "message"), query)) as response:
+            while chunk := response.read_some():
                 yield chunk
 
     def progress(
@@ -276,9 +269,8 @@ class DaemonClient:
         :raises StreamSilent: nothing came for *silence* seconds
         """
         query = {"after": after, "follow": "1" if follow else None}
-        return self._transport.lines(
-            _task_path(task_id, "progress"), query, Progress, silence if follow else ANSWER_TIMEOUT
-        )
+        target = _target(_task_path(task_id, "progress"), query)
+        return self._lines(target, Progress, silence if follow else ANSWER_TIMEOUT)
 
     def log(
         self,
@@ -290,13 +282,49 @@ class DaemonClient:
     ) -> Iterator[LogEntry]:
         """The records of the log of the task's process behind sequence number *after*."""
         query = {"after": after or None, "attempt": attempt, "follow": "1" if follow else None}
-        return self._transport.lines(_task_path(task_id, "log"), query, LogEntry, _silence(follow))
+        return self._lines(_target(_task_path(task_id, "log"), query), LogEntry, _silence(follow))
 
     def changes(self, *, after: int = 0, follow: bool = False) -> Iterator[Change]:
         """The change feed behind *after*."""
-        return self._transport.lines(
-            "/v1/changes", {"after": after, "follow": "1" if follow else None}, Change, _silence(follow)
-        )
+        query = {"after": after, "follow": "1" if follow else None}
+        return self._lines(_target("/v1/changes", query), Change, _silence(follow))
+
+    # --- the wire -------------------------------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        method: str,
+        target: str,
+        kind: type[_T],
+        body: msgspec.Struct | None = None,
+        *,
+        timeout: float = ANSWER_TIMEOUT,
+    ) -> _T:
+        encoded = None if body is None else msgspec.json.encode(body)
+        return decode(self._transport.call(method, target, encoded, timeout=timeout), kind)
+
+    def _lines(self, target: str, kind: type[_T], timeout: float) -> Iterator[_T]:
+        for line in self._transport.lines(target, timeout=timeout):
+            yield decode(line, kind)
+
+
+def decode(data: bytes, kind: type[_T]) -> _T:
+    """Read an answer.
+
+    :raises InternalError: it is not of this shape
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InternalError(
+            f"The daemon's answer cannot be read as a {kind.__name__} ({error}): {data[:200]!r}",
+            hint="If it is of another version, restart it: holdfast down && holdfast up",
+        ) from error
+
+
+def _target(path: str, query: Mapping[str, object]) -> str:
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _task_path(task_id: str, verb: str | None = None) -> str:

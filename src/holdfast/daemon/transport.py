@@ -1,32 +1,43 @@
-"""HTTP over the daemon's Unix socket: one connection for each request, and errors as the daemon raised them."""
+"""HTTP/1.1 over the daemon's Unix socket, for every client: one connection for each request.
+
+Of HTTP it knows what the daemon speaks: an answer whose length is told, one in chunks, and one that ends with its
+connection.  ``http.client`` knows more and brings ``ssl`` and ``email`` along, which take longer to import than the
+daemon takes to answer; so this imports ``socket`` and little else.  What an answer means is for others to say.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import socket
-import struct
-from collections.abc import Generator, Iterator, Mapping
-from pathlib import Path
-from typing import Final, TypeVar
-from urllib.parse import urlencode
+import sys
+from typing import TYPE_CHECKING, Final
 
-import msgspec
+from holdfast.errors import HoldfastError, InvalidRequest, Unavailable
 
-from holdfast.errors import HoldfastError, InternalError, InvalidRequest, NotFound, Unavailable
-from holdfast.tasks.view import NotFinished
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
 
 #: Seconds in which a daemon answers anything that does not wait by design.
 ANSWER_TIMEOUT: Final = 30.0
 #: Seconds of silence on a followed stream after which the reader looks whether the daemon still answers.
 STREAM_SILENCE: Final = 60.0
+#: What helps against a daemon that is not there.
+HINT: Final = "Try again; if that does not help, run: holdfast doctor"
 
-_CHUNK: Final = 65_536
+#: Bytes read at a time.
+CHUNK: Final = 65_536
+#: Longest head of an answer, and longest line about a chunk of it, bytes.
+LONGEST_HEAD: Final = 65_536
+LONGEST_CHUNK_LINE: Final = 4_096
+#: Longest answer that is taken whole, and longest line of a stream, bytes.
+LONGEST_ANSWER: Final = 1 << 30
+
 #: A stream that fails on the way says so in its last line.
 _ERROR_LINE: Final = b'{"error":'
-_HINT_DOCTOR: Final = "Try again; if that does not help, run: holdfast doctor"
-_T = TypeVar("_T")
+_DIGITS: Final = frozenset(b"0123456789")
+_HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
 
 
 class DaemonGone(Unavailable):
@@ -41,195 +52,237 @@ class StreamSilent(DaemonGone):
     code = "stream_silent"
 
 
+class _Malformed(Exception):
+    """What came is not HTTP as the daemon speaks it."""
+
+
 class Transport:
     """The way to the daemon that listens on *socket_path*; used from several threads at a time."""
 
-    def __init__(self, socket_path: Path) -> None:
-        self._socket_path = socket_path
+    def __init__(self, socket_path: str | Path, refusal: Callable[[int, bytes], HoldfastError]) -> None:
+        """*refusal* makes an error of the status and the body of an answer that is one."""
+        self._socket_path = str(socket_path)
+        self._refusal = refusal
         self._interrupted = False
-        self._open: set[_UnixConnection] = set()
+        self._open: set[socket.socket] = set()
 
     def interrupt(self) -> None:
         """End every call that waits for an answer in another thread, and every later one, with :exc:`DaemonGone`."""
         self._interrupted = True
         for connection in self._open.copy():
-            connection.interrupt()
+            # Whoever reads there sees the end of the stream; closing would not wake them.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
-    def lines(self, path: str, query: Mapping[str, object], kind: type[_T], timeout: float) -> Iterator[_T]:
-        """The lines of a stream, each read as a *kind*.
+    def call(self, method: str, target: str, body: bytes | None = None, *, timeout: float = ANSWER_TIMEOUT) -> bytes:
+        """The whole answer to a request; *target* is the path with its query, *body* a JSON document.
+
+        :raises DaemonGone: it did not come, or the daemon was silent for *timeout* seconds
+        :raises HoldfastError: the daemon refused; made by ``refusal``
+        """
+        with self.response(method, target, body, timeout=timeout) as response:
+            return response.read()
+
+    def lines(self, target: str, *, timeout: float) -> Iterator[bytes]:
+        """The lines of a stream, without their line feeds.
 
         :raises StreamSilent: nothing came for *timeout* seconds
+        :raises DaemonGone: the daemon went away
+        :raises HoldfastError: the daemon refused, or its stream failed on the way
         """
-        with self.response("GET", path, query=query, timeout=timeout) as response:
-            rest = b""
-            while chunk := response.read1(_CHUNK):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
+        with self.response("GET", target, timeout=timeout) as response:
+            parts: list[bytes] = []
+            length = 0
+            while chunk := response.read_some():
+                first, *others = chunk.split(b"\n")
+                parts.append(first)
+                length += len(first)
+                if length > LONGEST_ANSWER:
+                    raise DaemonGone(f"A line of the daemon's is longer than {LONGEST_ANSWER} bytes.", hint=HINT)
+                if not others:
+                    continue
+                for line in (b"".join(parts), *others[:-1]):
                     if line.startswith(_ERROR_LINE):
-                        raise _rebuild(response.status, line)
+                        raise self._refusal(response.status, line)
                     if line:
-                        yield decode(line, kind)
-            if rest:
-                raise DaemonGone("The daemon went away in the middle of a line.", hint=_HINT_DOCTOR)
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        body: msgspec.Struct | None = None,
-        *,
-        query: Mapping[str, object] | None = None,
-        timeout: float = ANSWER_TIMEOUT,
-    ) -> bytes:
-        """The whole answer to a request.
-
-        :raises DaemonGone: none came within *timeout* seconds
-        :raises HoldfastError: what the daemon answered, as the error that it raised
-        """
-        with self.response(method, path, body, query=query, timeout=timeout) as response:
-            return response.read()
+                        yield line
+                parts, length = [others[-1]], len(others[-1])
+            if length:
+                raise DaemonGone("The daemon went away in the middle of a line.", hint=HINT)
 
     @contextlib.contextmanager
     def response(
-        self,
-        method: str,
-        path: str,
-        body: msgspec.Struct | None = None,
-        *,
-        query: Mapping[str, object] | None = None,
-        timeout: float = ANSWER_TIMEOUT,
-    ) -> Generator[http.client.HTTPResponse]:
+        self, method: str, target: str, body: bytes | None = None, *, timeout: float = ANSWER_TIMEOUT
+    ) -> Generator[Response]:
         """An answer that has begun, to be read; it raises as :meth:`call` does."""
-        connection = _UnixConnection(self._socket_path, timeout)
-        answering = False
+        request = _request(method, target, body)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            headers = {"Connection": "close"}
-            if body is not None:
-                headers["Content-Type"] = "application/json"
-            connection.request(
-                method, _target(path, query or {}), None if body is None else msgspec.json.encode(body), headers
-            )
-            self._open.add(connection)
-            if self._interrupted:
-                raise ConnectionAbortedError("interrupted")
-            response = connection.getresponse()
+            try:
+                connection.settimeout(timeout)
+                connection.connect(self._socket_path)
+                _check_peer(connection, self._socket_path)
+                self._open.add(connection)
+                if self._interrupted:
+                    raise ConnectionAbortedError("interrupted")
+                connection.sendall(request)
+                response = Response(connection, timeout)
+            except TimeoutError as error:
+                raise DaemonGone(f"The daemon did not answer within {timeout:g} seconds.", hint=HINT) from error
+            except (OSError, _Malformed) as error:
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                message = f"The daemon at {self._socket_path} does not answer ({reason})."
+                raise DaemonGone(message, hint=HINT) from error
             if response.status >= 400:
-                raise _rebuild(response.status, response.read())
-            answering = True
+                raise self._refusal(response.status, response.read())
             yield response
-        except TimeoutError as error:
-            if answering:
-                raise StreamSilent(f"The daemon said nothing for {timeout:g} seconds.", hint=_HINT_DOCTOR) from error
-            raise DaemonGone(f"The daemon did not answer within {timeout:g} seconds.", hint=_HINT_DOCTOR) from error
-        except (http.client.HTTPException, OSError) as error:
-            raise DaemonGone(
-                f"The daemon at {self._socket_path} does not answer ({_reason(error)}).", hint=_HINT_DOCTOR
-            ) from error
         finally:
             self._open.discard(connection)
             connection.close()
 
 
-def decode(data: bytes, kind: type[_T]) -> _T:
-    """Read an answer.
+class Response:
+    """An answer whose head was read.
 
-    :raises InternalError: it is not of this shape
+    :ivar status: the HTTP status
     """
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InternalError(
-            f"The daemon's answer cannot be read as a {kind.__name__} ({error}): {data[:200]!r}",
-            hint="If it is of another version, restart it: holdfast down && holdfast up",
-        ) from error
 
+    def __init__(self, connection: socket.socket, timeout: float) -> None:
+        """Read the head; for :class:`Transport` only."""
+        self._connection = connection
+        self._timeout = timeout
+        self._buffer = b""
+        self.status = 100
+        fields: dict[bytes, bytes] = {}
+        while self.status == 100:
+            self.status, fields = _head(self._until(b"\r\n\r\n", LONGEST_HEAD))
+        self._chunked = b"transfer-encoding" in fields
+        #: Bytes that are still to come, of the answer or of its present chunk; ``None``: until the connection ends.
+        self._left: int | None = None
+        if self._chunked:
+            if fields[b"transfer-encoding"].lower() != b"chunked" or b"content-length" in fields:
+                raise _Malformed("it encodes its answer in an unknown way")
+            self._left = 0
+        elif self.status in (204, 304):
+            self._left = 0
+        elif b"content-length" in fields:
+            self._left = _number(fields[b"content-length"], 10)
+        self._ended = False
+        self._in_chunks = False
 
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP/1.1 over a Unix socket whose other end runs as the same user (or as root)."""
+    def read(self) -> bytes:
+        """All that is left of it.
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("holdfast", timeout=timeout)
-        self._path = path
-        #: Ours to keep: a response that ends with the connection takes ``sock`` over.
-        self._socket: socket.socket | None = None
+        :raises DaemonGone: it did not come whole
+        """
+        parts: list[bytes] = []
+        length = 0
+        while part := self.read_some():
+            parts.append(part)
+            length += len(part)
+            if length > LONGEST_ANSWER:
+                raise DaemonGone(f"The daemon's answer is longer than {LONGEST_ANSWER} bytes.", hint=HINT)
+        return b"".join(parts)
 
-    def connect(self) -> None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def read_some(self) -> bytes:
+        """What is there of it, as soon as there is something; nothing at its end.
+
+        :raises StreamSilent: nothing came in time
+        :raises DaemonGone: the daemon went away in the middle of it
+        """
         try:
-            connection.settimeout(self.timeout)
-            connection.connect(str(self._path))
-            _check_peer(connection, self._path)
-        except BaseException:
-            connection.close()
-            raise
-        self.sock = self._socket = connection
+            return self._some()
+        except TimeoutError as error:
+            raise StreamSilent(f"The daemon said nothing for {self._timeout:g} seconds.", hint=HINT) from error
+        except (OSError, _Malformed) as error:
+            message = f"The daemon went away in the middle of an answer ({error})."
+            raise DaemonGone(message, hint=HINT) from error
 
-    def interrupt(self) -> None:
-        """Let whoever reads here see the end of the stream; closing would not wake them."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+    def _some(self) -> bytes:
+        if self._chunked and self._left == 0 and not self._ended:
+            self._begin_chunk()
+        if self._ended or self._left == 0:
+            return b""
+        if not self._buffer:
+            self._buffer = self._connection.recv(CHUNK)
+        if not self._buffer:
+            if self._left is not None:
+                raise _Malformed("the connection ended")
+            self._ended = True
+            return b""
+        if self._left is None:
+            part, self._buffer = self._buffer, b""
+            return part
+        part, self._buffer = self._buffer[: self._left], self._buffer[self._left :]
+        self._left -= len(part)
+        return part
 
+    def _begin_chunk(self) -> None:
+        if self._in_chunks and self._until(b"\r\n", 2):
+            raise _Malformed("a chunk is longer than was told")
+        self._in_chunks = True
+        self._left = _number(self._until(b"\r\n", LONGEST_CHUNK_LINE).partition(b";")[0].strip(), 16)
+        if self._left == 0:
+            # The daemon sends no trailer; one that comes all the same says nothing to us.
+            while self._until(b"\r\n", LONGEST_CHUNK_LINE):
+                pass
+            self._ended = True
 
-class _ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    code: str
-    message: str
-    hint: str | None = None
-    exit_code: int | None = None
-
-
-class _ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    error: _ErrorBody
-
-
-def _known_errors() -> dict[str, type[HoldfastError]]:
-    # Imported here: only a mistake needs them, and every command pays for what is imported above.
-    from holdfast.agents.adapter import AgentMissing, UnknownAgent, UnsupportedOption
-    from holdfast.host.port import HostUnavailable, StartRefused
-
-    errors = (
-        AgentMissing,
-        HostUnavailable,
-        InternalError,
-        InvalidRequest,
-        NotFinished,
-        NotFound,
-        StartRefused,
-        Unavailable,
-        UnknownAgent,
-        UnsupportedOption,
-    )
-    return {error.code: error for error in errors}
-
-
-def _target(path: str, query: Mapping[str, object]) -> str:
-    given = {name: value for name, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    def _until(self, end: bytes, limit: int) -> bytes:
+        """What comes before *end*, which is taken away with it."""
+        while (length := self._buffer.find(end)) < 0:
+            if len(self._buffer) >= limit + len(end):
+                raise _Malformed("it says more than it may")
+            part = self._connection.recv(CHUNK)
+            if not part:
+                raise _Malformed("the connection ended")
+            self._buffer += part
+        if length > limit:
+            raise _Malformed("it says more than it may")
+        found, self._buffer = self._buffer[:length], self._buffer[length + len(end) :]
+        return found
 
 
-def _rebuild(status: int, body: bytes) -> HoldfastError:
-    """Make the error that the daemon raised from its error object; unknown codes keep their name."""
-    try:
-        error = msgspec.json.decode(body, type=_ErrorAnswer).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return InternalError(f"The daemon answered {status}: {body[:200]!r}", hint=_HINT_DOCTOR)
-    kind = _known_errors().get(error.code)
-    if kind is None:
-        base = Unavailable if status == 503 else InvalidRequest if 400 <= status < 500 else InternalError
-        exit_code = base.exit_code if error.exit_code is None else error.exit_code
-        kind = type(base.__name__, (base,), {"code": error.code, "exit_code": exit_code, "__doc__": base.__doc__})
-    return kind(error.message, hint=error.hint)
+def _request(method: str, target: str, body: bytes | None) -> bytes:
+    if any(not "!" <= each <= "~" for each in target):
+        raise InvalidRequest(f"{target!r} is no path of the daemon's.")
+    head = f"{method} {target} HTTP/1.1\r\nHost: holdfast\r\nConnection: close\r\n"
+    if body is None:
+        return f"{head}\r\n".encode("ascii")
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode("ascii") + body
 
 
-def _check_peer(connection: socket.socket, path: Path) -> None:
+def _head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
+    """The status, and the fields by their names in small letters."""
+    first, *lines = head.split(b"\r\n")
+    words = first.split(b" ", 2)
+    if len(words) < 2 or words[0] not in (b"HTTP/1.1", b"HTTP/1.0") or len(words[1]) != 3:
+        raise _Malformed("it does not speak HTTP")
+    fields: dict[bytes, bytes] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        if not colon or not name or name != name.strip():
+            raise _Malformed("it does not speak HTTP")
+        if name in fields and name in (b"content-length", b"transfer-encoding"):
+            raise _Malformed("it tells the length of its answer twice")
+        fields[name] = value.strip()
+    return _number(words[1], 10), fields
+
+
+def _number(text: bytes, base: int) -> int:
+    if not 0 < len(text) <= 16 or not _HEX_DIGITS.issuperset(text) or (base == 10 and not _DIGITS.issuperset(text)):
+        raise _Malformed("it does not speak HTTP")
+    return int(text, base)
+
+
+def _check_peer(connection: socket.socket, path: str) -> None:
     """Refuse a socket that another user answers on: prompts and environments are not for them."""
     if not hasattr(socket, "SO_PEERCRED"):
         return
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    # struct ucred: process, user and group, 32 bits each.
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    uid = int.from_bytes(credentials[4:8], sys.byteorder, signed=True)
     if uid not in (0, os.geteuid()):
         raise InvalidRequest(
             f"The daemon at {path} belongs to user {uid}, not to you.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -18,6 +18,9 @@ from holdfast.tasks.acceptance import Acceptance
 from holdfast.tasks.result import Result, Status, UsagePart
 from holdfast.tasks.rows import AttemptRow, TaskRow, attempt_row, task_row
 from holdfast.tasks.state import State
+
+#: What comes after everything else that can be in an id.
+_BEYOND: Final = "\U0010ffff"
 
 
 class Ambiguous(InvalidRequest):
@@ -39,8 +42,25 @@ class Queries:
         """
         row = await self._store.read(lambda connection: connection.execute(select_tasks(id=task_id)).first())
         if row is None:
-            raise NotFound(f"There is no task {task_id}.", hint="See 'holdfast list'.")
+            raise _no_task(task_id)
         return task_row(row)
+
+    async def shown(self, task_id: str) -> tuple[TaskRow, AttemptRow | None, int]:
+        """What is shown of a task: itself without its baseline, its last attempt, and how many there were.
+
+        :raises NotFound: there is no such task
+        """
+
+        def select(connection: sa.Connection) -> tuple[sa.Row[Any] | None, sa.Row[Any] | None]:
+            task = connection.execute(select_tasks(baseline=False, id=task_id)).first()
+            newest = _SELECT_ATTEMPTS.where(attempts.c.task_id == task_id).order_by(attempts.c.number.desc()).limit(1)
+            return task, connection.execute(newest).first()
+
+        row, newest = await self._store.read(select)
+        if row is None:
+            raise _no_task(task_id)
+        attempt = None if newest is None else attempt_row(newest)
+        return task_row(row), attempt, 0 if attempt is None else attempt.number
 
     async def resolve(self, prefix: str) -> str:
         """The id of the one task whose id begins with *prefix*.
@@ -48,11 +68,17 @@ class Queries:
         :raises NotFound: no task fits
         :raises Ambiguous: several do
         """
-        escaped = prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        query = sa.select(tasks.c.id).where(tasks.c.id.like(f"{escaped}%", escape="\\")).order_by(tasks.c.id).limit(4)
-        found = [row.id for row in await self._store.read(lambda connection: connection.execute(query).fetchall())]
-        if prefix in found:
-            return prefix
+
+        def look(connection: sa.Connection) -> list[str]:
+            exact = sa.select(tasks.c.id).where(tasks.c.id == prefix)
+            # Not LIKE, which cannot use the index and takes A for a.
+            fitting = sa.select(tasks.c.id).where(tasks.c.id >= prefix, tasks.c.id < prefix + _BEYOND)
+            for query in (exact, fitting.order_by(tasks.c.id).limit(4)):
+                if found := [*connection.execute(query).scalars()]:
+                    return found
+            return []
+
+        found = await self._store.read(look)
         if not found or not prefix:
             raise NotFound(f"There is no task {prefix!r}.", hint="See 'holdfast list --all'.")
         if len(found) > 1:
@@ -66,7 +92,7 @@ class Queries:
 
         def select(connection: sa.Connection) -> list[tuple[TaskRow, AttemptRow | None, int]]:
             order = (tasks.c.created_at.desc(), tasks.c.id.desc())
-            query = select_tasks().order_by(*order).limit(limit)
+            query = select_tasks(baseline=False).order_by(*order).limit(limit)
             if active_only:
                 query = query.where(tasks.c.state != State.FINISHED)
             if tags:
@@ -76,7 +102,7 @@ class Queries:
             found = [task_row(row) for row in connection.execute(query)]
             newest: dict[str, AttemptRow] = {}
             ids = [row.id for row in found]
-            for row in connection.execute(sa.select(attempts).where(attempts.c.task_id.in_(ids))):
+            for row in connection.execute(_SELECT_ATTEMPTS.where(attempts.c.task_id.in_(ids))):
                 attempt = attempt_row(row)
                 if attempt.task_id not in newest or newest[attempt.task_id].number < attempt.number:
                     newest[attempt.task_id] = attempt
@@ -150,7 +176,7 @@ class Queries:
 
     async def attempts(self, task_id: str) -> list[AttemptRow]:
         """All attempts of a task, first to last."""
-        query = sa.select(attempts).where(attempts.c.task_id == task_id).order_by(attempts.c.number)
+        query = _SELECT_ATTEMPTS.where(attempts.c.task_id == task_id).order_by(attempts.c.number)
         rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
         return [attempt_row(row) for row in rows]
 
@@ -167,7 +193,7 @@ class Queries:
 
     async def thread(self, thread_id: str) -> AttemptRow | None:
         """The newest attempt that worked in this thread."""
-        query = sa.select(attempts).where(attempts.c.thread_id == thread_id).order_by(attempts.c.created_at.desc())
+        query = _SELECT_ATTEMPTS.where(attempts.c.thread_id == thread_id).order_by(attempts.c.created_at.desc())
         row = await self._store.read(lambda connection: connection.execute(query.limit(1)).first())
         return None if row is None else attempt_row(row)
 
@@ -178,10 +204,23 @@ class Queries:
         return Cursor(seq=row.fold_seq, skip=row.fold_skip, seen=row.fold_seen)
 
 
-def select_tasks(**where: str) -> sa.Select[Any]:
-    """Everything that is stored of tasks but their results."""
-    columns = [column for column in tasks.c if column.name != "result"]
-    return sa.select(*columns).filter_by(**where)
+def _no_task(task_id: str) -> NotFound:
+    return NotFound(f"There is no task {task_id}.", hint="See 'holdfast list'.")
+
+
+def select_tasks(*, baseline: bool = True, **where: str) -> sa.Select[Any]:
+    """Everything that is stored of tasks but their results, and their baselines only where they are wanted."""
+    return (_SELECT_TASKS if baseline else _SELECT_TASKS_TO_SHOW).filter_by(**where)
+
+
+#: A baseline can be large, and nobody is shown it.
+_NO_BASELINE: Final = sa.null().label("baseline")
+_SELECT_TASKS: Final = sa.select(*(column for column in tasks.c if column.name != "result"))
+_SELECT_TASKS_TO_SHOW: Final = sa.select(
+    _NO_BASELINE, *(column for column in tasks.c if column.name not in ("result", "baseline"))
+)
+#: Without the last message, which can be large.
+_SELECT_ATTEMPTS: Final = sa.select(*(column for column in attempts.c if column.name != "message"))
 
 
 class _OnlyUsage(msgspec.Struct):

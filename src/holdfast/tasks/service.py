@@ -113,9 +113,7 @@ class TaskService:
 
         :raises NotFound: there is no such task
         """
-        row = await self._ledger.task(task_id)
-        attempts = await self._ledger.attempts(task_id)
-        return (await self._complete([(row, attempts[-1] if attempts else None, len(attempts))]))[0]
+        return (await self._complete([await self._ledger.shown(task_id)]))[0]
 
     async def list(self, *, active_only: bool, limit: int, tags: Mapping[str, str] | None = None) -> list[TaskView]:
         """Tasks (those that carry all of *tags*), newest first."""
