@@ -210,6 +210,8 @@ async def test_many_repositories_inside_are_left_out_with_a_note(
 async def test_a_directory_without_git_is_scanned(tmp_path: Path) -> None:
     top = tmp_path / "plain"
     (top / "deep/er").mkdir(parents=True)
+    # As a sandbox leaves it behind that guards what might come to be there.
+    (tmp_path / ".git").mkdir()
     for name in ("kept", "edited", "deleted", "deep/er/edited", "chmod"):
         (top / name).write_text(name)
     (top / "link").symlink_to("/etc")
