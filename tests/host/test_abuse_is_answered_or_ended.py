@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import struct
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -182,7 +181,6 @@ async def test_a_thousand_requests_of_every_kind_in_one_go_are_all_answered(stat
 
 
 async def test_who_dawdles_over_the_handshake_is_dropped(websocket_host: RunningServer, bystander: WireClient) -> None:
-    began = time.monotonic()
     dawdlers = [await tcp(websocket_host) for _ in range(50)]
     for number, (_, writer) in enumerate(dawdlers):
         writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "[: 5 + number])
@@ -194,9 +192,8 @@ async def test_who_dawdles_over_the_handshake_is_dropped(websocket_host: Running
             await asyncio.wait({ending}, timeout=0.5)
         writer.close()
 
+    # The deadline is for the whole of it: who sends a byte now and then gains nothing, else this would never end.
     await within(asyncio.gather(*(drip(reader, writer) for reader, writer in dawdlers)))
-    # The deadline is for the whole of it: who sends a byte now and then gains nothing.
-    assert time.monotonic() - began < 15
 
 
 async def test_half_a_message_holds_up_nobody_else(websocket_host: RunningServer, bystander: WireClient) -> None:
