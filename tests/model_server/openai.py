@@ -86,7 +86,8 @@ def output(step: Step, body: Json) -> list[Json]:
         return [{"type": "custom_tool_call", **call, "input": arguments}]
     if isinstance(arguments, str):
         arguments = {"input": arguments}
-    return [{"type": "function_call", **call, "arguments": json.dumps(arguments)}]
+    group = {"namespace": step.namespace} if isinstance(step, Tool) and step.namespace else {}
+    return [{"type": "function_call", **call, **group, "arguments": json.dumps(arguments)}]
 
 
 def answer(step: Step, body: Json) -> Json:

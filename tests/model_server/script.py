@@ -84,6 +84,8 @@ class Tool(Step):
 
     name: str
     arguments: Mapping[str, Any]
+    #: The group of tools that it belongs to (Responses API only).
+    namespace: str | None = None
 
 
 @dataclass(frozen=True)

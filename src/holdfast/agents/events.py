@@ -109,6 +109,26 @@ class Reasoning(AgentEvent, frozen=True, kw_only=True, tag="reasoning"):
     text: str
 
 
+class SubagentStep(StrEnum):
+    """What a sub-agent has come to."""
+
+    STARTED = "started"
+    MESSAGE = "message"
+    REASONING = "reasoning"
+    ENDED = "ended"
+
+
+class SubagentReported(AgentEvent, frozen=True, kw_only=True, tag="subagent_reported"):
+    """Another agent, which the agent has set to work, got on.  It is never the answer, nor the end of the turn."""
+
+    thread_id: str
+    #: What people call it.
+    label: str
+    step: SubagentStep
+    #: The message; the summary of its thoughts; the tool by which it was started; how it ended.
+    text: str = ""
+
+
 class Waiting(AgentEvent, frozen=True, kw_only=True, tag="waiting"):
     """The agent announced that it waits for something and tries again (the network, a rate limit): no progress."""
 
@@ -176,6 +196,7 @@ Event = (
     | UsageReported
     | Notice
     | Reasoning
+    | SubagentReported
     | Waiting
     | ApprovalRequested
     | ApprovalResolved

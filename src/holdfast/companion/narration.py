@@ -52,6 +52,15 @@ def narrate(line: Document, *, review: bool) -> Entry | None:
             body = "\n".join(f"- {section}" for section in sections)
             message = f"Reasoning summary captured: {shorten(sections[0])}"
             return Entry(message, None, "Reasoning summary", body, shown=False)
+        case "subagent_message":
+            name = f"Subagent {line['subagent']}"
+            said = text.removeprefix(f"{name}: ")
+            return Entry(f"{name}: {shorten(said)}", None, f"{name} message", said, shown=False)
+        case "subagent_reasoning":
+            name = f"Subagent {line['subagent']}"
+            thought = " ".join(reasoning(text.removeprefix(f"{name} reasoning: ")))
+            title = f"{name} reasoning summary"
+            return Entry(f"{name} reasoning: {shorten(thought)}", None, title, f"- {thought}", shown=False)
         case "state":
             return Entry("Turn completed.", "finalizing")
         case "finished":

@@ -21,6 +21,7 @@ from holdfast.agents.events import (
     Message,
     Notice,
     Reasoning,
+    SubagentReported,
     ThreadStarted,
     ToolEnded,
     ToolStarted,
@@ -201,6 +202,8 @@ def fold(facts: AttemptFacts, event: Event, at: float) -> str | None:
         case Reasoning():
             facts.reasoning = [*facts.reasoning, event.text[:_REASONING_LENGTH]][-_KEPT_REASONING:]
             _evidence(facts, f"thinks: {_first_line(event.text)}", at)
+        case SubagentReported():
+            _evidence(facts, f"subagent {event.label} {event.step}: {_first_line(event.text)}".rstrip(": "), at)
         case ApprovalRequested():
             facts.open_approvals[event.request_id] = OpenApproval(
                 tool=event.tool, title=event.title, reason=event.reason, since=at

@@ -17,6 +17,8 @@ from holdfast.agents.events import (
     Message,
     Notice,
     Reasoning,
+    SubagentReported,
+    SubagentStep,
     ThreadStarted,
     ToolEnded,
     ToolStarted,
@@ -70,19 +72,21 @@ async def read_attempt(
     stream = follow(host, attempt.process_id, agent, position.cursor, follow=follow_on)
     async with contextlib.aclosing(stream):
         async for step in stream:
-            lines: list[tuple[str, str, int]] = []
+            lines: list[tuple[str, str, str | None, int]] = []
             for event in step.events:
-                line = _line(event, facts)
+                line = line_of(event, facts)
                 fold(facts, event, step.time)
                 if line is not None:
-                    lines.append((*line, facts.tool_total))
-            for number, (kind, text, tool_uses) in enumerate(lines, start=1):
+                    subagent = event.label if isinstance(event, SubagentReported) else None
+                    lines.append((*line, subagent, facts.tool_total))
+            for number, (kind, text, subagent, tool_uses) in enumerate(lines, start=1):
                 # Lines of one step share its cursor: only after the last of them is the step behind us.
                 if number == len(lines):
                     position = Position(attempt=attempt.number, cursor=step.cursor_after, tool_uses=tool_uses)
                 progress = Progress(
                     kind=kind,
                     text=text,
+                    subagent=subagent,
                     elapsed_s=round(max(0.0, step.time - task.created_at), 3),
                     tool_uses=tool_uses,
                     # Whoever has said something is running, whatever was stored when the reading began.
@@ -92,7 +96,7 @@ async def read_attempt(
                 yield progress, position
 
 
-def _line(event: Event, before: AttemptFacts) -> tuple[str, str] | None:
+def line_of(event: Event, before: AttemptFacts) -> tuple[str, str] | None:
     """Kind and text of the line for *event*; ``None`` for what nobody needs to see."""
     match event:
         case ThreadStarted():
@@ -122,6 +126,8 @@ def _line(event: Event, before: AttemptFacts) -> tuple[str, str] | None:
             return "approval", f"{event.decision or 'withdrawn'}"
         case Reasoning():
             return "reasoning", event.text
+        case SubagentReported():
+            return _subagent_line(event)
         case TurnCompleted():
             return "state", "the agent reports success"
         case TurnFailed():
@@ -130,3 +136,16 @@ def _line(event: Event, before: AttemptFacts) -> tuple[str, str] | None:
             return "notice", f"unreadable line: {event.excerpt}"
         case _:
             return None
+
+
+def _subagent_line(event: SubagentReported) -> tuple[str, str]:
+    """The same for what a sub-agent did; its tools have the lines of tools."""
+    match event.step:
+        case SubagentStep.STARTED:
+            return "subagent", f"Starting subagent {event.label} via collaboration tool: {event.text}."
+        case SubagentStep.ENDED:
+            return "subagent", f"Subagent {event.label} {event.text}."
+        case SubagentStep.MESSAGE:
+            return "subagent_message", f"Subagent {event.label}: {event.text}"
+        case SubagentStep.REASONING:
+            return "subagent_reasoning", f"Subagent {event.label} reasoning: {event.text}"

@@ -88,9 +88,12 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the progress stream (``GET /v1/tasks/ID/progress``)."""
 
-    #: ``state``, ``thread``, ``tool``, ``tool_failed``, ``message``, ``notice``, ``files``, ``finished``.
+    #: ``state``, ``thread``, ``turn``, ``tool``, ``tool_failed``, ``message``, ``reasoning``, ``notice``, ``files``,
+    #: ``approval``, ``subagent``, ``subagent_message``, ``subagent_reasoning``, ``finished``.
     kind: str
     text: str
+    #: What the sub-agent is called that one of the three kinds for them is about.
+    subagent: str | None = None
     #: Seconds since the task was created.
     elapsed_s: float
     tool_uses: int

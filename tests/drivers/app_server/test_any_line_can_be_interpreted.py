@@ -7,14 +7,27 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.agents.events import Malformed, TurnFailed, Unrecognized, Waiting
+from holdfast.agents.events import Malformed, Message, TurnCompleted, TurnFailed, Unrecognized, UsageReported, Waiting
 from holdfast.agents.failure import FailureClass
 from holdfast.drivers.app_server import dialect
 from holdfast.drivers.app_server.dialect import interpret
 
 WORDS = [
     *["item", "turn", "error", "type", "id", "status", "changes", "tokenUsage", "total", "codexErrorInfo", "params"],
-    *["method", "holdfast", "failure", "message", "threadId", "turnId", "tool", "usage", "text", "summary", "path"],
+    *[
+        "label",
+        "method",
+        "holdfast",
+        "failure",
+        "message",
+        "threadId",
+        "turnId",
+        "tool",
+        "usage",
+        "text",
+        "summary",
+        "path",
+    ],
 ]
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -22,7 +35,19 @@ values = st.recursive(
     max_leaves=8,
 )
 METHODS = ["item/started", "item/completed", "turn/completed", "error", "thread/tokenUsage/updated", "warning"]
-OWN = ["thread", "begun", "attached", "collected", "failed", "lost", "reconnecting", "asked", "resolved", "decided"]
+OWN = [
+    "thread",
+    "begun",
+    "attached",
+    "collected",
+    "failed",
+    "lost",
+    "reconnecting",
+    "asked",
+    "resolved",
+    "decided",
+    "subagent",
+]
 TYPES = ["agentMessage", "commandExecution", "fileChange", "mcpToolCall", "exitedReviewMode", "reasoning", "webSearch"]
 
 
@@ -40,6 +65,8 @@ def test_any_object(message: dict[str, object]) -> None:
 def test_any_notification(method: str, kind: str, fields: dict[str, object]) -> None:
     params = {**fields, "item": {**fields, "type": kind}}
     interpret(json.dumps({"method": method, "params": params}).encode())
+    of_subagent = interpret(json.dumps({"method": method, "params": params, "holdfast": "subagent"}).encode())
+    assert not any(isinstance(event, Message | TurnCompleted | TurnFailed | UsageReported) for event in of_subagent)
 
 
 @given(st.sampled_from(OWN), st.dictionaries(st.sampled_from(WORDS), values, max_size=6))

@@ -15,8 +15,8 @@ import msgspec
 from holdfast import __version__
 from holdfast.drivers.app_server.connection import Dropped, WebSocketConnection
 from holdfast.drivers.app_server.conversation import Conversation, RpcError
-from holdfast.drivers.app_server.history import is_active
-from holdfast.drivers.app_server.payload import is_object, member, members, text, texts, whole
+from holdfast.drivers.app_server.history import is_active, loaded, thread
+from holdfast.drivers.app_server.payload import is_object, member, members, text, whole
 from holdfast.errors import HoldfastError, Unavailable
 
 if TYPE_CHECKING:
@@ -81,11 +81,7 @@ def is_busy(socket: str, within: float = WITHIN) -> bool:
     :raises ServerUnreachable: it does not answer
     """
     with conversing(socket, within) as conversation:
-        loaded = texts(conversation.request("thread/loaded/list", {}), "data")
-        return any(
-            is_active(member(conversation.request("thread/read", {"threadId": thread_id}), "thread"))
-            for thread_id in loaded
-        )
+        return any(is_active(thread(conversation, thread_id) or {}) for thread_id in loaded(conversation))
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):

@@ -85,6 +85,8 @@ class Conversation:
         self._answers: dict[int, Json] = {}
         #: Requests whose answers nobody waits for.
         self._unawaited: set[int] = set()
+        #: Those whose answers somebody takes when they come.
+        self._takers: dict[int, Callable[[Json], None]] = {}
         #: Wait for no answer beyond this time on the monotonic clock: somebody wants us to come to an end.
         self.hurry: float | None = None
         #: When something was last heard, on the monotonic clock.
@@ -145,6 +147,10 @@ class Conversation:
         self._send({"id": number, "method": method, "params": params})
         return number
 
+    def ask(self, method: str, params: Json, taker: Callable[[Json], None]) -> None:
+        """Send a request, and go on; *taker* gets the whole answer, or refusal, when it comes."""
+        self._takers[self.post(method, params, awaited=True)] = taker
+
     def answer(self, request_id: object, result: Json) -> None:
         """Answer a request of the server."""
         self._send({"id": request_id, "result": result})
@@ -199,6 +205,8 @@ class Conversation:
                 self._listener(message, raw)
             elif (number := whole(message, "id")) in self._unawaited:
                 self._unawaited.discard(number)
+            elif (taker := self._takers.pop(number, None)) is not None:
+                taker(message)
             else:
                 self._answers[number] = message
 

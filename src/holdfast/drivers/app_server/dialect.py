@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import msgspec
+
 from holdfast.agents import codex_events, codex_rollout, foreign
 from holdfast.agents.events import (
     ApprovalRequested,
@@ -16,6 +18,8 @@ from holdfast.agents.events import (
     Message,
     Notice,
     Reasoning,
+    SubagentReported,
+    SubagentStep,
     ThreadStarted,
     ToolEnded,
     ToolStarted,
@@ -98,6 +102,8 @@ def interpret(line: bytes) -> list[Event]:
         own = _OWN.get(kind or "")
         return own(payload) if own is not None else [Malformed(excerpt=foreign.excerpt(line))]
     params = foreign.member(payload, "params")
+    if kind == "subagent":
+        return _of_subagent(method, params, foreign.text(payload, "label") or "?")
     if "id" in payload:
         # A question of the server; the program's own lines tell what became of it.
         return []
@@ -125,6 +131,44 @@ def interpret(line: bytes) -> list[Event]:
             return [Notice(text="Codex summarised the conversation to make room.")]
         case _:
             return [] if method in _SILENT else [Unrecognized(name=method)]
+
+
+def _of_subagent(method: str, params: Payload, label: str) -> list[Event]:
+    """What a notification about a sub-agent means; its tools are uses of tools like any other."""
+    thread_id = foreign.text(params, "threadId") or ""
+    if method == "turn/completed":
+        turn = foreign.member(params, "turn")
+        how = foreign.text(turn, "status") or "unknown"
+        if how == "failed":
+            how = f"failed: {foreign.one_line(_error_text(foreign.member(turn, 'error')))}"
+        return [SubagentReported(thread_id=thread_id, label=label, step=SubagentStep.ENDED, text=how)]
+    item = foreign.member(params, "item")
+    events = _item_started(item) if method == "item/started" else _item_completed(item)
+    found: list[Event] = []
+    for event in events:
+        match event:
+            case Message(text=said) if said:
+                found.append(SubagentReported(thread_id=thread_id, label=label, step=SubagentStep.MESSAGE, text=said))
+            case Reasoning(text=said):
+                found.append(SubagentReported(thread_id=thread_id, label=label, step=SubagentStep.REASONING, text=said))
+            case ToolStarted() | ToolEnded(title=str()):
+                found.append(msgspec.structs.replace(event, title=f"Subagent {label}: {event.title}"))
+            case ToolEnded() | FilesClaimed():
+                found.append(event)
+            case _:
+                pass
+    return found
+
+
+def _subagent(line: Payload) -> list[Event]:
+    return [
+        SubagentReported(
+            thread_id=foreign.text(line, "threadId") or "",
+            label=foreign.text(line, "label") or "?",
+            step=SubagentStep.STARTED,
+            text=foreign.text(line, "tool") or "",
+        )
+    ]
 
 
 def _thread(line: Payload) -> list[Event]:
@@ -226,6 +270,7 @@ _OWN: dict[str, Callable[[Payload], list[Event]]] = {
     "answer": _answer,
     "usage": _turn_usage,
     "notice": _notice,
+    "subagent": _subagent,
 }
 
 
@@ -239,6 +284,13 @@ def _item_started(item: Payload) -> list[Event]:
     return [Unrecognized(name=f"item/started/{kind}")]
 
 
+def _parts(item: Payload, key: str) -> list[str]:
+    """The parts of what was thought: texts in the protocol, objects with a text where Codex hands on the model's own."""
+    return [part for part in foreign.texts(item, key) if part.strip()] or [
+        text for part in foreign.members(item, key) if (text := foreign.text(part, "text")) and text.strip()
+    ]
+
+
 def _item_completed(item: Payload) -> list[Event]:
     kind, item_id = foreign.text(item, "type") or "", foreign.text(item, "id") or ""
     match kind:
@@ -247,8 +299,7 @@ def _item_completed(item: Payload) -> list[Event]:
         case "exitedReviewMode":
             return [Message(text=foreign.text(item, "review") or "")]
         case "reasoning":
-            summary = "\n\n".join(foreign.texts(item, "summary") or foreign.texts(item, "content"))
-            return [Reasoning(text=summary)] if summary else []
+            return [Reasoning(text=part) for part in _parts(item, "summary") or _parts(item, "content")]
         case "contextCompaction":
             return [Notice(text="Codex summarised the conversation to make room.")]
         case _:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 
+from holdfast.drivers.app_server.connection import Dropped
 from holdfast.drivers.app_server.conversation import Conversation, RpcError
-from holdfast.drivers.app_server.payload import is_object, member, members, text
+from holdfast.drivers.app_server.payload import is_object, member, members, text, texts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +65,25 @@ def thread(conversation: Conversation, thread_id: str) -> Json | None:
         return None
 
 
+def loaded(conversation: Conversation) -> list[str]:
+    """The threads that the server has in memory: those in which something may go on.
+
+    :raises Dropped: the connection was lost, or the server does not say
+    """
+    found: list[str] = []
+    cursor: str | None = None
+    for _ in range(_MOST_PAGES):
+        try:
+            answer = conversation.request("thread/loaded/list", {"cursor": cursor} if cursor is not None else {})
+        except RpcError as error:
+            raise Dropped(f"the server does not say what goes on in it: {error.message}") from None
+        found += texts(answer, "data")
+        cursor = text(answer, "nextCursor")
+        if cursor is None:
+            break
+    return found
+
+
 def is_active(thread: Json) -> bool:
     """Whether a turn is going on in it."""
     return member(thread, "status").get("type") == "active"
@@ -109,6 +129,19 @@ def turn_ids(conversation: Conversation, thread_id: str) -> list[str]:
     :raises Dropped: the connection was lost
     """
     return [str(turn.get("id")) for turn in _turns(conversation, thread_id)]
+
+
+def active_turn(conversation: Conversation, thread_id: str) -> str | None:
+    """The turn that goes on in a thread.
+
+    :raises Dropped: the connection was lost
+    """
+    page = {"threadId": thread_id, "limit": 1, "sortDirection": "desc"}
+    try:
+        newest = members(conversation.request("thread/turns/list", page), "data")
+    except RpcError:
+        return None
+    return text(newest[0], "id") if newest and newest[0].get("status") == "inProgress" else None
 
 
 def hidden_failure(path: str | None, turn_id: str) -> Json | None:

@@ -31,11 +31,12 @@ _ACTIONS = {"accept": "accept", "accept_for_session": "accept", "decline": "decl
 class Question:
     """One that waits for a decision."""
 
-    def __init__(self, key: str, request_id: object, method: str, params: Json) -> None:
+    def __init__(self, key: str, request_id: object, method: str, params: Json, by: str | None) -> None:
         self.key = key
         self.request_id = request_id
         self.method = method
         self.params = params
+        self.by = by
 
 
 class Questions:
@@ -53,8 +54,8 @@ class Questions:
         #: Decisions that were made when nobody had the question: it is asked again after a reconnect.
         self._decided: dict[str, str] = {}
 
-    def asked(self, conversation: Conversation, message: Json) -> None:
-        """Take a request of the server.
+    def asked(self, conversation: Conversation, message: Json, by: str | None = None) -> None:
+        """Take a request of the server; *by* is the sub-agent whose it is.
 
         :raises Dropped: the connection was lost
         """
@@ -64,7 +65,7 @@ class Questions:
             self._say("refused", request=method)
             return
         key = str(params.get("approvalId") or params.get("itemId") or params.get("elicitationId") or message.get("id"))
-        question = Question(key, message.get("id"), method, params)
+        question = Question(key, message.get("id"), method, params, by)
         if key in self._decided:
             self._answer(conversation, question, self._decided[key])
         elif self._policy == "ask":
@@ -120,6 +121,10 @@ class Questions:
         conversation.answer(question.request_id, result)
 
     def _title(self, question: Question) -> str:
+        title = self._subject(question)
+        return title if question.by is None else f"Subagent {question.by}: {title}"
+
+    def _subject(self, question: Question) -> str:
         params = question.params
         match question.method:
             case "item/commandExecution/requestApproval":

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from holdfast.drivers.app_server.payload import Json
 
 #: The longest line that is written, in bytes; a reader takes 64 MiB.
-_LONGEST = 48 * 1024 * 1024
+LONGEST = 48 * 1024 * 1024
+#: Threads whose use is counted.
+_MOST_THREADS = 1024
 #: The token counts that are added up, by their names in the protocol.
 _COUNTS = ("inputTokens", "cachedInputTokens", "outputTokens", "reasoningOutputTokens")
 
@@ -52,8 +54,9 @@ class Report:
         self._messages: list[str] = []
         self._last: str | None = None
         self._final: str | None = None
-        self._baseline: dict[str, int] | None = None
-        self._total: dict[str, int] = {}
+        #: What threads had used before the turn, and have now: ours, and those of its sub-agents.
+        self._baselines: dict[str, dict[str, int]] = {}
+        self._totals: dict[str, dict[str, int]] = {}
         self._attached = False
 
     def take(self, message: Json, raw: bytes) -> None:
@@ -63,8 +66,8 @@ class Report:
             if not self._item(str(method), member(params, "item")):
                 return
         elif method == "thread/tokenUsage/updated":
-            self._usage(member(params, "tokenUsage"))
-        if len(raw) <= _LONGEST:
+            self.used(str(params.get("threadId")), member(params, "tokenUsage"))
+        if len(raw) <= LONGEST:
             write(raw)
 
     def recorded(self, items: list[Json], thread_id: str, turn_id: str, *, over: bool) -> None:
@@ -91,6 +94,14 @@ class Report:
             del self._open[item_id]
             say("forgotten", itemId=item_id)
 
+    def used(self, thread: str, usage: Json) -> None:
+        """Remember a thread's totals, and what they were before the turn: those first heard less their own part."""
+        total, last = ({name: whole(member(usage, of), name) for name in _COUNTS} for of in ("total", "last"))
+        if thread not in self._totals and len(self._totals) >= _MOST_THREADS:
+            return
+        self._baselines.setdefault(thread, {name: max(0, total[name] - last[name]) for name in _COUNTS})
+        self._totals[thread] = total
+
     def close(self, *, answered: bool = False) -> None:
         """The turn is over: what has to be said before its end; *answered* if it came to an answer."""
         for item_id in self._open:
@@ -99,8 +110,9 @@ class Report:
         if answered and self._final is not None and self._final != self._last:
             # Something was said after the answer: the last message is what counts as the answer.
             say("answer", text=self._final)
-        if self._baseline is not None and not self._attached:
-            say("usage", usage={name: self._total[name] - self._baseline[name] for name in _COUNTS})
+        if self._totals and not self._attached:
+            used = [(total, self._baselines[thread]) for thread, total in self._totals.items()]
+            say("usage", usage={name: sum(total[name] - before[name] for total, before in used) for name in _COUNTS})
 
     def _item(self, method: str, item: Json) -> bool:
         """Whether this is news."""
@@ -125,13 +137,6 @@ class Report:
             if kind == "exitedReviewMode" or item.get("phase") == "final_answer":
                 self._final = self._last
         return True
-
-    def _usage(self, usage: Json) -> None:
-        """Remember the thread's totals, and what they were before the turn: those first heard less their own part."""
-        total, last = ({name: whole(member(usage, of), name) for name in _COUNTS} for of in ("total", "last"))
-        if self._baseline is None:
-            self._baseline = {name: max(0, total[name] - last[name]) for name in _COUNTS}
-        self._total = total
 
 
 def _said(item: Json) -> str:

@@ -31,10 +31,12 @@ from holdfast.drivers.app_server.connection import (
     milliseconds,
 )
 from holdfast.drivers.app_server.conversation import Conversation, RpcError
+from holdfast.drivers.app_server.interruption import end_commands
 from holdfast.drivers.app_server.marks import Marks
 from holdfast.drivers.app_server.payload import member, text, texts
 from holdfast.drivers.app_server.questions import Questions
 from holdfast.drivers.app_server.report import Report, say, write
+from holdfast.drivers.app_server.subagents import SubAgents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ EX_OK, EX_USAGE, EX_TEMPFAIL = 0, 2, 75
 #: For the confirmation that a turn was interrupted, seconds: when we are told to go, and when it was only asked for.
 STOP_WITHIN = 3.0
 INTERRUPT_WITHIN = 20.0
+#: The same for what its agent had set to work and left at it.
+SUBAGENTS_WITHIN = 5.0
 #: Connections that were lost again without any sign of progress before it is given up.
 MOST_DROPS = 8
 #: For a thread that is just being unloaded by somebody else, seconds.
@@ -76,6 +80,7 @@ class Turn:
         self._inner: set[str] = set()
         self._report = Report()
         self._questions = Questions(order["approvals"], say, self._report.changes)
+        self._subagents = SubAgents(self._asked_by, self._report.used)
         self._commands = Commands()
         #: Messages that came before it was known which turn is ours; ``None`` when they are not kept.
         self._held: list[tuple[Json, bytes]] | None = None
@@ -210,6 +215,7 @@ class Turn:
         again = self._find(begun) or found
         say("attached", threadId=self._thread_id, turnId=found.id)
         self._report.recorded(again.items, self._thread_id, found.id, over=again.status != "inProgress")
+        self._subagents.attach(self._talk(), self._thread_id)
         self._release()
         if self._ended is not None:
             return None
@@ -401,6 +407,9 @@ class Turn:
 
     def _take(self, message: Json, raw: bytes) -> None:
         method, params = message.get("method"), member(message, "params")
+        if text(params, "threadId") not in (None, self._thread_id):
+            self._subagents.hear(self._talk(), message, raw, {str(self._turn_id), *self._inner})
+            return
         if "id" in message:
             if self._ours(params):
                 write(raw)
@@ -420,6 +429,11 @@ class Turn:
             if method == "serverRequest/resolved":
                 self._questions.resolved(params.get("requestId"))
             self._report.take(message, raw)
+            if method in ("item/started", "item/completed"):
+                self._subagents.note(self._talk(), method, member(params, "item"))
+
+    def _asked_by(self, message: Json, label: str) -> None:
+        self._questions.asked(self._talk(), message, label)
 
     def _ours(self, params: Json) -> bool:
         """Whether a message speaks of our turn, or of our thread as a whole."""
@@ -432,6 +446,7 @@ class Turn:
     def _finish(self, raw: bytes | None) -> None:
         """Write what is left to say and the end of the turn."""
         assert self._ended is not None
+        self._end_subagents(look=raw is not None)
         self._questions.withdraw()
         self._report.close(answered=member(member(self._ended, "params"), "turn").get("status") == "completed")
         for command in self._commands.pending():
@@ -439,6 +454,22 @@ class Turn:
             self._commands.answer(command, None if interrupt else "the turn has ended")
         write(raw if raw is not None else self._ended_raw)
         raise Ended(EX_OK)
+
+    def _end_subagents(self, *, look: bool) -> None:
+        """What our agent has set to work ends with our turn; the server leaves it at work."""
+        assert self._thread_id is not None
+        if self._interrupted:
+            end_commands(self._talk(), self._thread_id)
+        deadline = self._stop_by if self._told_to_go and self._stop_by else time.monotonic() + SUBAGENTS_WITHIN
+        ended = self._subagents.end(self._talk(), self._thread_id, deadline, look=look)
+        self._subagents.forget()
+        if ended is None and self._told_to_go:
+            raise Dropped("the server did not confirm that the sub-agents were interrupted")
+        if ended is None:
+            say("notice", text="Sub-agents that were still at work when the turn ended could not be stopped.")
+        elif ended:
+            names = ", ".join(ended)
+            say("notice", text=f"Still at work when the turn ended, and stopped: sub-agents {names}")
 
     def _leave(self) -> None:
         """Let go of the thread, so that others can go on with it at once; one that is not to be kept is deleted."""
