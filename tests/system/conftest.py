@@ -29,12 +29,17 @@ PATIENCE = 100.0
 
 
 class Installation:
-    """A state directory, and the command that works on it."""
+    """A state directory, and the command that works on it.
 
-    def __init__(self, directory: Path) -> None:
-        self.state = directory / "state"
+    :param beside: whose state directory it is too, and whose daemon; else it has its own
+    """
+
+    def __init__(self, directory: Path, *, beside: Installation | None = None) -> None:
+        self.state = directory / "state" if beside is None else beside.state
         self.workspace = directory / "workspace"
         self.workspace.mkdir()
+        #: What the words of its processes and of their environments contain.
+        self._marks = [str(self.state), str(self.workspace)] if beside is None else [f"{directory}/"]
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
             "HOLDFAST_STATE_DIR": str(self.state),
@@ -92,7 +97,7 @@ class Installation:
         return pid is not None
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process that works for this installation, our own commands included."""
+        """Every living process that works for this installation, our own commands included; beside another, here."""
         found: list[psutil.Process] = []
         for process in psutil.process_iter():
             try:
@@ -101,7 +106,7 @@ class Installation:
                 words = [*process.cmdline(), *process.environ().values()]
             except psutil.Error:
                 continue
-            if any(str(self.state) in word or str(self.workspace) in word for word in words):
+            if any(mark in word for mark in self._marks for word in words):
                 found.append(process)
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,29 @@ def servers(way: str) -> int:
     return 1 if way == "codex" else 0
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """One installation for all tests, because its users share nothing else."""
+    installation = Installation(tmp_path_factory.mktemp("shared"))
+    installation.run("up")
+    yield installation
+    installation.down()
+
+
 @pytest.fixture
-def user(agent: str, installation: Installation, request: pytest.FixtureRequest) -> Installation:
+def user(agent: str, shared: Installation, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Installation]:
     """A user who has the agent installed and configured, in a repository of one file."""
+    user = Installation(tmp_path, beside=shared)
     environment: dict[str, str] = request.getfixturevalue(f"{agent}_environment")
-    installation.environment.update(environment)
-    repository = installation.workspace
+    user.environment.update(environment)
+    repository = user.workspace
     (repository / "notes.txt").write_text("first\n")
     for words in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
         subprocess.run(["git", *words], cwd=repository, check=True)
-    return installation
+    yield user
+    # The server of a Codex home that goes away with the test.
+    for process in programs(user, agent):
+        process.kill()
 
 
 @pytest.fixture
@@ -180,18 +193,19 @@ def test_a_task_killed_in_its_first_seconds_can_be_resumed(
 ) -> None:
     gate = Gate()
     model_server.script(Shell("true"), Hang(gate=gate), Say("I remember."))
-    process = user.start("run", agent, "Begin.", "--task-id", "killed-early", *options)
+    task = f"killed-early-{user.workspace.parent.name}".lower().replace("_", "-")
+    process = user.start("run", agent, "Begin.", "--task-id", task, *options)
     assert gate.reached.wait(PATIENCE)
     for each in programs(user, agent):
         each.kill()
     process.communicate(timeout=PATIENCE)
     gate.open()
-    killed = json.loads(user.run("result", "--json", "killed-early").stdout)
+    killed = json.loads(user.run("result", "--json", task).stdout)
     assert killed["status"] == "failed"
     # Of a server in its middle it is the turn that failed; the process that followed it saw that and ended well.
     assert killed["exit"]["signal"] == (None if servers else "SIGKILL")
     assert killed["error"]["class"] == "backend_crash"
-    again = run(b"Go on.", "--resume", "killed-early", exit_code=0)
+    again = run(b"Go on.", "--resume", task, exit_code=0)
     assert again["thread"]["id"] == killed["thread"]["id"]
     assert again["message"]["text"] == "I remember."
 
