@@ -83,6 +83,15 @@ def socket_path(directory: Path, name: str) -> Path:
     return private_directory(Path("/tmp") / f"holdfast-{os.geteuid()}-{digest}") / name
 
 
+def remove_directory(directory: str | os.PathLike[str]) -> None:
+    """Remove *directory* if it is there, whatever is in it; what cannot be removed stays."""
+    if os.path.lexists(directory):
+        # Imported late: with the compression that it brings along it would be in the memory of every host.
+        import shutil
+
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def stored_bytes(directory: str | os.PathLike[str]) -> int:
     """Bytes that the file system gave to what is in *directory*; what vanishes meanwhile does not count."""
     total = 0

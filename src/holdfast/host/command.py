@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from holdfast.directories import private_directory, state_directory
+from holdfast.directories import private_directory, remove_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.host.address import RefusedAddress, bind
 from holdfast.host.entry import SUCCEED, prepare_process
 from holdfast.host.estate import Estate, bequeath
+from holdfast.host.imports import import_leanly
 from holdfast.host.settings import Access, Settings
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def run_server(given: list[str], channel: int, estate: Estate | None, *, name: s
     *channel* leads to the keeper; *estate* is None for the first server, which makes one.  A state directory that goes
     when the host ends is named by *name*.  With *announce* the server prints where it listens.
     """
+    import_leanly()
     from holdfast.host.keeping import KeeperLink
 
     link = KeeperLink(socket.socket(fileno=channel))
@@ -137,7 +139,7 @@ def _begin(options: argparse.Namespace, link: KeeperLink, name: str) -> Estate:
             link.entrust(estate)
         except BaseException:
             if own:
-                _remove(directory)
+                remove_directory(directory)
             raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -170,6 +172,7 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
 
 def serve_stdio(given: list[str]) -> int | None:
     """Serve standard input and output without a keeper; None if the options *given* ask for another address."""
+    import_leanly()
     options = build_parser().parse_args(given)
     if options.listen not in ("stdio", "stdio://"):
         return None
@@ -197,7 +200,7 @@ def serve_stdio(given: list[str]) -> int | None:
         return serve(service, KeeperLink(None), None, announce=False)
     finally:
         if own:
-            _remove(directory)
+            remove_directory(directory)
 
 
 def _complain(error: HoldfastError | OSError) -> int:
@@ -268,12 +271,6 @@ def _directory(given: Path | None, name: str) -> tuple[Path, bool]:
         return private_directory(given.absolute()), False
     hosts = private_directory(private_directory(state_directory()) / "hosts")
     return private_directory(hosts / f"host-{name}"), True
-
-
-def _remove(directory: Path) -> None:
-    import shutil
-
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def lock_directory(directory: Path) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import pwd
 import re
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -111,7 +110,7 @@ def environment_info(capabilities: frozenset[str] = IMPLEMENTED) -> dict[str, An
         "platformOs": "linux",
         "prependPathDirs": [],
         "temporaryDirectories": [],
-        "tempDir": path_to_uri(tempfile.gettempdir()),
+        "tempDir": path_to_uri(os.environ.get("TMPDIR") or "/tmp"),
         "capabilities": {name: name in capabilities for name in CAPABILITIES},
     }
 

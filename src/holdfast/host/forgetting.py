@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import shutil
 import threading
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from holdfast.directories import private_directory, stored_bytes
+from holdfast.directories import private_directory, remove_directory, stored_bytes
 from holdfast.host.drop import drop_path
 from holdfast.host.methods import Reply, method
 from holdfast.host.parameters import Parameters
@@ -113,7 +111,7 @@ def _set_aside(state_directory: Path, process: HostedProcess) -> list[str]:
     places: list[str] = []
     # A lost process still has its drop.
     for source in (os.fspath(drop_path(state_directory, process.process_id)), process.directory):
-        place = f"{state_directory}/{_FORGOTTEN}/{secrets.token_hex(16)}"
+        place = f"{state_directory}/{_FORGOTTEN}/{os.urandom(16).hex()}"
         try:
             os.rename(source, place)
         except FileNotFoundError:
@@ -128,7 +126,7 @@ def _measure_and_delete(places: list[str], *, delete: bool) -> int:
     for place in places:
         total += stored_bytes(place)
         if delete:
-            shutil.rmtree(place, ignore_errors=True)
+            remove_directory(place)
     return total
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Final
 
@@ -15,6 +14,8 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever the message contains."""
+        import json
+
         from holdfast.clock import isoformat
 
         line: dict[str, object] = {

@@ -12,12 +12,11 @@ from __future__ import annotations
 import array
 import fcntl
 import os
-import secrets
-import shutil
 from pathlib import Path
 from threading import Lock
 from typing import Final, NamedTuple
 
+from holdfast.directories import remove_directory
 from holdfast.host.log import ProcessLog
 
 #: The description file, and the index of the log.
@@ -65,7 +64,7 @@ class Nursery:
     def __init__(self, state_directory: Path) -> None:
         self._above = os.fspath(state_directory / "nurseries")
         # Empty, or with what a killed server was about to make.
-        shutil.rmtree(self._above, ignore_errors=True)
+        remove_directory(self._above)
         os.mkdir(self._above, 0o700)
         _spread_below(self._above)
         self._directory = ""
@@ -83,15 +82,15 @@ class Nursery:
             os.rename(cradle, directory)
 
     def _renew(self) -> None:
-        left, self._directory = self._directory, f"{self._above}/{secrets.token_hex(8)}"
+        left, self._directory = self._directory, f"{self._above}/{os.urandom(8).hex()}"
         self._made = 0
         os.mkdir(self._directory, 0o700)
         if left:
-            shutil.rmtree(left, ignore_errors=True)
+            remove_directory(left)
 
     def close(self) -> None:
         """Remove it."""
-        shutil.rmtree(self._above, ignore_errors=True)
+        remove_directory(self._above)
 
 
 def make_place(nursery: Nursery, directory: str) -> None:
@@ -147,7 +146,7 @@ def remove_place(directory: str) -> None:
         os.rmdir(directory)
     except OSError:
         # Something that the host did not put there, or a full disk that needs room to delete.
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_directory(directory)
 
 
 def _spread_below(directory: str) -> None:

@@ -10,7 +10,6 @@ is recorded as unknown unless somebody saw it, and what still lives of its tree 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast.clock import boot_id
+from holdfast.directories import remove_directory
 from holdfast.host.cgroup import recall
 from holdfast.host.estate import Held
 from holdfast.host.forgetting import delete_forgotten
@@ -67,7 +67,7 @@ def recover(
         directory = f"{processes_directory}/{name}"
         told = _read(directory)
         if told is None:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_directory(directory)
         else:
             found.append((*told, directory))
     found.sort(key=lambda item: item[0].created_ns)
@@ -82,7 +82,7 @@ def recover(
             streams = Streams.from_names(held[key])
             started = started or _write_down(directory, _find(description, streams, unclaimed))
             if started is None:
-                shutil.rmtree(directory, ignore_errors=True)
+                remove_directory(directory)
                 continue
             log = ProcessLog.recover(directory)
             exit_recorded = log.last(EntryKind.EXITED) is not None
@@ -91,7 +91,7 @@ def recover(
             stranger = started.pid not in children
             yield Recovered(process, Running(started.pid, started.started, streams, exit_recorded, stranger), None)
         elif started is None and outlived:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_directory(directory)
         else:
             yield _lose(description, started, directory, ProcessLog.recover(directory), make)
 

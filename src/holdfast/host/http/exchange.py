@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncGenerator
-from functools import cache
-from typing import Final
+from typing import Final, Protocol
 
 from holdfast.errors import HoldfastError
 from holdfast.host.http.request import Request
@@ -30,12 +28,18 @@ class ExchangeFailed(HoldfastError):
     code = "http_exchange_failed"
 
 
+class Reader(Protocol):
+    """What an answer is read from: the part of :class:`asyncio.StreamReader` that is used."""
+
+    async def read(self, size: int, /) -> bytes: ...
+
+    async def readuntil(self, separator: bytes, /) -> bytes: ...
+
+
 class Answer:
     """An answer whose head has arrived."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, status: int, headers: list[tuple[str, bytes]], method: str
-    ) -> None:
+    def __init__(self, reader: Reader, status: int, headers: list[tuple[str, bytes]], method: str) -> None:
         self.status = status
         #: Names in lower case, in the order of arrival, duplicates included.
         self.headers = headers
@@ -65,7 +69,7 @@ class Answer:
                 pieces = self._until_the_end()
             async for piece in pieces:
                 yield piece
-        except (OSError, ssl.SSLError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise ExchangeFailed("error decoding response body") from error
 
     async def _sized(self, left: int) -> AsyncGenerator[bytes]:
@@ -106,11 +110,6 @@ def _chunk_size(line: bytes) -> int:
     return int(text, 16)
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
-
-
 @contextlib.asynccontextmanager
 async def exchange(request: Request) -> AsyncGenerator[Answer]:
     """Send *request* and wait for the head of the answer; the connection is closed at the end of the block.
@@ -118,13 +117,19 @@ async def exchange(request: Request) -> AsyncGenerator[Answer]:
     :raises ExchangeFailed: the server cannot be reached or does not answer properly
     """
     try:
-        context = await asyncio.to_thread(_tls) if request.secure else None
-        reader, writer = await asyncio.open_connection(request.host, request.port, ssl=context, limit=_LINE_LIMIT)
-    except (OSError, ssl.SSLError, ValueError) as error:
+        stream, writer = await asyncio.open_connection(request.host, request.port, limit=_LINE_LIMIT)
+    except (OSError, ValueError) as error:
         raise _unsent(request) from error
     try:
         try:
-            writer.write(request.head() + request.body)
+            reader: Reader = stream
+            message = request.head() + request.body
+            if request.secure:
+                from holdfast.host.http.tls import TlsReader
+
+                reader = encrypted = await TlsReader.connect(stream, writer, request.host, _LINE_LIMIT)
+                message = encrypted.encrypt(message)
+            writer.write(message)
             # A server may answer, and close, before it has read all of the body.
             sending = asyncio.create_task(writer.drain())
             sending.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -132,7 +137,7 @@ async def exchange(request: Request) -> AsyncGenerator[Answer]:
                 answer = await _read_head(reader, request.method)
             finally:
                 sending.cancel()
-        except (OSError, ssl.SSLError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise _unsent(request) from error
         yield answer
     finally:
@@ -149,7 +154,7 @@ def _without_credentials(request: Request) -> str:
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
-async def _read_head(reader: asyncio.StreamReader, method: str) -> Answer:
+async def _read_head(reader: Reader, method: str) -> Answer:
     while True:
         words = (await reader.readuntil(b"\n")).split(None, 2)
         if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not (words[1].isdigit() and len(words[1]) == 3):
