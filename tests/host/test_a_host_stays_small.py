@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from holdfast.host.client import HostClient
-
 from .harness import BOUND, start_host, within
 from .promises import eventually
 
