@@ -11,7 +11,7 @@ import holdfast
 from .conftest import PATIENCE, Installation
 
 
-def test_a_result_has_what_the_agent_said_and_did(installation: Installation) -> None:
+def test_a_result_has_what_the_agent_said_and_did(beside: Installation) -> None:
     prompt = "rehearse: edit notes.txt hello\\n\nrehearse: usage 10 5\nrehearse: say Written."
     result = holdfast.run("rehearsal", prompt, write=True, label="notes", timeout=PATIENCE)
     assert (result.status, result.ok) == (holdfast.Status.COMPLETED, True)
@@ -19,10 +19,10 @@ def test_a_result_has_what_the_agent_said_and_did(installation: Installation) ->
     assert [file.path for file in result.files.changed] == ["notes.txt"]
     assert (result.usage.input_tokens, result.label) == (10, "notes")
     assert result.limits.total_s == PATIENCE
-    assert installation.json("result", result.task_id)["task_id"] == result.task_id
+    assert beside.json("result", result.task_id)["task_id"] == result.task_id
 
 
-def test_a_prompt_is_bytes_and_so_is_the_answer(installation: Installation) -> None:
+def test_a_prompt_is_bytes_and_so_is_the_answer(beside: Installation) -> None:
     result = holdfast.run("rehearsal", "--write 'ü' \\n\nrehearse: say-bytes 300000".encode())
     answer = holdfast.message(result.task_id)
     assert len(answer) == result.message.bytes == 300_000
@@ -31,13 +31,13 @@ def test_a_prompt_is_bytes_and_so_is_the_answer(installation: Installation) -> N
     assert holdfast.message(result.task_id, offset=400_000) == b""
 
 
-def test_read_only_unless_asked_otherwise(installation: Installation) -> None:
+def test_read_only_unless_asked_otherwise(beside: Installation) -> None:
     result = holdfast.run("rehearsal", "rehearse: edit notes.txt hello")
     assert result.files.changed == []
     assert result.backend.sandbox is holdfast.Sandbox.READ_ONLY
 
 
-def test_a_task_in_the_background(installation: Installation, gate: Callable[[], object]) -> None:
+def test_a_task_in_the_background(beside: Installation, gate: Callable[[], object]) -> None:
     task = holdfast.start("rehearsal", "rehearse: tools 2\nrehearse: wait-for gate\nrehearse: say Done.")
     assert task.status().id == task.id
     assert task.id in {view.id for view in holdfast.list(active=True)}
@@ -59,7 +59,7 @@ def test_a_task_in_the_background(installation: Installation, gate: Callable[[],
     assert [line.text for line in task.progress(after=lines[0].cursor, follow=False)][-len(behind) :] == behind
 
 
-def test_the_first_of_several(installation: Installation, gate: Callable[[], object]) -> None:
+def test_the_first_of_several(beside: Installation, gate: Callable[[], object]) -> None:
     slow = holdfast.start("rehearsal", "rehearse: wait-for gate\nrehearse: say slow")
     fast = holdfast.start("rehearsal", "rehearse: say fast")
     assert holdfast.wait_any([slow, fast]).message.text == "fast"
@@ -71,14 +71,14 @@ def test_the_first_of_several(installation: Installation, gate: Callable[[], obj
     assert [result.message.text for result in holdfast.wait_all([slow, fast.id])] == ["slow", "fast"]
 
 
-def test_cancelling_ends_it(installation: Installation) -> None:
+def test_cancelling_ends_it(beside: Installation) -> None:
     task = holdfast.start("rehearsal", "rehearse: hang")
     assert task.cancel().cancel_requested
     assert task.wait().status is holdfast.Status.CANCELLED
     assert task.cancel().status is holdfast.Status.CANCELLED
 
 
-def test_a_failure_is_a_result_unless_checked(installation: Installation) -> None:
+def test_a_failure_is_a_result_unless_checked(beside: Installation) -> None:
     result = holdfast.run("rehearsal", "rehearse: fail rate_limit Slow down.")
     assert result.status is holdfast.Status.FAILED
     assert result.error is not None
@@ -96,11 +96,11 @@ def test_the_same_task_twice_runs_once(installation: Installation) -> None:
     assert len(holdfast.list()) == 1
 
 
-def test_variables_are_set_and_passed(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_set_and_passed(beside: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "kept")
     prompt = 'rehearse: run sh -c "echo $EXTRA $SOME_TOKEN > seen.txt"\nrehearse: say ok'
     holdfast.run("rehearsal", prompt, write=True, env={"EXTRA": "given"}, pass_env=["SOME_*"])
-    assert (installation.workspace / "seen.txt").read_text() == "given kept\n"
+    assert (beside.workspace / "seen.txt").read_text() == "given kept\n"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import sqlite3
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -176,10 +177,18 @@ def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
             shutil.rmtree(socket_path(directory, "any").parent)
 
 
-@pytest.mark.parametrize("path", ["/v1/tasks/nosuchtask", "/v1/nothing"])
-def test_what_is_not_there_is_404(installation: Installation, path: str) -> None:
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """One daemon for those who ask it for nothing that it does."""
+    installation = Installation(tmp_path_factory.mktemp("serving"))
     installation.run("up")
-    status, body = ask(installation, "GET", path)
+    yield installation
+    installation.down()
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks/nosuchtask", "/v1/nothing"])
+def test_what_is_not_there_is_404(serving: Installation, path: str) -> None:
+    status, body = ask(serving, "GET", path)
     assert status == 404
     if path != "/v1/nothing":
         assert json.loads(body)["error"]["code"] == "not_found"
@@ -189,14 +198,13 @@ def test_what_is_not_there_is_404(installation: Installation, path: str) -> None
     "body",
     [b"", b"{", b"[]", b'{"request": {}}', b"\xff\xfe", b'{"request": null, "prompt_base64": "!", "environment": {}}'],
 )
-def test_a_body_that_is_no_request_is_refused_with_a_reason(installation: Installation, body: bytes) -> None:
-    installation.run("up")
-    status, answer = ask(installation, "POST", "/v1/tasks", body)
+def test_a_body_that_is_no_request_is_refused_with_a_reason(serving: Installation, body: bytes) -> None:
+    status, answer = ask(serving, "POST", "/v1/tasks", body)
     assert status == 400
     error = json.loads(answer)["error"]
     assert error["code"] == "rejected"
     assert error["message"] and error["hint"]
-    assert installation.json("list", "--all")["tasks"] == []
+    assert serving.json("list", "--all")["tasks"] == []
 
 
 def test_the_change_feed_tells_of_a_task_from_its_beginning_to_its_end(installation: Installation) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from mcp.types import CallToolResult
 
-from tests.api.conftest import PATIENCE, Installation, gate, installation, until
+from tests.api.conftest import PATIENCE, Installation, beside, gate, installation, shared, until
 
-__all__ = ["PATIENCE", "Installation", "answer", "error", "gate", "installation", "until"]
+__all__ = ["PATIENCE", "Installation", "answer", "beside", "error", "gate", "installation", "shared", "until"]
 
 
 def answer(called: CallToolResult) -> Any:

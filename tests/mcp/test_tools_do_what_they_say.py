@@ -24,7 +24,7 @@ async def client(longest_wait: float = 50.0) -> AsyncIterator[Client]:
         yield connected
 
 
-async def test_work_is_delegated_and_its_outcome_awaited(installation: Installation) -> None:
+async def test_work_is_delegated_and_its_outcome_awaited(beside: Installation) -> None:
     prompt = "rehearse: edit notes.txt hello\nrehearse: usage 10 5\nrehearse: say Written."
     async with client() as server:
         task = answer(await server.call_tool("delegate", {"agent": "rehearsal", "prompt": prompt, "write": True}))
@@ -40,7 +40,7 @@ async def test_work_is_delegated_and_its_outcome_awaited(installation: Installat
     assert holdfast.result(task["task_id"]).ok
 
 
-async def test_an_id_comes_back_before_the_work_is_done(installation: Installation, gate: Callable[[], object]) -> None:
+async def test_an_id_comes_back_before_the_work_is_done(beside: Installation, gate: Callable[[], object]) -> None:
     call = {"agent": "rehearsal", "prompt": "rehearse: wait-for gate\nrehearse: say Now.", "label": "patience"}
     async with client(longest_wait=0.2) as server:
         task = answer(await server.call_tool("delegate", call))
@@ -57,7 +57,7 @@ async def test_an_id_comes_back_before_the_work_is_done(installation: Installati
     assert done["outcome"]["answer"]["text"] == "Now."
 
 
-async def test_a_quick_task_is_answered_at_once(installation: Installation) -> None:
+async def test_a_quick_task_is_answered_at_once(beside: Installation) -> None:
     call = {"agent": "rehearsal", "prompt": "rehearse: say Quick.", "wait_seconds": 45}
     async with client() as server:
         done = answer(await server.call_tool("delegate", call))
@@ -67,7 +67,7 @@ async def test_a_quick_task_is_answered_at_once(installation: Installation) -> N
     assert later["outcome"]["thread_id"] == done["outcome"]["thread_id"]
 
 
-async def test_a_long_answer_is_read_page_by_page(installation: Installation) -> None:
+async def test_a_long_answer_is_read_page_by_page(beside: Installation) -> None:
     text = "Gänsefüßchen 🙂 " * 40
     task = holdfast.start("rehearsal", f"rehearse: say {text}")
     whole = task.wait().message
@@ -85,7 +85,7 @@ async def test_a_long_answer_is_read_page_by_page(installation: Installation) ->
     assert "".join(pages).encode() == task.message()
 
 
-async def test_what_a_task_did_is_read_in_pieces(installation: Installation) -> None:
+async def test_what_a_task_did_is_read_in_pieces(beside: Installation) -> None:
     task = holdfast.start("rehearsal", "rehearse: tools 30\nrehearse: say-bytes 5000")
     task.wait()
     lines: list[str] = []
@@ -102,7 +102,7 @@ async def test_what_a_task_did_is_read_in_pieces(installation: Installation) -> 
     assert lines.count("tool") == 30
 
 
-async def test_progress_is_reported_to_who_asks(installation: Installation, gate: Callable[[], object]) -> None:
+async def test_progress_is_reported_to_who_asks(beside: Installation, gate: Callable[[], object]) -> None:
     task = holdfast.start("rehearsal", "rehearse: tools 2\nrehearse: wait-for gate\nrehearse: say Done.")
     reports: list[tuple[float, str]] = []
 
@@ -117,7 +117,7 @@ async def test_progress_is_reported_to_who_asks(installation: Installation, gate
     assert [progress for progress, _ in reports] == sorted(progress for progress, _ in reports)
 
 
-async def test_the_first_of_several_is_awaited(installation: Installation, gate: Callable[[], object]) -> None:
+async def test_the_first_of_several_is_awaited(beside: Installation, gate: Callable[[], object]) -> None:
     async with client() as server:
         prompts = ("rehearse: wait-for gate", "rehearse: say Done.")
         tasks = [answer(await server.call_tool("delegate", {"agent": "rehearsal", "prompt": text})) for text in prompts]
@@ -130,7 +130,7 @@ async def test_the_first_of_several_is_awaited(installation: Installation, gate:
         await server.call_tool("wait", {"task_id": ids[0]})
 
 
-async def test_cancelling(installation: Installation) -> None:
+async def test_cancelling(beside: Installation) -> None:
     async with client() as server:
         task = answer(await server.call_tool("delegate", {"agent": "rehearsal", "prompt": "rehearse: hang"}))
         answer(await server.call_tool("cancel", {"task_id": task["task_id"]}))
@@ -138,7 +138,7 @@ async def test_cancelling(installation: Installation) -> None:
     assert done["outcome"]["status"] == "cancelled"
 
 
-async def test_a_failed_task_is_no_failed_call(installation: Installation) -> None:
+async def test_a_failed_task_is_no_failed_call(beside: Installation) -> None:
     call = {"agent": "rehearsal", "prompt": "rehearse: fail rate_limit Slow down.", "wait_seconds": 45}
     async with client() as server:
         outcome = answer(await server.call_tool("delegate", call))["outcome"]
@@ -147,7 +147,7 @@ async def test_a_failed_task_is_no_failed_call(installation: Installation) -> No
     assert outcome["failure"]["untrusted"] is True
 
 
-async def test_mistakes_have_a_code_and_a_hint(installation: Installation) -> None:
+async def test_mistakes_have_a_code_and_a_hint(beside: Installation) -> None:
     async with client() as server:
         wrong = error(await server.call_tool("delegate", {"agent": "rehearsal", "prompt": "Go.", "cwd": "/nowhere"}))
         assert (wrong["code"], wrong["hint"]) == ("rejected", "Check cwd.")
