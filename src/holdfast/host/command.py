@@ -1,4 +1,4 @@
-"""The ``exec-server`` command: its options, and what a server does before it serves.
+"""The ``exec-server`` command: what a server does before it serves.
 
 It runs in the process that the keeper forked (:mod:`holdfast.host.entry`); the first server makes what the host has for
 good, and those after it get that from the keeper.
@@ -6,7 +6,6 @@ good, and those after it get that from the keeper.
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import os
 import signal
@@ -21,6 +20,7 @@ from holdfast.host.address import RefusedAddress, bind
 from holdfast.host.entry import SUCCEED, prepare_process
 from holdfast.host.estate import Estate, bequeath
 from holdfast.host.imports import import_leanly
+from holdfast.host.options import Options, read_options
 from holdfast.host.settings import Access, Settings
 
 if TYPE_CHECKING:
@@ -43,65 +43,6 @@ class RefusedOption(InvalidRequest):
     code = "refused_option"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of ``exec-server``."""
-    parser = argparse.ArgumentParser(
-        prog="holdfast exec-server",
-        description="Host processes for clients of the exec-server protocol. Prints its URL when it is ready.",
-    )
-    parser.add_argument(
-        "--listen",
-        metavar="URL",
-        default="ws://127.0.0.1:0",
-        help="ws://IP:PORT (port 0: any), unix://PATH, unix:// (in the state directory) or stdio",
-    )
-    parser.add_argument(
-        "--state-dir", metavar="DIR", type=Path, help="where logs are kept; without it they go when the host ends"
-    )
-    parser.add_argument(
-        "--idle-exit",
-        metavar="SECONDS",
-        type=float,
-        help="end when there has been neither a connection nor a live process for so long",
-    )
-    parser.add_argument(
-        "--retain-bytes",
-        metavar="N",
-        type=int,
-        default=20 * 1024**3,
-        help="output of closed processes to keep, in bytes (default 20 GiB); beyond it the oldest goes",
-    )
-    parser.add_argument(
-        "--root",
-        metavar="DIR",
-        type=Path,
-        help="let fs/* touch nothing outside of DIR (processes are not limited by it)",
-    )
-    parser.add_argument(
-        "--concurrent-requests",
-        metavar="N",
-        type=int,
-        help="understood because codex has it; here no request waits for another one anyway",
-    )
-    parser.add_argument("--remote", metavar="URL", help="refused: it takes OpenAI's registry, and a login there")
-    parser.add_argument("--environment-id", help=argparse.SUPPRESS)
-    parser.add_argument("--remote-transport", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--log-format", choices=["text", "json"], default="text", help="lines for people, or JSON objects"
-    )
-    access = parser.add_argument_group("authentication of WebSocket clients (required off loopback)")
-    access.add_argument("--ws-auth", choices=["capability-token", "signed-bearer-token"])
-    access.add_argument("--ws-token-file", metavar="FILE", type=Path, help="the capability token")
-    access.add_argument("--ws-token-sha256", metavar="HEX", help="the digest of the capability token")
-    access.add_argument(
-        "--ws-shared-secret-file", metavar="FILE", type=Path, help="the secret of signed tokens (HS256)"
-    )
-    access.add_argument("--ws-issuer", metavar="TEXT", help="required issuer of signed tokens")
-    access.add_argument("--ws-audience", metavar="TEXT", help="required audience of signed tokens")
-    access.add_argument("--ws-max-clock-skew-seconds", metavar="SECONDS", type=float, default=30.0)
-    return parser
-
-
 def run_server(given: list[str], channel: int, estate: Estate | None, *, name: str, announce: bool) -> int:
     """Be a server of the host that the options *given* ask for; returns the exit status.
 
@@ -114,7 +55,7 @@ def run_server(given: list[str], channel: int, estate: Estate | None, *, name: s
     link = KeeperLink(socket.socket(fileno=channel))
     if estate is None:
         try:
-            estate = _begin(build_parser().parse_args(given), link, name)
+            estate = _begin(read_options(given), link, name)
         except SystemExit as end:
             # The parser of the options has said what there was to say.
             sys.stdout.flush()
@@ -124,7 +65,7 @@ def run_server(given: list[str], channel: int, estate: Estate | None, *, name: s
     return _serve(given, link, estate, announce)
 
 
-def _begin(options: argparse.Namespace, link: KeeperLink, name: str) -> Estate:
+def _begin(options: Options, link: KeeperLink, name: str) -> Estate:
     """Make what the host has for good, and let the keeper hold it."""
     settings = _settings(options)
     # Between the first thing that is made and the moment when somebody else knows of it, only SIGKILL ends this.
@@ -173,7 +114,7 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
 def serve_stdio(given: list[str]) -> int | None:
     """Serve standard input and output without a keeper; None if the options *given* ask for another address."""
     import_leanly()
-    options = build_parser().parse_args(given)
+    options = read_options(given)
     if options.listen not in ("stdio", "stdio://"):
         return None
     try:
@@ -214,7 +155,7 @@ def _complain(error: HoldfastError | OSError) -> int:
     return error.exit_code
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _settings(options: Options) -> Settings:
     """What the options decide.
 
     :raises InvalidRequest: they cannot be kept
@@ -235,7 +176,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _access(options: argparse.Namespace) -> Access | None:
+def _access(options: Options) -> Access | None:
     """What ``--ws-auth`` asks for; None if it was not given."""
     if options.ws_auth is None:
         if any((options.ws_token_file, options.ws_token_sha256, options.ws_shared_secret_file)):

@@ -1,0 +1,133 @@
+"""The options of ``exec-server``.
+
+Those of nearly every host are read here by hand: the parser of the standard library, and what it imports, would stay in
+the memory of each.  It reads whatever else is given, and has all the say about errors and help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import argparse
+
+
+@dataclass(slots=True)
+class Options:
+    """What was given, and the defaults of what was not; the parser has the meaning of each."""
+
+    listen: str = "ws://127.0.0.1:0"
+    state_dir: Path | None = None
+    idle_exit: float | None = None
+    retain_bytes: int = 20 * 1024**3
+    root: Path | None = None
+    concurrent_requests: int | None = None
+    remote: str | None = None
+    environment_id: str | None = None
+    remote_transport: str | None = None
+    log_format: str = "text"
+    ws_auth: str | None = None
+    ws_token_file: Path | None = None
+    ws_token_sha256: str | None = None
+    ws_shared_secret_file: Path | None = None
+    ws_issuer: str | None = None
+    ws_audience: str | None = None
+    ws_max_clock_skew_seconds: float = 30.0
+
+
+#: The options that are read by hand, and what makes their values of words.
+_USUAL: Final[dict[str, Callable[[str], object]]] = {
+    "--listen": str,
+    "--state-dir": Path,
+    "--idle-exit": float,
+    "--retain-bytes": int,
+    "--root": Path,
+}
+
+
+def read_options(given: list[str]) -> Options:
+    """The options in the words *given*.
+
+    :raises SystemExit: help was asked for, or the words are no options; the reason is on standard error
+    """
+    return read_usual_options(given) or build_parser().parse_args(given, Options())
+
+
+def read_usual_options(given: list[str]) -> Options | None:
+    """The options if they are usual ones, spelled out, each with a value; None if there is more to it."""
+    options = Options()
+    words = iter(given)
+    for word in words:
+        name, equals, value = word.partition("=")
+        convert = _USUAL.get(name)
+        if convert is None:
+            return None
+        if not equals:
+            value = next(words, "-")
+            if value.startswith("-"):
+                return None
+        try:
+            setattr(options, name.removeprefix("--").replace("-", "_"), convert(value))
+        except ValueError:
+            return None
+    return options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``exec-server``."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="holdfast exec-server",
+        description="Host processes for clients of the exec-server protocol. Prints its URL when it is ready.",
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="URL",
+        help="ws://IP:PORT (port 0: any), unix://PATH, unix:// (in the state directory) or stdio",
+    )
+    parser.add_argument(
+        "--state-dir", metavar="DIR", type=Path, help="where logs are kept; without it they go when the host ends"
+    )
+    parser.add_argument(
+        "--idle-exit",
+        metavar="SECONDS",
+        type=float,
+        help="end when there has been neither a connection nor a live process for so long",
+    )
+    parser.add_argument(
+        "--retain-bytes",
+        metavar="N",
+        type=int,
+        help="output of closed processes to keep, in bytes (default 20 GiB); beyond it the oldest goes",
+    )
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        type=Path,
+        help="let fs/* touch nothing outside of DIR (processes are not limited by it)",
+    )
+    parser.add_argument(
+        "--concurrent-requests",
+        metavar="N",
+        type=int,
+        help="understood because codex has it; here no request waits for another one anyway",
+    )
+    parser.add_argument("--remote", metavar="URL", help="refused: it takes OpenAI's registry, and a login there")
+    parser.add_argument("--environment-id", help=argparse.SUPPRESS)
+    parser.add_argument("--remote-transport", help=argparse.SUPPRESS)
+    parser.add_argument("--log-format", choices=["text", "json"], help="lines for people, or JSON objects")
+    access = parser.add_argument_group("authentication of WebSocket clients (required off loopback)")
+    access.add_argument("--ws-auth", choices=["capability-token", "signed-bearer-token"])
+    access.add_argument("--ws-token-file", metavar="FILE", type=Path, help="the capability token")
+    access.add_argument("--ws-token-sha256", metavar="HEX", help="the digest of the capability token")
+    access.add_argument(
+        "--ws-shared-secret-file", metavar="FILE", type=Path, help="the secret of signed tokens (HS256)"
+    )
+    access.add_argument("--ws-issuer", metavar="TEXT", help="required issuer of signed tokens")
+    access.add_argument("--ws-audience", metavar="TEXT", help="required audience of signed tokens")
+    access.add_argument("--ws-max-clock-skew-seconds", metavar="SECONDS", type=float)
+    return parser
