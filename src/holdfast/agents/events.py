@@ -7,6 +7,7 @@ events.  Translation keeps no state, so the same bytes always give the same even
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -153,6 +154,12 @@ class ApprovalResolved(AgentEvent, frozen=True, kw_only=True, tag="approval_reso
     decision: str | None = None
 
 
+class ReviewReported(AgentEvent, frozen=True, kw_only=True, tag="review_reported"):
+    """What the agent's own reviewer has judged, in the agent's own form; its text is the answer."""
+
+    document: dict[str, Any]
+
+
 class CommandAnswered(AgentEvent, frozen=True, kw_only=True, tag="command_answered"):
     """A command that was sent to the run (:mod:`holdfast.agents.commands`) was carried out, or refused for a reason."""
 
@@ -200,6 +207,7 @@ Event = (
     | Waiting
     | ApprovalRequested
     | ApprovalResolved
+    | ReviewReported
     | CommandAnswered
     | TurnCompleted
     | TurnFailed

@@ -19,7 +19,9 @@ def native(
     reason = None if result["status"] == "completed" else why(result)
     payload = _payload("Review", result, answer, reasoning, details)
     payload["sourceThreadId"] = result["thread"]["id"]
-    payload["structured"], payload["parseError"] = _findings_in(answer, record["workspaceRoot"])
+    payload["structured"], payload["parseError"] = _findings_in(
+        answer, result["verdict"].get("structured"), record["workspaceRoot"]
+    )
     lines = _head("Review", details)
     if answer.strip():
         lines.append(answer.strip())
@@ -165,16 +167,16 @@ def _string(value: object, default: str) -> str:
     return value.strip() if isinstance(value, str) and value.strip() else default
 
 
-def _findings_in(answer: str, root: str) -> tuple[Document | None, str | None]:
-    """What the reviewer's text says, in the form of the other review; or why it cannot be read so."""
+def _findings_in(answer: str, judged: object, root: str) -> tuple[Document | None, str | None]:
+    """What the reviewer said and *judged*, in the form of the other review; or why it cannot be read so."""
     from pathlib import Path
 
     import msgspec
 
-    from holdfast.tasks.review.findings import SchemaUnmet, parse_native
+    from holdfast.tasks.review.findings import SchemaUnmet, read_native
 
     try:
-        return msgspec.to_builtins(parse_native(answer, Path(root))), None
+        return msgspec.to_builtins(read_native(answer, judged, Path(root))), None
     except SchemaUnmet as error:
         return None, str(error)
 

@@ -90,6 +90,7 @@ class ReviewReport(Untrusted):
     """What a review found."""
 
     verdict: str | None = Field(description="approve or needs-attention; null: none was stated, which is no approval.")
+    confidence: float | None = Field(description="From 0 to 1; null: the reviewer does not say.")
     summary: str | None
     findings: list[ReviewFinding] = Field(description="The worst come first.")
     next_steps: list[str]
@@ -141,6 +142,7 @@ def review_report(review: Review) -> ReviewReport:
     """*review* in the words of the tools."""
     return ReviewReport(
         verdict=review.verdict,
+        confidence=review.confidence,
         summary=review.summary,
         findings=[ReviewFinding(**msgspec.structs.asdict(finding)) for finding in review.findings],
         next_steps=review.next_steps,

@@ -7,7 +7,7 @@ stored comes to the same facts.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +21,7 @@ from holdfast.agents.events import (
     Message,
     Notice,
     Reasoning,
+    ReviewReported,
     SubagentReported,
     ThreadStarted,
     ToolEnded,
@@ -97,6 +98,8 @@ class AttemptFacts(msgspec.Struct, kw_only=True):
     waiting: str | None = None
     #: What the agent told of its thoughts, shortened.
     reasoning: list[str] = []
+    #: What the agent's own reviewer has judged, as it says it.
+    review: dict[str, Any] | None = None
     #: The agent was told to come to an end, because of its tool uses.
     told_to_finish: bool = False
     #: Why the attempt before this one, which this one concludes, was ended.
@@ -204,6 +207,8 @@ def fold(facts: AttemptFacts, event: Event, at: float) -> str | None:
             _evidence(facts, f"thinks: {_first_line(event.text)}", at)
         case SubagentReported():
             _evidence(facts, f"subagent {event.label} {event.step}: {_first_line(event.text)}".rstrip(": "), at)
+        case ReviewReported():
+            facts.review = event.document
         case ApprovalRequested():
             facts.open_approvals[event.request_id] = OpenApproval(
                 tool=event.tool, title=event.title, reason=event.reason, since=at

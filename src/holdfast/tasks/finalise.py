@@ -41,6 +41,7 @@ from holdfast.tasks.result import (
     Thread,
     Timing,
     ToolUses,
+    Verdict,
 )
 from holdfast.tasks.rows import AttemptRow, TaskRow
 from holdfast.tasks.slots import no_slot
@@ -131,7 +132,7 @@ class Finalisation:
             status=outcome.status,
             ok=outcome.status is Status.COMPLETED,
             marker=marker,
-            verdict=settled(appraisal.verdict, message, outcome.status),
+            verdict=self._verdict(appraisal, message, outcome),
             message=message,
             tool_uses=tool_uses,
             usage=usage_of_task(self._task.acceptance, self._facts, outcome.status, self._unknowns),
@@ -226,6 +227,12 @@ class Finalisation:
         if outcome.status is Status.COMPLETED and files.claimed_not_observed:
             count = len(files.claimed_not_observed)
             self._warnings.append(f"{count} files are unchanged although the agent claims otherwise")
+
+    def _verdict(self, appraisal: Appraisal, message: MessagePart, outcome: Outcome) -> Verdict:
+        verdict = settled(appraisal.verdict, message, outcome.status)
+        if message.complete and self._request.review is not None:
+            verdict.structured = self._facts.review
+        return verdict
 
     def _tool_uses(self) -> ToolUses:
         limits = self._request.limits

@@ -81,7 +81,8 @@ class Verdict(msgspec.Struct, kw_only=True):
     source: Literal["marker_line", "regex", "schema"] | None = None
     #: Of the answer, from 1.
     line: int | None = None
-    #: The answer as a JSON document, where a schema was given and it fits.
+    #: The answer as a JSON document, where a schema was given and it fits; what an agent's own reviewer has judged, as
+    #: it says it.
     structured: Any = None
 
 

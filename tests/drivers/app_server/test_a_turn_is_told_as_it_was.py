@@ -18,6 +18,7 @@ from holdfast.agents.events import (
     FilesClaimed,
     Malformed,
     Message,
+    ReviewReported,
     ThreadStarted,
     ToolEnded,
     Unrecognized,
@@ -112,6 +113,7 @@ async def test_a_review_is_done_by_the_model_that_was_asked_for(rig: Rig, model_
         model_server.script(Say(json.dumps(findings)))
         done = understood(await rig.run(launch))
         assert done.answer == "Looks right."
+        assert [event.document for event in done.of(ReviewReported)] == [findings]
         assert model_server.journal[0].body["model"] == "gpt-5.4"
         assert model_server.journal[0].body["reasoning"]["effort"] == "high"
         model_server.script(Fail(401, times=10))

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from holdfast.tasks.review.findings import SCHEMA, Finding, Judgement, SchemaUnmet, Severity, parse_answer, parse_native
+from holdfast.tasks.review.findings import (
+    SCHEMA,
+    Finding,
+    Judgement,
+    SchemaUnmet,
+    Severity,
+    parse_answer,
+    parse_native,
+    read_native,
+)
 
 ROOT = Path("/work/project")
 
@@ -119,6 +128,84 @@ def test_a_native_text_without_findings_is_no_approval() -> None:
     report = parse_native("Looks fine.\n- a list — of something", ROOT)
     assert (report.verdict, report.findings) == (None, [])
     assert report.summary.startswith("Looks fine.")
+
+
+def record(correctness: str = "patch is correct", priority: int | None = 2, **fields: Any) -> dict[str, Any]:
+    finding = {
+        "title": "Twice",
+        "body": "The loop.",
+        "confidence_score": 0.5,
+        "priority": priority,
+        "code_location": {"absolute_file_path": "/work/project/a.txt", "line_range": {"start": 2, "end": 3}},
+    }
+    return {
+        "findings": [finding],
+        "overall_correctness": correctness,
+        "overall_explanation": "Looks right.\n",
+        "overall_confidence_score": 0.8,
+        **fields,
+    }
+
+
+TEXT = "Looks right.\n\nReview comment:\n\n- Twice — /work/project/a.txt:2-3\n  The loop."
+
+
+@pytest.mark.parametrize(
+    ("document", "verdict"),
+    [
+        (record(), Judgement.APPROVE),
+        (record(priority=3), Judgement.APPROVE),
+        (record("patch is incorrect"), Judgement.NEEDS_ATTENTION),
+        (record(priority=1), Judgement.NEEDS_ATTENTION),
+        (record(priority=None), Judgement.NEEDS_ATTENTION),
+    ],
+)
+def test_the_record_of_the_native_reviewer_has_its_verdict(document: dict[str, Any], verdict: Judgement) -> None:
+    report = read_native(TEXT, document, ROOT)
+    assert (report.verdict, report.summary, report.confidence) == (verdict, "Looks right.", 0.8)
+    (found,) = report.findings
+    assert (found.file, found.line_start, found.line_end, found.confidence) == ("a.txt", 2, 3, 0.5)
+
+
+def test_an_approval_without_findings_is_one() -> None:
+    report = read_native("Looks right.", record(findings=[]), ROOT)
+    assert (report.verdict, report.findings) == (Judgement.APPROVE, [])
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        [],
+        {},
+        # What Codex 0.169 records of a reviewer that answered in prose.
+        record("", findings=[], overall_confidence_score=0.0),
+        record("patch is perfect", findings=[]),
+        record(findings=[], overall_confidence_score=1.5),
+        record(findings=[], overall_confidence_score=None),
+        # The record of another review.
+        record(findings=[], overall_explanation="Looks"),
+        record(findings=[], overall_explanation=""),
+        record(),
+    ],
+)
+def test_any_other_record_judges_nothing(document: object) -> None:
+    report = read_native("Looks right.", document, ROOT)
+    assert (report.verdict, report.confidence, report.summary) == (None, None, "Looks right.")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        record(findings=[]),
+        record(findings=record()["findings"] * 2),
+        record(findings=[record()["findings"][0] | {"title": "Once"}]),
+        record(findings=[record()["findings"][0] | {"code_location": {}}]),
+    ],
+)
+def test_a_record_of_other_findings_judges_nothing(document: object) -> None:
+    report = read_native(TEXT, document, ROOT)
+    assert (report.verdict, report.confidence, len(report.findings)) == (Judgement.NEEDS_ATTENTION, None, 1)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,21 @@ def test_codex_reviews_by_itself(user: Installation, model_server: ModelServer, 
     document = user.json("review")
     assert (document["ok"], document["native"], document["agent"]) == (True, True, "codex"), document
     assert (document["verdict"], document["summary"]) == ("needs-attention", "No.")
+    assert (document["confidence"], document["findings"][0]["confidence"]) == (0.8, 0.9)
     (found,) = document["findings"]
     assert (found["severity"], found["title"], found["file"]) == ("high", "Twice", "a.txt")
     assert (found["line_start"], found["line_end"], found["body"]) == (2, 3, "The loop repeats.\n\nAlways.")
     assert "staged, unstaged, and untracked" in " ".join(model_server.main_requests[0].user_texts)
+
+
+@pytest.mark.parametrize("prose", [False, True], ids=["judged", "prose"])
+def test_codex_approves_only_in_so_many_words(
+    prose: bool, user: Installation, model_server: ModelServer, request: pytest.FixtureRequest
+) -> None:
+    use(user, request, "codex")
+    said = {"overall_correctness": "patch is correct", "overall_explanation": "Fine.", "overall_confidence_score": 0.7}
+    model_server.script(Say("patch is correct" if prose else json.dumps({"findings": [], **said})))
+    document = user.json("review")
+    assert (document["ok"], document["native"], document["findings"]) == (True, True, [])
+    expected = (None, None, "patch is correct") if prose else ("approve", 0.7, "Fine.")
+    assert (document["verdict"], document["confidence"], document["summary"]) == expected

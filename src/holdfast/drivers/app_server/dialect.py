@@ -18,6 +18,7 @@ from holdfast.agents.events import (
     Message,
     Notice,
     Reasoning,
+    ReviewReported,
     SubagentReported,
     SubagentStep,
     ThreadStarted,
@@ -171,6 +172,11 @@ def _subagent(line: Payload) -> list[Event]:
     ]
 
 
+def _review(line: Payload) -> list[Event]:
+    output = foreign.member(line, "output")
+    return [ReviewReported(document=output)] if output else []
+
+
 def _thread(line: Payload) -> list[Event]:
     thread_id = foreign.text(line, "threadId")
     return [ThreadStarted(thread_id=thread_id, model=foreign.text(line, "model"))] if thread_id else []
@@ -271,6 +277,7 @@ _OWN: dict[str, Callable[[Payload], list[Event]]] = {
     "usage": _turn_usage,
     "notice": _notice,
     "subagent": _subagent,
+    "review": _review,
 }
 
 
@@ -285,7 +292,7 @@ def _item_started(item: Payload) -> list[Event]:
 
 
 def _parts(item: Payload, key: str) -> list[str]:
-    """The parts of what was thought: texts in the protocol, objects with a text where Codex hands on the model's own."""
+    """The parts of what was thought: texts in the protocol, objects where Codex hands on what the model said."""
     return [part for part in foreign.texts(item, key) if part.strip()] or [
         text for part in foreign.members(item, key) if (text := foreign.text(part, "text")) and text.strip()
     ]

@@ -11,6 +11,8 @@ over, and one or more turns of the reviewer.
 from __future__ import annotations
 
 import json
+import os
+import stat
 
 from holdfast.drivers.app_server.connection import Dropped
 from holdfast.drivers.app_server.conversation import Conversation, RpcError
@@ -149,23 +151,7 @@ def hidden_failure(path: str | None, turn_id: str) -> Json | None:
 
     :param path: its thread's rollout file, as the server names it
     """
-    if path is None:
-        return None
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return None
-    for line in reversed(lines):
-        if b"task_complete" not in line or turn_id.encode("ascii", "replace") not in line:
-            continue
-        try:
-            record: object = json.loads(line)
-        except ValueError:
-            continue
-        event = member(record, "payload") if is_object(record) else {}
+    for event in _latest_events(path, b"task_complete"):
         if event.get("type") != "task_complete" or event.get("turn_id") != turn_id:
             continue
         if error := member(event, "error"):
@@ -174,6 +160,49 @@ def hidden_failure(path: str | None, turn_id: str) -> Json | None:
             return {"message": "Codex ended the turn without an answer and recorded no reason.", "codexErrorInfo": None}
         return None
     return None
+
+
+def review_output(path: str | None, turn_id: str) -> Json | None:
+    """What the reviewer of a turn said, as a ``ReviewOutputEvent``; ``None`` if it is not on record.
+
+    No call of the server tells it; its text form has neither its judgement nor how sure it is.
+
+    :param path: its thread's rollout file, as the server names it
+    """
+    for event in _latest_events(path, b"eview"):
+        item = member(event, "item")
+        if event.get("type") == "item_completed" and item.get("type") == "ExitedReviewMode":
+            # 0.169: other turns of the thread may have been reviews, too.
+            return member(item, "review_output") or None if event.get("turn_id") == turn_id else None
+        if event.get("type") == "exited_review_mode":
+            # 0.142.2: this one is the newest, or there is none.
+            return member(event, "review_output") or None
+        if event.get("type") == "entered_review_mode":
+            return None
+    return None
+
+
+def _latest_events(path: str | None, *words: bytes) -> Iterator[Json]:
+    """The events at the end of a rollout file, the newest first, as far as their lines contain *words*."""
+    if path is None:
+        return
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL))
+            lines = file.read(_TAIL).split(b"\n")
+    except OSError:
+        return
+    for line in reversed(lines):
+        if all(word in line for word in words):
+            try:
+                record: object = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if is_object(record):
+                yield member(record, "payload")
 
 
 def _turns(conversation: Conversation, thread_id: str) -> Iterator[Json]:

@@ -48,6 +48,8 @@ EX_OK, EX_USAGE, EX_TEMPFAIL = 0, 2, 75
 #: For the confirmation that a turn was interrupted, seconds: when we are told to go, and when it was only asked for.
 STOP_WITHIN = 3.0
 INTERRUPT_WITHIN = 20.0
+#: The longest judgement of a reviewer that is told, in characters of JSON.
+MOST_REVIEW = 256 * 1024
 #: The same for what its agent had set to work and left at it.
 SUBAGENTS_WITHIN = 5.0
 #: Connections that were lost again without any sign of progress before it is given up.
@@ -448,7 +450,10 @@ class Turn:
         assert self._ended is not None
         self._end_subagents(look=raw is not None)
         self._questions.withdraw()
-        self._report.close(answered=member(member(self._ended, "params"), "turn").get("status") == "completed")
+        answered = member(member(self._ended, "params"), "turn").get("status") == "completed"
+        if answered and self._order["review"] is not None:
+            self._say_review()
+        self._report.close(answered=answered)
         for command in self._commands.pending():
             interrupt = command.action == "interrupt"
             self._commands.answer(command, None if interrupt else "the turn has ended")
@@ -470,6 +475,19 @@ class Turn:
         elif ended:
             names = ", ".join(ended)
             say("notice", text=f"Still at work when the turn ended, and stopped: sub-agents {names}")
+
+    def _say_review(self) -> None:
+        """What the reviewer has judged, if that is on record: its text, which was told, does not say it."""
+        path = text(history.thread(self._talk(), str(self._thread_id)) or {}, "path")
+        output: Json | None = None
+        for _ in range(_LOOKS_AGAIN):
+            output = output or history.review_output(path, str(self._turn_id))
+            if output is not None or path is None or self._told_to_go:
+                break
+            # The server writes it down beside its work; nothing says when.
+            self._sleep(0.1)
+        if output is not None and len(json.dumps(output)) <= MOST_REVIEW:
+            say("review", output=output)
 
     def _leave(self) -> None:
         """Let go of the thread, so that others can go on with it at once; one that is not to be kept is deleted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -51,6 +51,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     #: Worst first.
     findings: list[Finding]
     next_steps: list[str]
+    #: How sure the reviewer is of the verdict, from 0 to 1; ``None`` where it does not say.
+    confidence: float | None = None
 
 
 class SchemaUnmet(Exception):
@@ -190,6 +192,105 @@ def parse_native(text: str, root: Path) -> Report:
         raise SchemaUnmet("it announces findings and has none")
     summary = "\n".join(lines[:heading]).strip()
     return Report(verdict=Judgement.NEEDS_ATTENTION, summary=summary, findings=worst_first(findings), next_steps=[])
+
+
+class _Lines(msgspec.Struct, frozen=True):
+    start: _Line
+    end: _Line
+
+
+class _Location(msgspec.Struct, frozen=True):
+    absolute_file_path: str
+    line_range: _Lines
+
+
+class _NativeFinding(msgspec.Struct, frozen=True):
+    title: str
+    body: str
+    confidence_score: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    code_location: _Location
+    priority: Annotated[int, msgspec.Meta(ge=0, le=3)] | None = None
+
+
+class _NativeAnswer(msgspec.Struct, frozen=True):
+    """Codex's ``ReviewOutputEvent`` (0.142 to 0.169)."""
+
+    findings: list[_NativeFinding]
+    overall_correctness: Literal["patch is correct", "patch is incorrect"]
+    overall_explanation: str
+    overall_confidence_score: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+def read_native(text: str, document: object, root: Path) -> Report:
+    """Read what Codex's own reviewer said: by what it has on record, if that is what it wrote, else by its text.
+
+    Only the record has a verdict beside findings, and how sure it is.  It approves if it calls the patch correct and
+    names nothing that contradicts that: a finding that is urgent, or does not say how urgent it is.
+
+    :param document: the record, whatever it is
+    :param root: of the repository; paths below it become relative
+    :raises SchemaUnmet: there was no review, or a list that we cannot read
+    """
+    try:
+        answer = msgspec.convert(document, _NativeAnswer)
+    except msgspec.ValidationError:
+        return parse_native(text, root)
+    if not _is_record_of(answer, text):
+        return parse_native(text, root)
+    findings: list[Finding] = []
+    urgent = False
+    for each in answer.findings:
+        named = _PRIORITY.match(each.title)
+        priority = each.priority if each.priority is not None else int(named["priority"]) if named is not None else None
+        severity = Severity.MEDIUM if priority is None else _SEVERITIES[priority]
+        urgent = urgent or priority is None or severity in (Severity.CRITICAL, Severity.HIGH)
+        findings.append(
+            Finding(
+                severity=severity,
+                title=_PRIORITY.sub("", each.title, count=1),
+                body=each.body.strip(),
+                file=_relative(each.code_location.absolute_file_path, root),
+                line_start=each.code_location.line_range.start,
+                line_end=each.code_location.line_range.end,
+                confidence=each.confidence_score,
+                recommendation="",
+            )
+        )
+    approves = answer.overall_correctness == "patch is correct" and not urgent
+    return Report(
+        verdict=Judgement.APPROVE if approves else Judgement.NEEDS_ATTENTION,
+        summary=answer.overall_explanation.strip(),
+        findings=worst_first(findings),
+        next_steps=[],
+        confidence=answer.overall_confidence_score,
+    )
+
+
+def _is_record_of(answer: _NativeAnswer, text: str) -> bool:
+    """Whether *text* is what the reviewer makes of *answer*: nothing is judged by the record of something else."""
+    if not (answer.overall_explanation.strip() or answer.findings):
+        return False
+    heads: list[str] = []
+    for each in answer.findings:
+        lines = each.code_location.line_range
+        if lines.end < lines.start:
+            return False
+        heads.append(f"- {each.title} — {each.code_location.absolute_file_path}:{lines.start}-{lines.end}")
+    rest = text.strip()
+    explanation = answer.overall_explanation.strip()
+    if not rest.startswith(explanation):
+        return False
+    rest = rest.removeprefix(explanation).strip()
+    if not heads:
+        return not rest
+    heading, _, listed = rest.partition("\n")
+    at = 0
+    for head in heads:
+        at = listed.find(head, at)
+        if at < 0:
+            return False
+        at += len(head)
+    return heading.strip() in _HEADINGS
 
 
 def _blocks(lines: list[str]) -> list[list[str]]:

@@ -10,7 +10,7 @@ import msgspec
 from holdfast.agents.failure import FailureClass
 from holdfast.errors import InvalidRequest
 from holdfast.tasks.result import EXIT_CODES, ErrorPart, Result, Status
-from holdfast.tasks.review.findings import Finding, Judgement, SchemaUnmet, parse_answer, parse_native
+from holdfast.tasks.review.findings import Finding, Judgement, Report, SchemaUnmet, parse_answer, read_native
 from holdfast.tasks.review.plan import TAG, ReviewTag
 from holdfast.tasks.review.targets import Target
 from holdfast.tasks.view import TaskView
@@ -45,8 +45,10 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     #: Done by the agent's own reviewer.
     native: bool
     adversarial: bool
-    #: ``None`` without a review, and where an agent's own reviewer found nothing: its text has no verdict.
+    #: ``None`` without a review, and where an agent's own reviewer states none and has no findings.
     verdict: Judgement | None = None
+    #: How sure the reviewer is of the verdict, from 0 to 1; ``None`` where it does not say.
+    confidence: float | None = None
     summary: str | None = None
     #: Worst first.
     findings: list[Finding] = []
@@ -82,7 +84,7 @@ def review_of(result: Result, tag: ReviewTag, message: bytes) -> Review:
     # What was said before a task failed may look whole, and is not to be taken for it.
     if result.status is Status.COMPLETED:
         try:
-            report = parse_native(raw, Path(tag.root)) if tag.native else parse_answer(raw)
+            report = _report(result, tag, raw)
         except SchemaUnmet as error:
             unmet = str(error)
     elif result.error is not None and result.error.error_class is FailureClass.SCHEMA_UNMET:
@@ -98,6 +100,7 @@ def review_of(result: Result, tag: ReviewTag, message: bytes) -> Review:
         native=tag.native,
         adversarial=tag.adversarial,
         verdict=None if report is None else report.verdict,
+        confidence=None if report is None else report.confidence,
         summary=None if report is None else report.summary,
         findings=[] if report is None else report.findings,
         next_steps=[] if report is None else report.next_steps,
@@ -107,6 +110,12 @@ def review_of(result: Result, tag: ReviewTag, message: bytes) -> Review:
         thread_id=result.thread.id,
         warnings=result.warnings,
     )
+
+
+def _report(result: Result, tag: ReviewTag, raw: str) -> Report:
+    if not tag.native:
+        return parse_answer(raw)
+    return read_native(raw, result.verdict.structured, Path(tag.root))
 
 
 def exit_code(review: Review, *, fail_on_reject: bool) -> int:
@@ -122,7 +131,8 @@ def render(review: Review) -> str:
         return review.raw if review.schema_unmet is not None or review.status in _SHOWS_ANSWER else ""
     title = "Adversarial review" if review.adversarial else "Review"
     lines = [f"# {title}", "", f"Target: {review.target.label}"]
-    lines.append(f"Verdict: {review.verdict or 'not stated'}")
+    sure = "" if review.confidence is None else f" (confidence {review.confidence:g})"
+    lines.append(f"Verdict: {review.verdict or 'not stated'}{sure}")
     if review.summary:
         lines += ["", review.summary]
     lines.append("")
