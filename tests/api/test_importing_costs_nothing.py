@@ -24,7 +24,7 @@ def test_the_package_alone() -> None:
 
 def test_a_verb_loads_only_what_a_client_needs() -> None:
     loaded = modules_after("import holdfast; holdfast.run")
-    assert not loaded & {"asyncio", "click", "mcp", "pydantic", "sqlalchemy", "starlette", "uvicorn", "uvloop"}
+    assert not loaded & {"asyncio", "click", "mcp", "pydantic", "sqlalchemy", "starlette", "uvicorn", "websockets"}
     assert not {name for name in loaded if name.startswith(("holdfast.cli", "holdfast.store"))}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from .fake_daemon import PATIENCE, FakeDaemon
 
-HEAVY = {"alembic", "picows", "psutil", "pydantic", "rich", "sqlalchemy", "starlette", "uvicorn", "uvloop", "asyncio"}
+HEAVY = {"alembic", "psutil", "pydantic", "rich", "sqlalchemy", "starlette", "uvicorn", "websockets", "asyncio"}
 
 SCRIPT = """
 import json, sys

@@ -92,7 +92,11 @@ async def test_what_is_made_is_private_from_the_first_instant(state: Path) -> No
     assert [record async for record in client.records("p")]
     seen = 0
     for path in sorted(state.rglob("*")):  # noqa: ASYNC240 - a test has the loop for itself
-        mode = path.lstat().st_mode
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            # A place for a later process, which was moved to where it belongs meanwhile.
+            continue
         assert stat.S_IMODE(mode) == (0o700 if stat.S_ISDIR(mode) else 0o600), path
         seen += 1
     assert seen >= 6

@@ -23,7 +23,7 @@ from holdfast.jsonrpc.websocket import is_own_host, make_routes
 from .harness import PATH, RunningServer, WireClient, start_host, within
 from .promises import serving, spec
 
-ROUTES = [path.decode() for path in make_routes(lambda connection: None, None)]
+ROUTES = list(make_routes(lambda connection: None, None))
 #: What a route tells strangers: the same constant always, and nothing about the host.
 PUBLIC = {"/readyz": b""}
 TOKEN = "a-token-that-nobody-guesses"

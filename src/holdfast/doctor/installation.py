@@ -15,8 +15,11 @@ MINIMUM_PYTHON: Final = (3, 11)
 #: Has everything that the schema and its triggers use.
 MINIMUM_SQLITE: Final = (3, 35, 0)
 #: Distributions with compiled parts, which can be installed and still not load: distribution -> module.
-_COMPILED: Final = {"msgspec": "msgspec", "picows": "picows", "psutil": "psutil", "pybase64": "pybase64"} | {
-    "uvloop": "uvloop"
+_COMPILED: Final = {
+    "msgspec": "msgspec",
+    "psutil": "psutil",
+    "pybase64": "pybase64",
+    "websockets": "websockets.speedups",
 }
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:>=\s*([0-9.]+))?")
 _AGAIN: Final = "Install Holdfast again, for example: pip install --force-reinstall holdfast"

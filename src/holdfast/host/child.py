@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 from holdfast.host.keeper import end_of
 from holdfast.host.keeping import KeeperLink
-from holdfast.host.poller import READABLE, Poller
 from holdfast.host.tree import read_process
+from holdfast.jsonrpc.event_loop import READABLE, Poller
 
 #: ``struct pidfd_info`` of ``linux/pidfd.h`` (first version) with the request to fill it in.
 _PIDFD_INFO: Final = struct.Struct("=QQ11Ii")

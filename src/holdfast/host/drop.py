@@ -11,14 +11,14 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from holdfast.directories import remove_directory
 from holdfast.host.log import EntryKind, LogFull, ProcessLog
-from holdfast.host.poller import READABLE, Poller
+from holdfast.jsonrpc.event_loop import READABLE, Poller
 
 #: The largest event, in bytes; of a larger one only its size is recorded.
 EVENT_LIMIT: Final = 1024 * 1024
@@ -146,4 +146,4 @@ class SignalDrop:
     def close(self) -> None:
         """Remove the drop: no event is expected any more."""
         self._watcher.unwatch(self._handle)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        remove_directory(self._directory)

@@ -16,8 +16,8 @@ from holdfast.clock import monotonic
 from holdfast.host.place import Nursery, Place, make_place, make_places, recycle_place, remove_place
 
 #: Places kept at least, and at most.
-_FEW: Final = 8
-_MANY: Final = 128
+_FEW: Final = 32
+_MANY: Final = 1024
 #: Seconds without a start after which a larger stock is filled up, and after which it is no longer worth its keep.
 _QUIET: Final = 0.05
 _LONG_QUIET: Final = 600.0

@@ -16,10 +16,10 @@ import msgspec
 from holdfast.host.child import Child
 from holdfast.host.drop import SignalDrop
 from holdfast.host.log import CHUNK, UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
-from holdfast.host.poller import HUNG_UP, READABLE, WRITABLE, Poller
 from holdfast.host.spawn import Streams, set_terminal_size
 from holdfast.host.tree import Tree
 from holdfast.host.writes import WriteLedger
+from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller
 
 #: Bytes of input that are taken off the client's hands while the process does not read.
 STDIN_BUFFER: Final = 1024 * 1024

@@ -27,11 +27,11 @@ from holdfast.host.keeping import KeeperLink
 from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
 from holdfast.host.places import Places
-from holdfast.host.poller import Poller
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.recovery import Running, recover
 from holdfast.host.session import Session
 from holdfast.host.tree import MARKER, Tree, end_tree, start_time
+from holdfast.jsonrpc.event_loop import running_poller
 
 #: Seconds for which a closed process of a session stays readable (the reference implementation's).
 RETAIN_CLOSED: Final = 80.0
@@ -74,7 +74,7 @@ class ProcessHost:
         #: The cgroup in which each persistent process gets one of its own, or why there is none.
         self.delegation = find_delegation()
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._poller = Poller(self._loop)
+        self._poller = running_poller()
         #: Random for each run of the host; part of the names of the directories that it makes.
         self.instance_id = secrets.token_hex(8)
         self._places = Places(directory, self._processes_directory, self.instance_id)
@@ -200,7 +200,6 @@ class ProcessHost:
             task.cancel()
         if self._drops is not None:
             self._drops.close()
-        self._poller.close()
         os.close(self._home)
 
     async def _end(self, process: HostedProcess) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-import uvloop
-
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.server import ProcessHost
 from holdfast.jsonrpc.connection import Connection
+from holdfast.jsonrpc.event_loop import EventLoop
+from holdfast.jsonrpc.streams import Serving
 
 
 class Service(NamedTuple):
@@ -43,7 +43,7 @@ def serve(
 
     *succeed* is called when the keeper has died: it makes this process the next keeper.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
         return runner.run(_serve(service, link, succeed, announce))
 
 
@@ -63,7 +63,7 @@ async def _serve(
     def accept(connection: Connection) -> ClientConnection:
         return ClientConnection(host, connection, root=service.root)
 
-    server: asyncio.Server | None = None
+    server: Serving | None = None
     if service.listener is None:
         from holdfast.jsonrpc.lines import serve_stdio
 

@@ -17,6 +17,7 @@ from typing import IO, cast
 
 from holdfast.jsonrpc.connection import BACKLOG_LIMIT, HIGH_WATER, LOW_WATER, Connection, MessageHandler
 from holdfast.jsonrpc.messages import MESSAGE_LIMIT
+from holdfast.jsonrpc.streams import Serving, serve_socket
 
 #: Makes the handler of a new connection, or returns None to refuse it.
 Accept = Callable[[Connection], MessageHandler | None]
@@ -134,12 +135,11 @@ def _peer_uid(endpoint: socket.socket) -> int:
     return struct.unpack("3i", credentials)[1]
 
 
-async def serve_unix(listener: socket.socket, accept: Accept) -> asyncio.Server:
+async def serve_unix(listener: socket.socket, accept: Accept) -> Serving:
     """Serve lines on a bound Unix socket; peers that run as another user are dropped."""
-    loop = asyncio.get_running_loop()
-    return await loop.create_unix_server(
+    return await serve_socket(
+        listener,
         lambda: LineConnection(accept, peer="unix", origin="exec-server unix socket", expected_uid=os.geteuid()),
-        sock=listener,
     )
 
 

@@ -4,115 +4,116 @@ Only path ``/`` upgrades (a query is allowed), ``/readyz`` answers 200, and any 
 browser's and gets 403.  So does one whose ``Host`` is a name other than ``localhost``: a page that reached us under a
 foreign name (DNS rebinding) sends no ``Origin``, but it cannot hide that name.  ``TCP_NODELAY`` is on, messages above
 1 MiB go out in fragments (Codex as a client refuses frames above 16 MiB), and close frames carry a code and a reason.
+
+Frames are those of RFC 6455, section 5.  No extension is offered or accepted: what is sent is base64, mostly of what
+was never repeated, and time matters more than bytes on one machine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from enum import IntEnum
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
-from picows import (
-    WSCloseCode,
-    WSError,
-    WSFrame,
-    WSListener,
-    WSMsgType,
-    WSTransport,
-    WSUpgradeRequest,
-    WSUpgradeResponse,
-    WSUpgradeResponseWithListener,
-    ws_connect,  # pyright: ignore[reportUnknownVariableType]
-    ws_create_server,  # pyright: ignore[reportUnknownVariableType]
-)
+from websockets.speedups import apply_mask
 
 from holdfast.jsonrpc.connection import BACKLOG_LIMIT, HIGH_WATER, LOW_WATER, Connection, MessageHandler
 from holdfast.jsonrpc.messages import MESSAGE_LIMIT
+from holdfast.jsonrpc.streams import Serving, serve_socket
+from holdfast.jsonrpc.upgrade import HEAD_LIMIT, Answer, Refused, UpgradeClient, UpgradeServer
 
 #: Messages above this size leave in fragments of this size, in bytes.
 FRAGMENT: Final = 1024 * 1024
-#: Up to this size, in bytes, the messages of a server that answer what was read at once wait for each other ...
-SMALL: Final = 4096
-#: ... until this many bytes have gathered.
-GATHERED: Final = 64 * 1024
-#: Seconds of silence after which a peer is asked for a sign of life, and seconds it has to give one.
-PING_AFTER: Final = 30.0
-PONG_WITHIN: Final = 30.0
+#: A message up to this size, in bytes, is copied behind its header; a larger one is handed over beside it.
+_SMALL: Final = 16 * 1024
+#: Seconds of silence after which a peer is asked for a sign of life, and which it then has to give one.
+SILENCE: Final = 30.0
 
-_TEXT: Final = WSMsgType.TEXT
-#: Headers of unfragmented, unmasked text frames (RFC 6455, section 5.2), by the size of what follows.
+_FIN: Final = 0x80
+_MASKED: Final = 0x80
+
+
+class Opcode(IntEnum):
+    """What a frame is."""
+
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+
+
+_WHOLE: Final = frozenset({_FIN | Opcode.TEXT, _FIN | Opcode.BINARY})
+#: What a frame may begin with; the bits between are those of extensions.
+_FIRST_BYTES: Final = frozenset({last | opcode for last in (0, _FIN) for opcode in Opcode})
+#: Opcodes from here on are of control frames, which carry no more than so many bytes.
+_CONTROL: Final = 8
+_CONTROL_LIMIT: Final = 125
+#: What is said to a peer that breaks the protocol, sends what is too long, or is not wanted now.
+PROTOCOL_ERROR: Final = 1002
+TOO_BIG: Final = 1009
+TRY_AGAIN_LATER: Final = 1013
+
+#: Headers of unfragmented, unmasked text frames, by the size of what follows.
 _SMALL_HEADS: Final = tuple(bytes((0x81, size)) for size in range(126))
 _pack_medium_head = struct.Struct("!BBH").pack
 _pack_large_head = struct.Struct("!BBQ").pack
+_unpack_large = struct.Struct("!Q").unpack_from
 
 Accept = Callable[[Connection], MessageHandler | None]
-#: Decides on the headers of an upgrade: None admits, a text refuses with 401.
+#: Decides on the headers of an upgrade (names in lower case): None admits, a text refuses with 401.
 Authorize = Callable[[Mapping[str, str]], str | None]
 #: Makes the answer to an admitted request.
-Route = Callable[[Mapping[str, str]], WSListener | WSUpgradeResponseWithListener]
+Route = Callable[[Mapping[str, str]], asyncio.Protocol | Answer]
 
 
-class WebSocketConnection(WSListener, Connection):
-    """Either end of one WebSocket."""
+class WebSocketConnection(asyncio.Protocol, Connection):
+    """Either end of one WebSocket, from the end of the handshake on."""
 
-    def __init__(self, accept: Accept) -> None:
+    def __init__(self, accept: Accept, *, is_client: bool = False) -> None:
         self._accept = accept
+        self._is_client = is_client
+        #: What the frames of the other side have, and ours have not; or the other way round.
+        self._mask_bit = 0 if is_client else _MASKED
+        self._frame_limit = MESSAGE_LIMIT * 2 if is_client else MESSAGE_LIMIT
         self._handler: MessageHandler | None = None
-        self._transport: WSTransport | None = None
-        self._fragments: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        #: Whether the closing handshake has begun, or the connection is lost: what arrives means nothing any more.
+        self._ended = False
+        #: The beginning of a frame whose rest has not arrived.
+        self._partial = bytearray()
+        self._fragments: list[bytes] | None = None
         self._size = 0
-        #: Whether the frame being handled is followed by others that were read with it.
-        self._more_to_come = False
-        self._gathered: list[bytes] = []
-        self._gathered_size = 0
-        self._loop = asyncio.get_running_loop()
+        self._heard = True
+        self._asked = False
+        self._watchdog: asyncio.TimerHandle | None = None
         self.writable = True
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        underlying = transport.underlying_transport
-        address = underlying.get_extra_info("peername")
-        self.peer = f"{address[0]}:{address[1]}"
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = self._transport = cast(asyncio.Transport, transport)
+        address = stream.get_extra_info("peername")
+        self.peer = f"{address[0]}:{address[1]}" if address else "unknown"
         self.origin = f"exec-server websocket {self.peer}"
-        underlying.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        self._transport = transport
+        stream.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        self._watchdog = asyncio.get_running_loop().call_later(SILENCE, self._look)
         self._handler = self._accept(self)
         if self._handler is None:
-            self.close(1013, "not accepting connections")
+            self.close(TRY_AGAIN_LATER, "not accepting connections")
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        kind = frame.msg_type
-        self._more_to_come = not frame.last_in_buffer
-        if kind is _TEXT or kind is WSMsgType.BINARY:
-            if frame.fin:
-                if self._handler is not None:
-                    self._handler.message_received(frame.get_payload_as_bytes())
-                return
-            self._fragments = [frame.get_payload_as_bytes()]
-            self._size = len(self._fragments[0])
-        elif kind is WSMsgType.CONTINUATION:
-            part = frame.get_payload_as_bytes()
-            self._fragments.append(part)
-            self._size += len(part)
-            if self._size > MESSAGE_LIMIT:
-                self._fragments = []
-                self.close(1009, "message too big")
-            elif frame.fin:
-                message = b"".join(self._fragments)
-                self._fragments = []
-                if self._handler is not None:
-                    self._handler.message_received(message)
-        elif kind is WSMsgType.CLOSE:
-            self._flush()
-            transport.send_close(frame.get_close_code())
-            transport.disconnect()
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._gathered = []
+        self._ended = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         handler, self._handler = self._handler, None
         if handler is not None:
             handler.connection_lost()
@@ -125,98 +126,190 @@ class WebSocketConnection(WSListener, Connection):
         if self._handler is not None:
             self._handler.writing_resumed()
 
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        received: bytes | bytearray = data
+        if self._partial:
+            self._partial += data
+            received = self._partial
+        position = self._take_frames(received)
+        if received is self._partial:
+            del self._partial[:position]
+        elif position < len(data):
+            self._partial += data[position:] if position else data
+
+    def _look(self) -> None:
+        """Ask a silent peer whether it is there, and give up one that says nothing to that."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._heard:
+            self._asked = False
+        elif self._asked:
+            transport.abort()
+            return
+        else:
+            self._asked = True
+            self._write_frame(Opcode.PING, b"")
+        self._heard = False
+        self._watchdog = asyncio.get_running_loop().call_later(SILENCE, self._look)
+
+    # Receiving
+
+    def _take_frames(self, received: bytes | bytearray) -> int:
+        """Take what frames are there; returns where the first one begins that is not complete."""
+        begin, end = 0, len(received)
+        masked = self._mask_bit
+        while end - begin >= 2 and not self._ended:
+            first, second = received[begin], received[begin + 1]
+            size = second & 0x7F
+            payload = begin + 2
+            if size == 126:
+                payload += 2
+                size = received[begin + 2] << 8 | received[begin + 3] if end >= payload else 0
+            elif size == 127:
+                payload += 8
+                size = cast(int, _unpack_large(received, begin + 2)[0]) if end >= payload else 0
+            if second & _MASKED != masked or first not in _FIRST_BYTES:
+                self._fail(PROTOCOL_ERROR, "malformed frame")
+                break
+            if size > self._frame_limit:
+                self._fail(TOO_BIG, "message too big")
+                break
+            if masked:
+                payload += 4
+            if end < payload + size:
+                return begin
+            begin = payload + size
+            content = received[payload:begin]
+            content = apply_mask(content, received[payload - 4 : payload]) if masked else bytes(content)
+            if first in _WHOLE and self._fragments is None:
+                if self._handler is not None:
+                    self._handler.message_received(content)
+            else:
+                self._take_other(first, content)
+        return end if self._ended else begin
+
+    def _take_other(self, first: int, content: bytes) -> None:
+        """A control frame, or a part of a message."""
+        opcode, last = first & 0x0F, bool(first & _FIN)
+        if opcode >= _CONTROL:
+            if not last or len(content) > _CONTROL_LIMIT:
+                self._fail(PROTOCOL_ERROR, "malformed control frame")
+            elif opcode == Opcode.CLOSE:
+                # Its code goes back, without the reason.
+                self._write_frame(Opcode.CLOSE, content[:2])
+                self._hang_up()
+            elif opcode == Opcode.PING:
+                self._write_frame(Opcode.PONG, content)
+            return
+        fragments = self._fragments
+        if (fragments is None) is (opcode == Opcode.CONTINUATION):
+            self._fail(PROTOCOL_ERROR, "a fragment out of place")
+            return
+        if fragments is None:
+            fragments = self._fragments = []
+            self._size = 0
+        fragments.append(content)
+        self._size += len(content)
+        if self._size > self._frame_limit:
+            self._fragments = None
+            self._fail(TOO_BIG, "message too big")
+        elif last:
+            self._fragments = None
+            if self._handler is not None:
+                self._handler.message_received(b"".join(fragments))
+
+    def _fail(self, code: int, reason: str) -> None:
+        self._partial.clear()
+        self.close(code, reason)
+
+    # Sending
+
     def send(self, message: bytes) -> None:
         transport = self._transport
-        if transport is None or transport.is_disconnected:
+        if transport is None:
             return
-        if self._gathered or self._more_to_come:
-            if len(message) <= SMALL and not transport.is_client_side:
-                # Most of what a reply costs is its system call, so what answers one read leaves in one go.
-                if not self._gathered:
-                    self._loop.call_soon(self._flush)
-                self._gathered.append(message)
-                self._gathered_size += len(message)
-                if self._gathered_size >= GATHERED:
-                    self._flush()
-                return
-            self._flush()
-        self._send_now(transport, message)
-
-    def _flush(self) -> None:
-        messages = self._gathered
-        if not messages:
-            return
-        self._gathered, self._gathered_size = [], 0
-        transport = self._transport
-        if transport is None or transport.is_disconnected:
-            return
-        if len(messages) == 1:
-            self._send_now(transport, messages[0])
+        size = len(message)
+        if self._is_client or size > FRAGMENT:
+            self._send_fragments(message)
+        elif size <= _SMALL:
+            transport.write(_frame_head(size) + message)
         else:
-            self._write_frames(transport, messages)
-
-    def _send_now(self, transport: WSTransport, message: bytes) -> None:
-        if len(message) <= FRAGMENT:
-            transport.send(_TEXT, message)
-        else:
-            view = memoryview(message)
-            kind = WSMsgType.TEXT
-            for start in range(0, len(view), FRAGMENT):
-                transport.send(kind, view[start : start + FRAGMENT], start + FRAGMENT >= len(view))
-                kind = WSMsgType.CONTINUATION
+            transport.writelines((_frame_head(size), message))
         if not self.writable:
             self._bound_backlog(transport)
 
-    def _bound_backlog(self, transport: WSTransport) -> None:
-        if transport.underlying_transport.get_write_buffer_size() > BACKLOG_LIMIT:
-            transport.disconnect(False)
+    def _send_fragments(self, message: bytes) -> None:
+        opcode = Opcode.TEXT
+        view = memoryview(message)
+        for start in range(0, len(view) or 1, FRAGMENT):
+            self._write_frame(opcode, view[start : start + FRAGMENT], last=start + FRAGMENT >= len(view))
+            opcode = Opcode.CONTINUATION
+
+    def _write_frame(self, opcode: Opcode, content: bytes | memoryview, *, last: bool = True) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        first = (_FIN if last else 0) | opcode
+        bit = _MASKED if self._is_client else 0
+        size = len(content)
+        if size < 126:
+            head = bytes((first, bit | size))
+        elif size < 65536:
+            head = _pack_medium_head(first, bit | 126, size)
+        else:
+            head = _pack_large_head(first, bit | 127, size)
+        if self._is_client:
+            mask = os.urandom(4)
+            head += mask
+            content = apply_mask(content, mask)
+        transport.writelines((head, content))
 
     def send_all(self, messages: list[bytes]) -> None:
         transport = self._transport
-        if len(messages) == 1 or transport is None or transport.is_client_side or transport.is_disconnected:
+        if transport is None or self._is_client or any(len(message) > FRAGMENT for message in messages):
             super().send_all(messages)
             return
-        if any(len(message) > FRAGMENT for message in messages):
-            super().send_all(messages)
-            return
-        self._flush()
-        self._write_frames(transport, messages)
+        frames: list[bytes] = []
+        for message in messages:
+            frames += (_frame_head(len(message)), message)
+        transport.write(b"".join(frames))
+        if not self.writable:
+            self._bound_backlog(transport)
 
     def send_pieces(self, messages: list[tuple[bytes, ...]]) -> None:
         transport = self._transport
-        if transport is None or transport.is_disconnected:
+        if transport is None:
             return
         buffers: list[bytes] = []
         for pieces in messages:
             size = sum(map(len, pieces))
-            if size > FRAGMENT or transport.is_client_side:
+            if size > FRAGMENT or self._is_client:
                 super().send_pieces(messages)
                 return
             buffers += (_frame_head(size), *pieces)
-        self._flush()
-        transport.underlying_transport.writelines(buffers)
+        transport.writelines(buffers)
         if not self.writable:
             self._bound_backlog(transport)
 
-    def _write_frames(self, transport: WSTransport, messages: list[bytes]) -> None:
-        """Write several messages, none of which needs fragments, in one go."""
-        # The library writes each frame by itself; frames of a server need no mask and are as easily made here.
-        frames: list[bytes] = []
-        for message in messages:
-            frames += (_frame_head(len(message)), message)
-        transport.underlying_transport.write(b"".join(frames))
-        if not self.writable:
-            self._bound_backlog(transport)
+    def _bound_backlog(self, transport: asyncio.Transport) -> None:
+        if transport.get_write_buffer_size() > BACKLOG_LIMIT:
+            transport.abort()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        if self._transport is not None and not self._transport.is_disconnected:
-            self._flush()
-            self._transport.send_close(_close_code(code), reason.encode())
-            self._transport.disconnect()
+        if self._transport is not None and not self._transport.is_closing():
+            self._write_frame(Opcode.CLOSE, struct.pack("!H", code) + reason.encode()[: _CONTROL_LIMIT - 2])
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._ended = True
+        if self._transport is not None:
+            self._transport.close()
 
 
 def _frame_head(size: int) -> bytes:
-    """The header of an unfragmented, unmasked text frame (RFC 6455, section 5.2)."""
+    """The header of an unfragmented, unmasked text frame."""
     if size < 126:
         return _SMALL_HEADS[size]
     if size < 65536:
@@ -224,18 +317,7 @@ def _frame_head(size: int) -> bytes:
     return _pack_large_head(0x81, 127, size)
 
 
-def _close_code(code: int) -> WSCloseCode:
-    try:
-        return WSCloseCode(code)
-    except ValueError:
-        return WSCloseCode.POLICY_VIOLATION
-
-
-def _answer(status: HTTPStatus, text: str = "") -> WSUpgradeResponseWithListener:
-    body = text.encode()
-    if status is HTTPStatus.OK:
-        return WSUpgradeResponseWithListener(WSUpgradeResponse.create_ok_response(body), None)
-    return WSUpgradeResponseWithListener(WSUpgradeResponse.create_error_response(status, body), None)
+# Server
 
 
 def is_own_host(host: str | None) -> bool:
@@ -256,40 +338,33 @@ def is_own_host(host: str | None) -> bool:
     return True
 
 
-def make_routes(accept: Accept, authorize: Authorize | None) -> dict[bytes, Route]:
+def make_routes(accept: Accept, authorize: Authorize | None) -> dict[str, Route]:
     """Every path that is answered by something other than 404."""
 
-    def upgrade(headers: Mapping[str, str]) -> WSListener | WSUpgradeResponseWithListener:
+    def upgrade(headers: Mapping[str, str]) -> asyncio.Protocol | Answer:
         refusal = None if authorize is None else authorize(headers)
-        return WebSocketConnection(accept) if refusal is None else _answer(HTTPStatus.UNAUTHORIZED, refusal)
+        return WebSocketConnection(accept) if refusal is None else Answer(HTTPStatus.UNAUTHORIZED, refusal)
 
-    def ready(headers: Mapping[str, str]) -> WSListener | WSUpgradeResponseWithListener:
-        return _answer(HTTPStatus.OK)
+    def ready(headers: Mapping[str, str]) -> asyncio.Protocol | Answer:
+        return Answer(HTTPStatus.OK)
 
-    return {b"/": upgrade, b"/readyz": ready}
+    return {"/": upgrade, "/readyz": ready}
 
 
-async def serve_websocket(
-    listener: socket.socket, accept: Accept, authorize: Authorize | None = None
-) -> asyncio.Server:
+async def serve_websocket(listener: socket.socket, accept: Accept, authorize: Authorize | None = None) -> Serving:
     """Serve WebSocket connections on a bound TCP socket."""
     routes = make_routes(accept, authorize)
 
-    def answer(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
-        headers = request.headers
-        if "Origin" in headers or (authorize is None and not is_own_host(headers.get("Host"))):
-            return _answer(HTTPStatus.FORBIDDEN)
-        route = routes.get(request.path.split(b"?", 1)[0])
-        return _answer(HTTPStatus.NOT_FOUND) if route is None else route(headers)
+    def decide(path: str, headers: Mapping[str, str]) -> asyncio.Protocol | Answer:
+        if "origin" in headers or (authorize is None and not is_own_host(headers.get("host"))):
+            return Answer(HTTPStatus.FORBIDDEN)
+        route = routes.get(path)
+        return Answer(HTTPStatus.NOT_FOUND) if route is None else route(headers)
 
-    return await ws_create_server(
-        answer,
-        sock=listener,
-        max_frame_size=MESSAGE_LIMIT + 1024,
-        enable_auto_ping=True,
-        auto_ping_idle_timeout=PING_AFTER,
-        auto_ping_reply_timeout=PONG_WITHIN,
-    )
+    return await serve_socket(listener, lambda: UpgradeServer(decide))
+
+
+# Client
 
 
 async def connect_websocket(
@@ -299,15 +374,70 @@ async def connect_websocket(
 
     :raises OSError: nobody listens there, or the server refused the upgrade
     """
-    connection = WebSocketConnection(accept)
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    secure = parts.scheme == "wss"
+    if parts.scheme not in ("ws", "wss") or parts.hostname is None:
+        raise ConnectionRefusedError(f"{url} is not the URL of a WebSocket")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    handshake = UpgradeClient(parts.netloc.rpartition("@")[2], target, token=token)
+    loop = asyncio.get_running_loop()
+    connection = WebSocketConnection(accept, is_client=True)
     try:
-        await ws_connect(
-            lambda: connection,
-            url,
-            max_frame_size=MESSAGE_LIMIT * 2,
-            websocket_handshake_timeout=timeout,
-            extra_headers={"Authorization": f"Bearer {token}"} if token is not None else None,
-        )
-    except WSError as error:
-        raise ConnectionRefusedError(f"{url} refused the connection: {error}") from error
+        async with asyncio.timeout(timeout):
+            transport, opening = await loop.create_connection(
+                lambda: _Opening(handshake, connection, loop.create_future()),
+                parts.hostname,
+                parts.port or (443 if secure else 80),
+                ssl=True if secure else None,
+            )
+            try:
+                await opening.done
+            except BaseException:
+                transport.abort()
+                raise
+    except Refused as refusal:
+        raise ConnectionRefusedError(f"{url} refused the connection: {refusal}") from None
+    except TimeoutError:
+        raise ConnectionRefusedError(f"{url} did not answer within {timeout:.0f} seconds") from None
     return connection
+
+
+class _Opening(asyncio.Protocol):
+    """The client's side of the handshake; then the connection takes over."""
+
+    def __init__(self, handshake: UpgradeClient, connection: WebSocketConnection, done: asyncio.Future[None]) -> None:
+        self._handshake = handshake
+        self._connection = connection
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self.done = done
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._handshake.request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if self._transport is None or self.done.done():
+            return
+        try:
+            if end < 0:
+                if len(self._received) > HEAD_LIMIT:
+                    raise Refused("its answer is too long")
+                return
+            self._handshake.check(bytes(self._received[:end]))
+        except Refused as refusal:
+            self.done.set_exception(refusal)
+            return
+        self._transport.set_protocol(self._connection)
+        self._connection.connection_made(self._transport)
+        self.done.set_result(None)
+        if rest := bytes(self._received[end + 4 :]):
+            self._connection.data_received(rest)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(Refused(f"it hung up: {exc}" if exc else "it hung up"))

@@ -1,0 +1,213 @@
+"""An event loop of one epoll instance, in which what is hot takes a short cut.
+
+asyncio makes a handle of each event and runs the handles after the system call that reported them.  Pipes, children and
+connections by the thousand are worth less ceremony: the *poller* is the selector of the loop, and calls back for the
+descriptors that it watches itself before it hands the others to asyncio.  Timers, tasks, threads and signals are
+asyncio's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import select
+import selectors
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVarTuple
+
+READABLE: Final = select.EPOLLIN
+#: Every writer of a pipe is gone; without ``READABLE`` there is nothing left in it either.
+HUNG_UP: Final = select.EPOLLHUP
+WRITABLE: Final = select.EPOLLOUT
+
+_BATCH: Final = 256
+#: Seconds for which :meth:`Poller.gather` waits.
+_GATHER: Final = 0.0001
+
+
+_Arguments = TypeVarTuple("_Arguments")
+
+
+class Poller(selectors.BaseSelector):
+    """Calls back with the events when a descriptor is ready; level-triggered.
+
+    An event is never that of an earlier descriptor with the same number: what was watched since the events were
+    gathered is not called before the next time.
+    """
+
+    def __init__(self, failed: Callable[[Exception], None]) -> None:
+        self._failed = failed
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._fresh: set[int] = set()
+        self._gathering = False
+        #: Set when asyncio got something to do, so that it is not kept waiting.
+        self.interrupted = False
+        #: What asyncio watches.
+        self._keys: dict[int, selectors.SelectorKey] = {}
+
+    # Short cut
+
+    def watch(self, descriptor: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call *callback* with what it is ready for whenever *descriptor* is ready for *events*, or is hung up."""
+        self._epoll.register(descriptor, events)
+        self._callbacks[descriptor] = callback
+        self._fresh.add(descriptor)
+
+    def change(self, descriptor: int, events: int) -> None:
+        """Watch it for other events from now on."""
+        self._epoll.modify(descriptor, events)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Stop; must be called before the descriptor is closed.  Harmless if it was not watched."""
+        if self._callbacks.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching a descriptor of which no other process has a copy; closing it does the rest."""
+        self._callbacks.pop(descriptor, None)
+
+    def gather(self) -> None:
+        """Wait a moment before the next events are looked at: something pours in, in portions too small to be worth it.
+
+        The whole event loop waits, for a tenth of a millisecond: less than it is busy with a large portion.
+        """
+        self._gathering = True
+
+    # What asyncio asks of a selector
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        descriptor = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        key = selectors.SelectorKey(fileobj, descriptor, events, data)
+        self._epoll.register(descriptor, _to_epoll(events))
+        self._keys[descriptor] = key
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        key = self._keys.pop(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+        try:
+            self._epoll.unregister(key.fd)
+        except OSError:
+            # It was closed before; that has ended the registration.
+            pass
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        descriptor = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        key = self._keys[descriptor]
+        if events != key.events:
+            self._epoll.modify(descriptor, _to_epoll(events))
+        key = self._keys[descriptor] = key._replace(events=events, data=data)
+        return key
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys[fileobj if isinstance(fileobj, int) else fileobj.fileno()]
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._keys
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, call back for what is watched here, and return when there is something for asyncio to do."""
+        deadline = None
+        if timeout is None:
+            timeout = -1
+        elif timeout > 0:
+            deadline = time.monotonic() + timeout
+            timeout = _whole_milliseconds(timeout)
+        callbacks, fresh = self._callbacks, self._fresh
+        rest: list[tuple[selectors.SelectorKey, int]] = []
+        self.interrupted = False
+        while True:
+            if self._gathering:
+                self._gathering = False
+                time.sleep(_GATHER)
+            found = self._epoll.poll(timeout, _BATCH)
+            fresh.clear()
+            for descriptor, events in found:
+                callback = callbacks.get(descriptor)
+                if callback is None:
+                    self._collect(descriptor, events, rest)
+                elif descriptor not in fresh:
+                    try:
+                        callback(events)
+                    except Exception as error:
+                        self._failed(error)
+            if rest or self.interrupted or not found or not timeout:
+                return rest
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return rest
+                timeout = _whole_milliseconds(left)
+
+    def _collect(self, descriptor: int, events: int, rest: list[tuple[selectors.SelectorKey, int]]) -> None:
+        key = self._keys.get(descriptor)
+        if key is None:
+            return
+        ready = 0
+        if events & ~select.EPOLLIN:
+            ready |= selectors.EVENT_WRITE
+        if events & ~select.EPOLLOUT:
+            ready |= selectors.EVENT_READ
+        if ready & key.events:
+            rest.append((key, ready & key.events))
+
+    def close(self) -> None:
+        """Stop watching everything."""
+        self._callbacks.clear()
+        self._keys.clear()
+        self._epoll.close()
+
+
+def _whole_milliseconds(seconds: float) -> float:
+    """Rounded up: or the loop would spin until the timer is due."""
+    return math.ceil(seconds * 1e3) * 1e-3
+
+
+def _to_epoll(events: int) -> int:
+    return (select.EPOLLIN if events & selectors.EVENT_READ else 0) | (
+        select.EPOLLOUT if events & selectors.EVENT_WRITE else 0
+    )
+
+
+class EventLoop(asyncio.SelectorEventLoop):
+    """asyncio's loop on a :class:`Poller`."""
+
+    def __init__(self) -> None:
+        self.poller = Poller(self._callback_failed)
+        super().__init__(self.poller)
+
+    def call_soon(
+        self,
+        callback: Callable[[*_Arguments], object],
+        *args: *_Arguments,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        self.poller.interrupted = True
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Arguments], object],
+        *args: *_Arguments,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        self.poller.interrupted = True
+        return super().call_at(when, callback, *args, context=context)
+
+    def _callback_failed(self, error: Exception) -> None:
+        self.call_exception_handler({"message": "a callback of the poller failed", "exception": error})
+
+
+def running_poller() -> Poller:
+    """The poller of the running event loop.
+
+    :raises RuntimeError: it is a loop of another kind, or none runs
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, EventLoop):
+        raise RuntimeError(f"This needs holdfast's own event loop, not {type(loop).__name__}.")
+    return loop.poller

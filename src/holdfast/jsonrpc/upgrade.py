@@ -1,0 +1,189 @@
+"""The opening handshake of WebSocket (RFC 6455, section 4), and the few other requests that its server answers.
+
+A head is read whole, bounded in size and time, before anything is decided on it; what is not understood is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import os
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Final, NamedTuple, cast
+
+#: Bytes of a head, and seconds that a client has to send it.
+HEAD_LIMIT: Final = 16 * 1024
+HEAD_WITHIN: Final = 10.0
+_VERSION: Final = "13"
+_KEY_SIZE: Final = 16
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Refused(Exception):
+    """The other side's half of the handshake is not acceptable."""
+
+
+class Answer(NamedTuple):
+    """An answer that ends the connection."""
+
+    status: HTTPStatus
+    body: str = ""
+
+    def encode(self) -> bytes:
+        """As it goes over the wire."""
+        body = self.body.encode()
+        version = f"Sec-WebSocket-Version: {_VERSION}\r\n" if self.status is HTTPStatus.UPGRADE_REQUIRED else ""
+        head = (
+            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n{version}"
+            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode("ascii") + body
+
+
+#: Decides on path and headers (names in lower case): a protocol that takes over after an upgrade, or an answer.
+Decide = Callable[[str, Mapping[str, str]], asyncio.Protocol | Answer]
+
+
+class UpgradeServer(asyncio.Protocol):
+    """Reads one request, and hands the connection over or answers it and hangs up."""
+
+    def __init__(self, decide: Decide) -> None:
+        self._decide = decide
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._deadline = asyncio.get_running_loop().call_later(HEAD_WITHIN, self._transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        received = self._received
+        received += data
+        end = received.find(b"\r\n\r\n")
+        if end < 0:
+            if len(received) > HEAD_LIMIT:
+                self._answer(transport, Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
+            return
+        assert self._deadline is not None
+        self._deadline.cancel()
+        outcome = self._judge(bytes(received[:end]))
+        if isinstance(outcome, Answer):
+            self._answer(transport, outcome)
+            return
+        protocol, switch = outcome
+        transport.write(switch)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if rest := bytes(received[end + 4 :]):
+            protocol.data_received(rest)
+
+    def _answer(self, transport: asyncio.Transport, answer: Answer) -> None:
+        transport.write(answer.encode())
+        transport.close()
+
+    def _judge(self, head: bytes) -> Answer | tuple[asyncio.Protocol, bytes]:
+        try:
+            method, target, headers = _parse_request(head)
+        except ValueError:
+            return Answer(HTTPStatus.BAD_REQUEST)
+        if method != "GET":
+            return Answer(HTTPStatus.METHOD_NOT_ALLOWED)
+        outcome = self._decide(target.split("?", 1)[0], headers)
+        if isinstance(outcome, Answer):
+            return outcome
+        if not _has(headers, "upgrade", "websocket") or not _has(headers, "connection", "upgrade"):
+            return Answer(HTTPStatus.BAD_REQUEST)
+        if headers.get("sec-websocket-version") != _VERSION:
+            return Answer(HTTPStatus.UPGRADE_REQUIRED)
+        key = headers.get("sec-websocket-key", "")
+        try:
+            if len(binascii.a2b_base64(key, strict_mode=True)) != _KEY_SIZE:
+                return Answer(HTTPStatus.BAD_REQUEST)
+        except ValueError:
+            return Answer(HTTPStatus.BAD_REQUEST)
+        switch = (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {_accept(key)}\r\n\r\n"
+        )
+        return outcome, switch.encode("ascii")
+
+
+class UpgradeClient:
+    """The other half: what to send, and whether the answer is the right one."""
+
+    def __init__(self, host: str, target: str, *, token: str | None) -> None:
+        self._key = b64encode(os.urandom(_KEY_SIZE)).decode()
+        authorization = "" if token is None else f"Authorization: Bearer {token}\r\n"
+        request = (
+            f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {self._key}\r\nSec-WebSocket-Version: {_VERSION}\r\n{authorization}\r\n"
+        )
+        #: The request, ready to be sent.
+        self.request = request.encode("ascii")
+
+    def check(self, head: bytes) -> None:
+        """Look at the head of the answer, without the empty line at its end.
+
+        :raises Refused: the connection is not upgraded
+        """
+        status, _, rest = head.partition(b"\r\n")
+        words = status.decode("latin-1").split(" ", 2)
+        if len(words) < 2 or words[0] != "HTTP/1.1":
+            raise Refused("what answers there does not speak HTTP/1.1")
+        if words[1] != "101":
+            raise Refused(f"HTTP status {' '.join(words[1:])}")
+        try:
+            headers = _parse_headers(rest)
+        except ValueError:
+            raise Refused("its headers are malformed") from None
+        if (
+            not _has(headers, "upgrade", "websocket")
+            or not _has(headers, "connection", "upgrade")
+            or headers.get("sec-websocket-accept") != _accept(self._key)
+        ):
+            raise Refused("its half of the handshake is wrong")
+
+
+def _accept(key: str) -> str:
+    import hashlib
+
+    return b64encode(hashlib.sha1(key.encode("ascii") + _GUID, usedforsecurity=False).digest()).decode()
+
+
+def _has(headers: Mapping[str, str], name: str, word: str) -> bool:
+    return word in (part.strip() for part in headers.get(name, "").lower().split(","))
+
+
+def _parse_request(head: bytes) -> tuple[str, str, dict[str, str]]:
+    line, _, rest = head.partition(b"\r\n")
+    method, target, version = line.decode("ascii").split(" ")
+    if version != "HTTP/1.1" or not target.startswith("/") or not method.isalpha():
+        raise ValueError("not an HTTP/1.1 request")
+    headers = _parse_headers(rest)
+    if "host" not in headers:
+        raise ValueError("HTTP/1.1 wants a Host")
+    return method, target, headers
+
+
+def _parse_headers(lines: bytes) -> dict[str, str]:
+    """The headers by their names in lower case; the values of one that comes twice are joined, as HTTP has it."""
+    headers: dict[str, str] = {}
+    for line in lines.split(b"\r\n") if lines else ():
+        name, colon, value = line.decode("latin-1").partition(":")
+        if not colon or not name or not name.isascii() or any(character in name for character in " \t\r\n\0"):
+            raise ValueError("malformed header")
+        if any(character in value for character in "\r\n\0"):
+            raise ValueError("malformed header")
+        name, value = name.lower(), value.strip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
