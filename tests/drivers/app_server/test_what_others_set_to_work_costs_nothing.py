@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -24,6 +25,10 @@ class Asked:
         assert method == "thread/read"
         self.takers.append(taker)
 
+    def wait(self, seconds: float) -> None:
+        """The server says that it cannot tell."""
+        self.takers[-1]({"error": {"message": "unknown method"}})
+
 
 class Place:
     """The sub-agents of one turn, and what is heard of them."""
@@ -32,6 +37,10 @@ class Place:
         self.asked = Asked()
         self.questions: list[str] = []
         self.agents = SubAgents(lambda message, label: self.questions.append(label), lambda thread, usage: None)
+
+    def end(self) -> None:
+        asked = cast(Conversation, self.asked)
+        assert self.agents.end(asked, "root", time.monotonic() + 5.0, look=False) == []
 
     def hear(self, thread: str, method: str, **params: Any) -> None:
         message: dict[str, Any] = {"method": method, "params": {"threadId": thread, **params}}
@@ -79,3 +88,27 @@ def test_what_may_be_ours_is_kept_within_bounds_until_that_is_known(capfd: pytes
     assert (started["label"], started["tool"]) == ("Boyle", "spawnAgent")
     assert (message["holdfast"], message["label"], message["params"]["item"]["text"]) == ("subagent", "Boyle", "Made.")
     assert place.agents.kept_bytes == 0
+
+
+def test_what_was_introduced_has_its_name_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    place = Place()
+    for number in range(1000):
+        place.agents.introduce({"id": f"theirs-{number}", "name": "x" * 10})
+    place.agents.introduce({"id": "ours", "agentNickname": "Boyle"})
+    place.note("item/started", tool="wait", receiverThreadIds=["ours"])
+    place.hear("ours", "item/completed", item={"type": "agentMessage", "id": "1", "text": "Made."})
+    started, message = told(capfd)
+    assert (started["label"], started["tool"], message["label"]) == ("Boyle", "wait", "Boyle")
+    assert place.asked.takers == []
+
+
+def test_what_it_said_is_told_although_nobody_knows_its_name(capfd: pytest.CaptureFixture[str]) -> None:
+    place = Place()
+    place.note("item/started", tool="wait", receiverThreadIds=["ours"])
+    place.hear("ours", "item/completed", item={"type": "agentMessage", "id": "1", "text": "Made."})
+    place.hear("ours", "turn/completed", turn={"id": "t", "status": "completed"})
+    assert told(capfd) == []
+    place.end()
+    started, message, ended = told(capfd)
+    assert {started["label"], message["label"], ended["label"]} == {"ours"}
+    assert message["params"]["item"]["text"] == "Made."

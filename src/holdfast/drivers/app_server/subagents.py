@@ -9,7 +9,9 @@ their questions included, and is not told when one is made.  Which are ours is s
 from __future__ import annotations
 
 import json
+import time
 
+from holdfast.drivers.app_server.connection import left
 from holdfast.drivers.app_server.conversation import Conversation, RpcError
 from holdfast.drivers.app_server.interruption import at_work, interrupt_subagents
 from holdfast.drivers.app_server.payload import member, text, texts
@@ -27,6 +29,8 @@ _MOST = 256
 _MOST_STRANGERS = 16
 _MOST_KEPT = 64
 _MOST_KEPT_BYTES = 1024 * 1024
+#: How long the names of those that are not named yet are waited for when the turn is over, seconds.
+_NAMES_WITHIN = 1.0
 #: How often its name is asked for.
 _MOST_ASKED = 20
 #: Items that are remembered so that nothing is said twice.
@@ -74,6 +78,8 @@ class SubAgents:
         self._untold = False
         #: Calls of ours that are just setting an agent to work.
         self._spawning: set[str] = set()
+        #: Threads whose making the server told of, as some versions do, with the names that they have from then on.
+        self._introduced: dict[str, Json] = {}
         #: What threads said that may turn out to be ours.
         self._strangers: dict[str, list[tuple[Json, bytes]]] = {}
         #: How much of what was said waits until it is known whose it is, and what they are called.
@@ -94,6 +100,14 @@ class SubAgents:
             self._take(conversation, agent, message, raw)
         elif self._spawning and (thread_id in self._strangers or len(self._strangers) < _MOST_STRANGERS):
             self._keep(self._strangers.setdefault(thread_id, []), message, raw)
+
+    def introduce(self, thread: Json) -> None:
+        """A thread was made, by whomever; should it be one of ours, its name need not be asked for."""
+        thread_id = text(thread, "id")
+        if thread_id is not None:
+            self._introduced[thread_id] = {key: thread.get(key) for key in ("agentNickname", "agentRole", "name")}
+            while len(self._introduced) > _MOST_STRANGERS:
+                del self._introduced[next(iter(self._introduced))]
 
     def note(self, conversation: Conversation, method: object, item: Json) -> None:
         """An item of our thread, or of one of ours: it may say who was set to work."""
@@ -138,6 +152,7 @@ class SubAgents:
         :returns: ``None`` if some were still at work at *deadline* (on the monotonic clock)
         :raises Dropped: the connection was lost
         """
+        self._settle_names(conversation, min(deadline, time.monotonic() + _NAMES_WITHIN))
         if not look and not self._untold and not any(agent.busy for agent in self._ours.values()):
             return []
         found: dict[str, str] = {}
@@ -178,7 +193,11 @@ class SubAgents:
         agent = self._ours[thread_id] = _SubAgent(thread_id, path)
         agent.kept = self._strangers.pop(thread_id, [])
         agent.tool = tool
-        self._ask_name(conversation, agent)
+        introduced = self._introduced.pop(thread_id, {})
+        if any(introduced.values()):
+            self._name(conversation, agent, introduced)
+        else:
+            self._ask_name(conversation, agent)
         return agent
 
     def _ask_name(self, conversation: Conversation, agent: _SubAgent) -> None:
@@ -194,6 +213,14 @@ class SubAgents:
         agent.asked, agent.asking = agent.asked + 1, True
         # Not waited for: we are in the middle of hearing something.
         return conversation.ask("thread/read", {"threadId": agent.thread_id}, answered)
+
+    def _settle_names(self, conversation: Conversation, deadline: float) -> None:
+        """Tell of those that are not named yet: by *deadline*, under whatever name there is then."""
+        while any(agent.asking and agent.label is None for agent in self._ours.values()) and left(deadline) > 0.0:
+            conversation.wait(left(deadline))
+        for agent in list(self._ours.values()):
+            if agent.label is None:
+                self._name(conversation, agent, {})
 
     def _name(self, conversation: Conversation, agent: _SubAgent, thread: Json) -> None:
         """Tell of *agent* under its name, and of everything that it said meanwhile."""

@@ -409,6 +409,9 @@ class Turn:
 
     def _take(self, message: Json, raw: bytes) -> None:
         method, params = message.get("method"), member(message, "params")
+        if method == "thread/started" and text(member(params, "thread"), "id") != self._thread_id:
+            self._subagents.introduce(member(params, "thread"))
+            return
         if text(params, "threadId") not in (None, self._thread_id):
             self._subagents.hear(self._talk(), message, raw, {str(self._turn_id), *self._inner})
             return
