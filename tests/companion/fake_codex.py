@@ -21,6 +21,9 @@ RESUMED = "Resumed the prior run.\nFollow-up prompt accepted."
 BLOCK = "BLOCK: Missing empty-state guard in src/app.js:4-6."
 ALLOW = "ALLOW: No blocking issues found in the previous turn."
 THOUGHT = "Inspected the prompt, gathered evidence, and checked the highest-risk paths first."
+#: What the agent says that this one sets to work.
+SUBAGENT_THOUGHT = "Read every caller."
+SUBAGENT_ANSWER = "Two of the callers never wait."
 REVIEW: dict[str, Any] = {
     "verdict": "needs-attention",
     "summary": "One adversarial concern surfaced.",
@@ -206,9 +209,13 @@ class Server:
         answer = self.behaviour.get("answer")
         if answer is None:
             answer = self.choose(prompt, params)
+        if self.behaviour.get("delegates") == "before":
+            self.delegate(turn)
         if answer:
             item = {"type": "agentMessage", "id": "m1", "text": answer, "phase": "final_answer"}
             self.item("completed", turn, item)
+        if self.behaviour.get("delegates") == "after":
+            self.delegate(turn)
         if "fails" in self.behaviour:
             return self.end(turn, "failed", {"message": self.behaviour["fails"], "codexErrorInfo": "other"})
         return self.end(turn)
@@ -221,8 +228,22 @@ class Server:
         return RESUMED if "follow up" in prompt else ANSWER
 
     def think(self, turn: tuple[str, str]) -> None:
-        if self.behaviour.get("thinks"):
-            self.item("completed", turn, {"type": "reasoning", "id": "t1", "summary": [THOUGHT], "content": []})
+        if thoughts := self.behaviour.get("thinks"):
+            summary = [THOUGHT] if thoughts is True else thoughts
+            self.item("completed", turn, {"type": "reasoning", "id": "t1", "summary": summary, "content": []})
+
+    def delegate(self, turn: tuple[str, str]) -> None:
+        """Set an agent named Boyle to work, and wait for it."""
+        other = ("thr_boyle", "turn_boyle")
+        self.tell("thread/started", thread={"id": other[0], "agentNickname": "Boyle"})
+        call = {"type": "collabAgentToolCall", "id": "c1", "tool": "wait", "receiverThreadIds": [other[0]]}
+        self.item("started", turn, {**call, "status": "inProgress"})
+        self.tell("turn/started", threadId=other[0], turn={"id": other[1], "status": "inProgress", "items": []})
+        self.item("completed", other, {"type": "reasoning", "id": "t9", "summary": [SUBAGENT_THOUGHT], "content": []})
+        said = {"type": "agentMessage", "id": "m9", "text": SUBAGENT_ANSWER, "phase": "final_answer"}
+        self.item("completed", other, said)
+        self.end(other)
+        self.item("completed", turn, {**call, "status": "completed"})
 
     def item(self, how: str, turn: tuple[str, str], item: dict[str, Any]) -> None:
         self.tell(f"item/{how}", threadId=turn[0], turnId=turn[1], item=item)

@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.companion.view import GATE, View
 from holdfast.companion.workspace import Workspace
-from tests.companion.fake_codex import ALLOW, ANSWER, RESUMED, THOUGHT
+from tests.companion.fake_codex import ALLOW, ANSWER, RESUMED, SUBAGENT_ANSWER, SUBAGENT_THOUGHT, THOUGHT
 
 from .conftest import User
 
@@ -73,6 +73,30 @@ def test_a_task_as_json(user: User) -> None:
     assert user.seen["turn/start"]["effort"] == "low"
     log = log_of(user)
     for words in ("Reasoning summary", THOUGHT, "Assistant message", "Handled the requested task"):
+        assert words in log
+
+
+def test_each_part_of_a_thought_is_one(user: User) -> None:
+    user.behave(thinks=["**Looking**\n\nat the callers", {"type": "summary_text", "text": "Found it."}, "Found it."])
+    done = user.run("task", "--json", "look")
+    assert done.json["reasoningSummary"] == ["**Looking** at the callers", "Found it."]
+    for words in ("- **Looking** at the callers", "- Found it."):
+        assert words in log_of(user)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_others_are_set_to_work_on_is_told_and_is_not_the_answer(user: User, when: str) -> None:
+    user.behave(delegates=when)
+    done = user.run("task", "challenge it")
+    assert (done.status, done.out) == (0, f"{ANSWER}\n")
+    log = log_of(user)
+    for words in (
+        "Starting subagent Boyle via collaboration tool: wait.",
+        f"Subagent Boyle reasoning: {SUBAGENT_THOUGHT}",
+        f"Subagent Boyle message\n{SUBAGENT_ANSWER}\n",
+        f"Subagent Boyle: {SUBAGENT_ANSWER}",
+        "Subagent Boyle completed.",
+    ):
         assert words in log
 
 
@@ -157,9 +181,24 @@ def test_cancel_interrupts_the_turn(user: User, tmp_path: Path) -> None:
     [job] = user.state["jobs"]
     assert (job["status"], job["pid"]) == ("cancelled", None)
     assert "Cancelled by user" in Path(job["logFile"]).read_text()
+    # It is still known by what was asked for.
+    assert job["summary"] == "investigate"
     result = user.run("result", name)
     assert result.status == 0
-    assert "Cancelled by user." in result.out
+    assert (
+        result.out
+        == f"""\
+# Codex Task
+
+Job: {name}
+Status: cancelled
+Codex session ID: thr_1
+Resume in Codex: codex resume thr_1
+Summary: investigate
+
+Cancelled by user.
+"""
+    )
 
 
 def test_a_review(user: User) -> None:
@@ -200,7 +239,9 @@ Reasoning:
     assert "Codex Review" in shown
     assert "completed" in shown
     # The thread of a review is not kept, so nothing is offered that could not work.
-    assert "codex resume" not in shown + user.run("result").out
+    assert "codex resume" not in shown
+    # The reviewer's own words, for whoever looks later.
+    assert user.run("result").out == f"{branch['codex']['stdout']}\n\nCodex session ID: thr_2\n"
 
 
 @pytest.mark.parametrize(
@@ -211,6 +252,8 @@ Reasoning:
         (["review", "--scope", "staged"], 'Unsupported review scope "staged". Use one of: auto, working-tree, branch,'),
         (["adversarial-review", "--scope", "unstaged"], "or pass --base <ref>."),
         (["review", "--base", "nowhere"], "'nowhere' is no branch"),
+        (["review"], "Nothing is uncommitted, and main is the only main branch there is."),
+        (["adversarial-review", "--scope", "branch"], "This is the main branch itself"),
         (["task"], "Provide a prompt, a prompt file, piped stdin, or use --resume-last."),
         (["task", "--effort", "huge", "x"], 'Unsupported reasoning effort "huge". Use one of: none, minimal, low,'),
         (["task", "--prompt-file", "nowhere", "x"], "nowhere cannot be read"),
@@ -274,6 +317,8 @@ Next steps:
     assert json.loads(payload["rawOutput"]) == payload["result"]
     assert "items[0].id" in user.seen["turn/start"]["input"][0]["text"]
     assert user.run("result").out.startswith("# Codex Adversarial Review\n")
+    # What it says is an answer like any other.
+    assert "Assistant message\n" in log_of(user)
 
 
 def test_many_changes_are_for_codex_to_collect(user: User) -> None:
@@ -456,6 +501,7 @@ class TestTheStopGate:
         gated.behave(**behaviour)
         stopped = self.stop(gated)
         assert (stopped.status, stopped.out) == (0, "")
+        assert re.search(r"not blocked: .*\S\. Run /codex:review --wait by hand", stopped.err)
         assert "--disable-review-gate" in stopped.err
 
     def test_approval_is_silent(self, gated: User) -> None:

@@ -151,7 +151,7 @@ class Jobs:
         *tell* gets what somebody who waits may want to see.
         """
         thoughts: list[str] = []
-        review = record["jobClass"] == "review"
+        review = record["kind"] == "review"
         for line in self.daemon.progress(record["id"]):
             if line["kind"] == "reasoning":
                 thoughts += [each for each in reasoning(line["text"]) if each not in thoughts]
@@ -179,7 +179,10 @@ class Jobs:
         job.update(record, self.daemon.get(path))
         job.conclude(record, result)
         end = outcome(record, result, answer, self._thoughts(record) if thoughts is None else thoughts)
-        record.update(summary=job.shorten(end.summary), result=end.payload, rendered=end.rendered)
+        record.update(result=end.payload, rendered=end.rendered)
+        if answer.strip() or record["status"] != "cancelled":
+            # What was cancelled before it said anything is still known by what was asked for.
+            record["summary"] = job.shorten(end.summary)
         if end.exit_status != 0 and record["status"] == "completed":
             record.update(status="failed", phase="failed", errorMessage=end.reason)
         known = self.view.record(record["id"])

@@ -110,8 +110,11 @@ def stored_result(record: Record, stored: Record | None) -> str:
     thread = stored.get("threadId") or record.get("threadId")
     payload = _object(stored.get("result"))
     rendered: object = stored.get("rendered")
-    structured = rendered if "result" in payload or "parseError" in payload else None
-    output = structured or payload.get("rawOutput") or _object(payload.get("codex")).get("stdout") or rendered
+    # The answer of a review that has a form is nothing to read; Codex's own reviewer writes text.
+    structured = rendered if "result" in payload or ("parseError" in payload and "structured" not in payload) else None
+    output = structured or payload.get("rawOutput") or _object(payload.get("codex")).get("stdout")
+    if not output and record.get("status") != "cancelled":
+        output = rendered
     resume = resume_command({**record, "threadId": thread})
     trailer = [f"Codex session ID: {thread}"] if thread else []
     trailer += [f"Resume in Codex: {resume}"] if resume else []

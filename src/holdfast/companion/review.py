@@ -88,6 +88,13 @@ def resolve(repository: Repository, base: str | None, scope: str | None) -> Docu
         return {"mode": "working-tree", "label": "working tree diff", "explicit": scope != "auto"}
     try:
         name = targets.default_branch(repository)
+    except targets.NothingToReview as error:
+        if scope == "auto":
+            raise Refused(error.message, hint="Pass --base <ref> to review what was committed since.") from error
+        raise Refused(
+            "This is the main branch itself, and there is no other to compare it with.",
+            hint="Pass --base <ref> or use --scope working-tree.",
+        ) from error
     except HoldfastError as error:
         raise Refused(
             "Unable to detect the repository default branch. Pass --base <ref> or use --scope working-tree.",

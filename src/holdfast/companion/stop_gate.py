@@ -128,8 +128,10 @@ def _judge(end: Outcome) -> str | None:
 
 
 def _let_go(why: str) -> None:
+    reason = why.strip()
     output.note(
-        f"The stop-time Codex review could not be done, so the stop is not blocked: {why} "
+        f"The stop-time Codex review could not be done, so the stop is not blocked: "
+        f"{reason if reason.endswith('.') else f'{reason}.'} "
         "Run /codex:review --wait by hand, or switch the gate off with /codex:setup --disable-review-gate."
     )
 
