@@ -33,12 +33,12 @@ async def test_callers_that_race_get_the_same_detached_host(state: Path) -> None
 
 
 async def test_an_idle_host_stays_as_long_as_a_process_lives(state: Path) -> None:
-    client = await ensure_host(state, idle_exit=0.05)
+    client = await ensure_host(state, idle_exit=1.0)
     spec = ProcessSpec(process_id="p", argv=["/bin/sleep", "1000"], cwd=Path("/"), env={})
     await client.start(spec)
     await client.aclose()
     await asyncio.sleep(0.3)
-    again = await ensure_host(state, idle_exit=0.05)
+    again = await ensure_host(state, idle_exit=1.0)
     assert again.instance_id == client.instance_id
     await again.terminate("p")
     await again.aclose()
@@ -51,7 +51,7 @@ async def test_a_dead_host_is_replaced(state: Path) -> None:
     pid = host_pid(state)
     os.kill(pid, signal.SIGTERM)
     await until_dead(pid)
-    second = await ensure_host(state, idle_exit=0.1)
+    second = await ensure_host(state, idle_exit=1.0)
     assert second.instance_id != first.instance_id
     await second.aclose()
     await until_dead(host_pid(state))
@@ -69,7 +69,7 @@ async def test_a_host_that_is_just_ending_is_waited_for(state: Path) -> None:
     # As seen from outside: nobody listens any more, and the directory is not free yet.
     lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    starting = asyncio.ensure_future(ensure_host(state, idle_exit=0.1))
+    starting = asyncio.ensure_future(ensure_host(state, idle_exit=1.0))
     await asyncio.wait({starting}, timeout=0.3)
     os.close(lock)
     client = await within(starting)

@@ -293,6 +293,10 @@ class Keeper:
                 words, descriptors = receive(self._channel)
             except BlockingIOError:
                 return True
+            except ConnectionResetError:
+                # The server was killed before it read what came from here.  This is told once, and ahead of what it
+                # had sent before.
+                continue
             except OSError:
                 return False
             if not words:

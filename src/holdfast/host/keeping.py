@@ -47,7 +47,12 @@ class KeeperLink:
         if channel is None:
             return held, []
         while True:
-            words, descriptors = receive(channel)
+            try:
+                words, descriptors = receive(channel)
+            except ConnectionResetError:
+                # The keeper was killed before it read what came from here.  This is told once, and ahead of what it
+                # had sent before.
+                continue
             if not words:
                 return held, []
             operation, *rest = words
