@@ -198,3 +198,18 @@ def test_down_leaves_a_server_in_which_a_turn_is_about_to_begin(user: Installati
     assert user.run("wait", "about-to-begin").returncode == 0
     assert user.run("result", "about-to-begin").stdout == b"The answer."
     assert len(model_server.main_requests) == 1
+
+
+def test_down_ends_the_servers_that_no_unfinished_task_needs(user: Installation, model_server: ModelServer) -> None:
+    model_server.script(Say("Yes."))
+    user.environment["LC_TIME"] = "C"
+    user.run("run", "codex", "Yes?")
+    idle = server(user)
+    del user.environment["LC_TIME"]
+    midway = Midway(user, model_server, "it-goes-on")
+    (busy,) = [found for found in programs(user, "codex") if found != idle]
+    down = user.run("down")
+    assert (down.returncode, b"1 task goes on" in down.stdout) == (0, True)
+    assert programs(user, "codex") == [busy]
+    result = midway.result()
+    assert (result["status"], result["message"]["text"]) == ("completed", "The answer.")

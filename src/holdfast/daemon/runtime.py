@@ -147,8 +147,7 @@ class Runtime:
         # a turn may be about to begin in it.
         _, active = await self.tasks.counts()
         try:
-            if active == 0:
-                await self.servers.end_idle()
+            await self.servers.end_idle(spare=active > 0)
         except HostUnavailable as error:
             logger.warning("the agents' servers could not be ended: %s", error)
         await self.servers.aclose()

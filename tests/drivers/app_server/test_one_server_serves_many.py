@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.agents.adapter import Work
 from holdfast.drivers.app_server.calls import ServerUnreachable, probe
-from holdfast.drivers.app_server.servers import ServerFailed
+from holdfast.drivers.app_server.servers import ServerFailed, SharedServers
 from holdfast.host.port import ProcessState
 from tests.drivers.app_server.rig import PATIENCE, Rig, Serving
 from tests.model_server import ModelServer, Say
@@ -74,6 +74,36 @@ async def test_a_server_outlives_the_daemon_and_is_found_again(fake: Make) -> No
                 assert await second.servers.end_idle() == 0
             assert await second.servers.end_idle() == 1
             await gone(second)
+
+
+async def test_who_left_in_need_is_waited_for(fake: Make) -> None:
+    rig = fake("none")
+    launch = rig.launch("hello")
+    assert launch.server is not None
+    shared = launch.server
+
+    async def need(servers: SharedServers, held: asyncio.Event) -> None:
+        async with servers.hold(shared):
+            held.set()
+            await asyncio.Event().wait()
+
+    async with rig.hosting() as serving:
+        held = asyncio.Event()
+        holder = asyncio.create_task(need(serving.servers, held))
+        await held.wait()
+        assert await serving.servers.end_idle() == 0
+        holder.cancel()
+        await asyncio.wait({holder})
+        assert await serving.servers.end_idle(spare=True) == 0
+        # Nor by a daemon that does not know yet who needs it.
+        second = SharedServers(serving.hosts)
+        assert await second.end_idle(spare=True) == 0
+        await second.aclose()
+        assert len(await serving.pids()) == 1
+        async with serving.servers.hold(shared):
+            pass
+        assert await serving.servers.end_idle(spare=True) == 1
+        await gone(serving)
 
 
 async def test_a_server_that_cannot_start_says_why(fake: Make) -> None:

@@ -67,6 +67,8 @@ class _Server:
         self.changing = asyncio.Lock()
         self.supervisor: asyncio.Task[None] | None = None
         self.clock: asyncio.Task[None] | None = None
+        #: Somebody left, or may have (an earlier daemon), who needed it still: a turn may be about to begin in it.
+        self.left_in_need = False
         #: It answered, and is watched since.
         self.ready = False
         #: When it was started lately, on the monotonic clock.
@@ -125,7 +127,13 @@ class SharedServers:
                 await self._make_ready(server)
             if server.supervisor is None or server.supervisor.done():
                 server.supervisor = asyncio.create_task(self._supervise(server), name=f"{PREFIX}{server.key}")
-            yield
+            try:
+                yield
+            except asyncio.CancelledError:
+                server.left_in_need = True
+                raise
+            if server.holders == 1:
+                server.left_in_need = False
         finally:
             server.holders -= 1
             if server.holders == 0:
@@ -141,25 +149,28 @@ class SharedServers:
         """
         found = await self._running()
         for key, process_id in found.items():
-            server = self._servers.setdefault(key, _Server(key))
+            if key not in self._servers:
+                self._servers[key] = _Server(key)
+                self._servers[key].left_in_need = True
+            server = self._servers[key]
             server.process_id = process_id
             if server.holders == 0 and server.clock is None:
                 self._start_clock(server)
         return len(found)
 
-    async def end_idle(self) -> int:
+    async def end_idle(self, *, spare: bool = False) -> int:
         """End every server that nobody holds and in which no turn goes on; how many were ended.
 
+        :param spare: leave those be that somebody still needed when he left, although they seem idle
         :raises HostUnavailable: the host cannot be asked
         """
         await self.adopt()
-        ended = 0
-        for server in list(self._servers.values()):
-            if server.holders == 0 and server.process_id is not None:
-                _cancel(server.clock)
-                server.clock = None
-                ended += await self._end(server)
-        return ended
+        idle = [server for server in self._servers.values() if server.holders == 0 and server.process_id is not None]
+        leaving = [server for server in idle if not (spare and server.left_in_need)]
+        for server in leaving:
+            _cancel(server.clock)
+            server.clock = None
+        return sum(await asyncio.gather(*(self._end(server) for server in leaving)))
 
     async def aclose(self) -> None:
         """Stop watching; the servers go on."""
