@@ -51,10 +51,14 @@ class Place(NamedTuple):
             os.close(record)
             raise
 
-    def discard(self) -> None:
-        """Remove it."""
+    def close(self) -> None:
+        """Close its files."""
         os.close(self.record)
         self.log.close()
+
+    def discard(self) -> None:
+        """Remove it."""
+        self.close()
         remove_place(self.directory)
 
 

@@ -27,6 +27,7 @@ from holdfast.host.keeping import KeeperLink
 from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
 from holdfast.host.places import Places
+from holdfast.host.prepared import PreparedStarts
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.recovery import Running, recover
 from holdfast.host.session import Session
@@ -78,6 +79,7 @@ class ProcessHost:
         #: Random for each run of the host; part of the names of the directories that it makes.
         self.instance_id = secrets.token_hex(8)
         self._places = Places(directory, self._processes_directory, self.instance_id)
+        self._prepared = PreparedStarts(self._places, link)
         self._boot_id = boot_id()
         self.sessions: dict[str, Session] = {}
         #: Processes that live in the namespace of the host, by id.
@@ -195,6 +197,7 @@ class ProcessHost:
             except TimeoutError:
                 # A stranger holds a stream open, or the disk is full: recovery will say so.
                 pass
+        self._prepared.close()
         await self._places.close()
         for task in tuple(self._tasks):
             task.cancel()
@@ -310,24 +313,18 @@ class ProcessHost:
             created_boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             boot_id=self._boot_id,
         )
-        place = self._places.take()
-        directory, record, log = place
-        key = directory.rpartition("/")[2]
-        preparation: spawn.Preparation | None = None
+        prepared = self._prepared.take(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
+        (directory, record, log), preparation, _ = prepared
         try:
             os.write(record, msgspec.json.encode(description) + b"\n")
-            preparation = spawn.prepare(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
             drop = self._open_drop(description)
-            self._link.hold(key, preparation.streams.by_name())
             before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
         except BaseException:
-            if preparation is not None:
-                preparation.close()
-                self._link.let(key)
-            place.discard()
+            prepared.discard(self._link)
             raise
         preparation.release()
+        self._prepared.look_ahead()
         self._places.replenish()
         ticks = self._start_time(pid, before)
         process = self._new_process(description, directory, log)

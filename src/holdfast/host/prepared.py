@@ -1,0 +1,105 @@
+"""What a start needs and does not depend on what is started: a place with its files open, and streams that are held.
+
+The usual kind, pipes without input, is made ready ahead, while the child of the last start is on its way: then a start
+is little more than writing down what it is and the system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, NamedTuple
+
+from holdfast.host.keeping import KeeperLink
+from holdfast.host.place import Place
+from holdfast.host.places import Places
+from holdfast.host.spawn import Preparation, prepare
+
+#: Seconds after a start in which the next one finds everything ready; then the descriptors are not worth keeping.
+_KEPT: Final = 2.0
+
+
+class Prepared(NamedTuple):
+    """A start that only wants its program."""
+
+    place: Place
+    preparation: Preparation
+    #: The name under which the keeper holds the streams.
+    key: str
+
+    def discard(self, link: KeeperLink) -> None:
+        """Give up; nothing is left."""
+        self.preparation.close()
+        link.let(self.key)
+        self.place.discard()
+
+
+class PreparedStarts:
+    """Makes them, the usual kind ahead."""
+
+    def __init__(self, places: Places, link: KeeperLink) -> None:
+        self._places = places
+        self._link = link
+        self._next: Prepared | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking_ahead = False
+        #: Whether one was of use since the timer was set.
+        self._used = False
+        self._closed = False
+
+    def take(self, *, tty: bool, pipe_stdin: bool, stdin_file: str | None) -> Prepared:
+        """One with these streams; the keeper holds them before anybody uses them.
+
+        :raises OSError: no room, no descriptors, or *stdin_file* is none; nothing is left
+        """
+        if self._next is not None and not (tty or pipe_stdin or stdin_file is not None):
+            prepared, self._next = self._next, None
+            self._used = True
+            return prepared
+        return self._make(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
+
+    def _make(self, *, tty: bool = False, pipe_stdin: bool = False, stdin_file: str | None = None) -> Prepared:
+        place = self._places.take()
+        try:
+            preparation = prepare(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
+        except BaseException:
+            place.discard()
+            raise
+        prepared = Prepared(place, preparation, place.directory.rpartition("/")[2])
+        self._link.hold(prepared.key, preparation.streams.by_name())
+        return prepared
+
+    def look_ahead(self) -> None:
+        """Make the next one ready, soon: called when a child was started."""
+        if not self._looking_ahead and self._next is None and not self._closed:
+            self._looking_ahead = True
+            asyncio.get_running_loop().call_soon(self._make_next)
+
+    def _make_next(self) -> None:
+        self._looking_ahead = False
+        if self._next is None and not self._closed:
+            try:
+                self._next = self._make()
+            except OSError:
+                # The start that needs it will say so.
+                return
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go)
+
+    def _let_go(self) -> None:
+        self._timer = None
+        if self._used and not self._closed:
+            self._used = False
+            self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go)
+            return
+        prepared, self._next = self._next, None
+        if prepared is not None:
+            prepared.preparation.close()
+            self._link.let(prepared.key)
+            self._places.put_back(prepared.place)
+
+    def close(self) -> None:
+        """Let go of what was made ahead, and make no more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._let_go()
