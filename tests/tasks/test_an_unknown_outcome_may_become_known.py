@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
 from holdfast.host.dummy import DummyProcess
 from holdfast.store.store import Store
-from holdfast.tasks import late
+from holdfast.tasks import late, notification
 from holdfast.tasks.ledger import Ledger
-from holdfast.tasks.request import TaskRequest
+from holdfast.tasks.request import Notification, TaskRequest
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
 from holdfast.tasks.state import State
+from holdfast.tasks.view import TaskView
 
 from .conftest import PATIENCE, Bench, say, succeed, until
 
@@ -31,10 +35,10 @@ def talk(process: DummyProcess) -> None:
     say(process, '{"event":"thread_started","thread_id":"thread-1"}', '{"event":"message","text":"half"}')
 
 
-async def unknown(bench: Bench, store: Store, *, cancel: bool) -> tuple[TaskService, TaskRequest]:
+async def unknown(bench: Bench, store: Store, *, cancel: bool, **fields: Any) -> tuple[TaskService, TaskRequest]:
     """A service with a task that runs on a host that went away."""
     bench.script(talk)
-    request = bench.request()
+    request = bench.request(**fields)
     first = await bench.service(store)
     await first.accept(request, b"do it", ENVIRONMENT)
     await until(first, store, request.task_id, lambda view: view.state is State.RUNNING)
@@ -87,6 +91,55 @@ async def test_b11_what_still_runs_is_waited_for(bench: Bench) -> None:
         finish(bench)
         assert (await known(service, store, request)).status is Status.COMPLETED
         await service.aclose()
+
+
+async def test_b11_whoever_was_told_is_told_of_the_upgrade(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(notification, "post", lambda url, body: told.append(json.loads(body)))
+    whom = [Notification(webhook="http://127.0.0.1/hook")]
+
+    def sent(times: int) -> Callable[[TaskView], bool]:
+        return lambda view: len(told) == times and [each.state for each in view.notifications] == ["sent"]
+
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await unknown(bench, store, cancel=False, notify=whom)
+        await until(service, store, request.task_id, sent(1))
+        finish(bench)
+        bench.host.unavailable = False
+        await known(service, store, request)
+        await until(service, store, request.task_id, sent(2))
+        await service.aclose()
+        # And only once.
+        again = await bench.service(store)
+        await again.aclose()
+    assert [(each["status"], each["upgrade"], each["revision"]) for each in told] == [
+        ("outcome_unknown", False, 1),
+        ("completed", True, 2),
+    ]
+
+
+async def test_b11_an_upgrade_replaces_what_was_not_told_yet(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(notification, "PAUSES", (3600.0,))
+
+    def post(url: str, body: bytes) -> None:
+        told.append(json.loads(body))
+        if not told[-1]["upgrade"]:
+            raise notification.NotifyFailed("not now")
+
+    monkeypatch.setattr(notification, "post", post)
+    whom = [Notification(webhook="http://127.0.0.1/hook")]
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await unknown(bench, store, cancel=False, notify=whom)
+        await until(service, store, request.task_id, lambda view: view.notifications[0].error is not None)
+        finish(bench)
+        bench.host.unavailable = False
+        await known(service, store, request)
+        await until(service, store, request.task_id, lambda view: view.notifications[0].state == "sent")
+        view = await service.view(request.task_id)
+        assert [(each.tries, each.error) for each in view.notifications] == [(1, None)]
+        await service.aclose()
+    assert [each["status"] for each in told] == ["outcome_unknown", "completed"]
 
 
 async def test_b11_what_was_to_be_cancelled_is_ended(bench: Bench) -> None:

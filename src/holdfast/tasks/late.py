@@ -2,6 +2,7 @@
 
 The host went away, nobody could say how the task ended, and that became its result.  When the host is there again its
 log says it after all.  Only such a result is ever replaced, only by one that knows more, and its revision says so.
+Whoever was to be told of the end is told again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from holdfast.tasks.attempt import CLOSE_GRACE, STOP_GRACE
 from holdfast.tasks.facts import StopCause, fold
 from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import Ledger
+from holdfast.tasks.notification import Notifier
 from holdfast.tasks.ports import Hosts
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.rows import AttemptRow, TaskRow
@@ -41,11 +43,12 @@ _HOPE: Final = 7 * 86_400.0
 class LateOutcomes:
     """Looks again at tasks that ended as ``outcome_unknown``."""
 
-    def __init__(self, ledger: Ledger, hosts: Hosts, directory: Path, versions: Versions) -> None:
+    def __init__(self, ledger: Ledger, hosts: Hosts, directory: Path, versions: Versions, notifier: Notifier) -> None:
         self._ledger = ledger
         self._hosts = hosts
         self._directory = directory
         self._versions = versions
+        self._notifier = notifier
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     async def recover(self) -> None:
@@ -169,7 +172,11 @@ class LateOutcomes:
             revises=known,
         )
         result = await finalisation.result()
-        if result.status is Status.OUTCOME_UNKNOWN or not await self._ledger.upgrade(result):
+        upgraded = False
+        if result.status is not Status.OUTCOME_UNKNOWN:
+            async with self._notifier.silence(task.id):
+                upgraded = await self._ledger.upgrade(result)
+        if not upgraded:
             await asyncio.to_thread(replace_file, files.result, [msgspec.json.encode(known)])
             return None
         logger.info("task %s: %s after all", task.id, result.status)

@@ -220,7 +220,20 @@ class Ledger(Queries):
         )
         if result.status is Status.OUTCOME_UNKNOWN:
             return False
-        return await self._store.write(lambda connection: connection.execute(statement).rowcount > 0, durable=True)
+        # In the same step: nobody who was told of the unknown outcome is left with it.
+        again = (
+            notifications.update()
+            .where(notifications.c.task_id == result.task_id)
+            .values(tries=0, notified_at=None, abandoned_at=None, error=None)
+        )
+
+        def replace(connection: sa.Connection) -> bool:
+            if connection.execute(statement).rowcount == 0:
+                return False
+            connection.execute(again)
+            return True
+
+        return await self._store.write(replace, durable=True)
 
     async def delete(self, task_id: str) -> bool:
         """Delete a task with everything stored about it; ``False`` if it is not there, or not finished."""

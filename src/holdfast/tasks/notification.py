@@ -8,6 +8,7 @@ not.  What becomes of a notification changes nothing about the task.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urljoin, urlsplit
@@ -77,6 +79,9 @@ class Digest(msgspec.Struct, frozen=True, kw_only=True):
     finished: str | None
     #: Where the whole result document lies on this machine.
     result_path: str
+    #: 1, or more for an upgrade: it became known how a task had ended of which ``outcome_unknown`` was told before.
+    revision: int
+    upgrade: bool
 
 
 class NotifyFailed(Exception):
@@ -116,6 +121,8 @@ def digest(result: Result, acceptance: Acceptance) -> Digest:
         duration_s=result.timing.wall_ms / 1000,
         finished=result.timing.ended,
         result_path=result.output.result_path,
+        revision=result.revision,
+        upgrade=result.revision > 1,
     )
 
 
@@ -129,6 +136,8 @@ class Notifier:
         self._directory = directory
         self._pauses = PAUSES
         self._work: dict[str, asyncio.Task[None]] = {}
+        #: Tasks that nobody is told of for the moment.
+        self._silent: set[str] = set()
 
     async def recover(self) -> None:
         """Go on with everything that an earlier daemon did not get done."""
@@ -143,10 +152,26 @@ class Notifier:
 
     def tell(self, task_id: str) -> None:
         """Begin to tell of a task, if it is finished and somebody is to be told; returns at once."""
-        if task_id not in self._work:
+        if task_id not in self._work and task_id not in self._silent:
             work = asyncio.create_task(self._tell(task_id), name=f"notify {task_id}")
             self._work[task_id] = work
             work.add_done_callback(lambda _: self._work.pop(task_id, None))
+
+    @contextlib.asynccontextmanager
+    async def silence(self, task_id: str) -> AsyncGenerator[None]:
+        """Tell nobody of a task as long as this is entered, because its result changes; afterwards go on with what is
+        to be told then.
+        """
+        self._silent.add(task_id)
+        try:
+            work = self._work.get(task_id)
+            if work is not None:
+                work.cancel()
+                await asyncio.wait({work})
+            yield
+        finally:
+            self._silent.discard(task_id)
+            self.tell(task_id)
 
     async def aclose(self) -> None:
         """Stop; what is not done is taken up by :meth:`recover`."""
@@ -176,8 +201,10 @@ class Notifier:
 
     async def _insist(self, told: Digest, acceptance: Acceptance, number: int, tries: int) -> None:
         notification = acceptance.notify[number]
+        # Those of an upgrade are counted anew, and are other processes.
+        name = f"notify-{told.task_id}-{number}-{f'r{told.revision}-' if told.upgrade else ''}"
         if tries and notification.webhook is None:
-            await self._clear(f"notify-{told.task_id}-{number}-{tries}")
+            await self._clear(f"{name}{tries}")
         while True:
             if 0 < tries <= len(self._pauses):
                 await asyncio.sleep(self._pauses[tries - 1])
@@ -185,7 +212,7 @@ class Notifier:
             # Counted first: a try that kills the daemon is not repeated for ever.
             await self._note(told.task_id, number, tries=tries)
             try:
-                await self._try(notification, told, acceptance, f"notify-{told.task_id}-{number}-{tries}")
+                await self._try(notification, told, acceptance, f"{name}{tries}")
             except (NotifyFailed, HoldfastError) as error:
                 reason = str(error)[:_ERROR_LENGTH]
                 logger.warning("task %s: notification %d, try %d: %s", told.task_id, number, tries, reason)
@@ -296,7 +323,7 @@ def desktop_command(told: Digest) -> list[str]:
 
     :raises NotifyFailed: there is no program for it
     """
-    title = f"{told.label or told.agent}: {told.status}"
+    title = f"{told.label or told.agent}: {told.status}{' after all' if told.upgrade else ''}"
     body = told.summary if told.error is None else f"{told.summary}\n{told.error}"
     if sys.platform == "darwin":
         program, script = shutil.which("osascript"), "display notification (item 2 of argv) with title (item 1 of argv)"

@@ -50,9 +50,9 @@ class TaskService:
         self._servers = servers
         self._directory = directory
         self._versions = Versions()
-        self._late = LateOutcomes(self._ledger, hosts, directory, self._versions)
         self._slots = Slots()
         self._notifier = Notifier(store, hosts, directory)
+        self._late = LateOutcomes(self._ledger, hosts, directory, self._versions, self._notifier)
         self._closing = False
         #: What belongs to agents and not to one task.
         self.accounts = Accounts(self._ledger, servers)
