@@ -123,7 +123,14 @@ class Conversation:
         :raises RpcError: the server refused
         :raises Dropped: the connection was lost, or there was no answer within *within* seconds (as given at the start)
         """
-        number = self.post(method, params, awaited=True)
+        return self.answer_to(self.post(method, params, awaited=True), method, within=within)
+
+    def answer_to(self, number: int, method: str, *, within: float | None = None) -> Json:
+        """The answer to a request of this *number* and *method*, as :meth:`request` gives it.
+
+        :raises RpcError: the server refused
+        :raises Dropped: the connection was lost, or there was no answer within *within* seconds
+        """
         deadline = time.monotonic() + (self._answer_within if within is None else within)
         while number not in self._answers:
             if self.hurry is not None:

@@ -26,21 +26,28 @@ class Marks:
 
     def thread_id(self) -> str | None:
         """The thread that an earlier start made, or took up, for this work."""
-        return text(self._read(self._thread), "thread_id")
+        known = text(self.begun() or {}, "thread_id")
+        if known is not None:
+            return known
+        try:
+            return text(self._read(self._thread), "thread_id")
+        except ValueError:
+            # Cut short by the end of the machine, and with that the thread has gone too.
+            return None
 
     def begun(self) -> Json | None:
         """What :meth:`save_begun` noted; ``None``: the server was never asked to begin the turn."""
         return self._read(self._turn) or None
 
     def save_thread(self, thread_id: str) -> None:
-        """Remember the thread.
+        """Remember the thread; not beyond the end of the machine, because until its turn begins it is in memory only.
 
         :raises OSError: it could not be written
         """
-        self._write(self._thread, {"thread_id": thread_id}, sync=True)
+        self._write(self._thread, {"thread_id": thread_id}, sync=False)
 
     def save_begun(self, notes: Json, *, sync: bool = True) -> None:
-        """Remember that the turn may have begun, before the server is asked to begin it.
+        """Remember that the turn may have begun, and in which thread, before the server is asked to begin it.
 
         :raises OSError: it could not be written
         """

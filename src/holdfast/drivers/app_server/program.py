@@ -1,6 +1,6 @@
 """The turn program's first step: executed by path with ``python -I -S``, which spares it the start of ``site``."""
 
-import os.path
+import os
 import sys
 
 if __name__ == "__main__":
@@ -8,4 +8,6 @@ if __name__ == "__main__":
 
     from holdfast.drivers.app_server.turn import main
 
-    sys.exit(main(sys.argv))
+    status = main(sys.argv)
+    # Everything is written and closed: taking the interpreter apart would only keep the end of the turn waiting.
+    os._exit(status)

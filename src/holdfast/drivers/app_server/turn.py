@@ -57,7 +57,7 @@ MOST_DROPS = 8
 #: For a thread that is just being unloaded by somebody else, seconds.
 BUSY_PATIENCE = 3.0
 #: How often the record is looked at again before what it says of an interruption, or of nothing, is believed.
-_LOOKS_AGAIN = 4
+_LOOKS_AGAIN = 8
 
 
 class Ended(Exception):
@@ -268,12 +268,11 @@ class Turn:
             cwd=opened.get("cwd"),
             forkedFrom=thread.get("forkedFromId"),
         )
+        naming: int | None = None
         if order["thread_name"] is not None:
-            try:
-                talk.request("thread/name/set", {"threadId": thread_id, "name": order["thread_name"]})
-            except RpcError as error:
-                say("notice", text=f"Codex did not take the name of the thread: {error.message}")
-        notes: Json = {"fresh": fresh}
+            # The server takes what it is asked in order, so there is no need to wait for this.
+            naming = talk.post("thread/name/set", {"threadId": thread_id, "name": order["thread_name"]}, awaited=True)
+        notes: Json = {"fresh": fresh, "thread_id": thread_id}
         if order["review"] is not None:
             notes["earlier"] = [] if fresh else history.turn_ids(talk, thread_id)
         self._check_stop()
@@ -298,6 +297,11 @@ class Turn:
             say("notice", text=f"The turn's id could not be noted: {error}")
         say("begun", threadId=thread_id, turnId=turn_id)
         self._release()
+        if naming is not None:
+            try:
+                talk.answer_to(naming, "thread/name/set")
+            except RpcError as error:
+                say("notice", text=f"Codex did not take the name of the thread: {error.message}")
 
     def _open_thread(self) -> tuple[Json, bool]:
         """The server's answer, and whether the thread has no turn yet.
@@ -352,7 +356,11 @@ class Turn:
                     continue
                 wait = left(self._stop_by)
             elif talk.heard_at + silence <= now:
-                talk.request("thread/loaded/list", {})
+                try:
+                    talk.request("thread/loaded/list", {})
+                except RpcError:
+                    # An older one does not know that. It answers, which is all that was in doubt.
+                    pass
                 continue
             else:
                 wait = talk.heard_at + silence - now
