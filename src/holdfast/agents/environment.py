@@ -6,8 +6,10 @@ another agent's session.  An agent's own credentials are named by its adapter; a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from pathlib import Path
 
 #: Names that look like secrets (compared without regard to case).
@@ -82,8 +84,13 @@ def agent_environment(
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether *name*, without regard to case, matches one of the upper-case *patterns*."""
-    upper = name.upper()
-    return any(fnmatchcase(upper, pattern) for pattern in patterns)
+    return _expression(tuple(patterns)).match(name.upper()) is not None
+
+
+@lru_cache(maxsize=64)
+def _expression(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    # One look at a name instead of one for each pattern: there are some hundred of either in a task.
+    return re.compile("|".join(map(translate, patterns)) or r"(?!)")
 
 
 def _is_utf8(value: str) -> bool:

@@ -65,6 +65,7 @@ class Shutdown(msgspec.Struct, kw_only=True):
 
 
 _N = TypeVar("_N", int, float)
+_T = TypeVar("_T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -153,14 +154,14 @@ class Api:
         return _json(200, answer)
 
     async def _view(self, request: Request) -> Response:
-        return _json(200, await self._runtime.tasks.view(await self._id(request)))
+        return _json(200, await self._named(request, self._runtime.tasks.view))
 
     async def _wait(self, request: Request) -> Response:
         timeout = _number(request, "timeout_s", MAX_WAIT, 0.0, MAX_WAIT)
         return _json(200, await self._runtime.tasks.wait(await self._id(request), timeout))
 
     async def _result(self, request: Request) -> Response:
-        return _json(200, await self._runtime.tasks.result(await self._id(request)))
+        return _json(200, await self._named(request, self._runtime.tasks.result))
 
     async def _message(self, request: Request) -> Response:
         path, result = await self._runtime.tasks.message(await self._id(request))
@@ -234,6 +235,14 @@ class Api:
                     pass
         self._stop()
         return _json(202, {"stopping": True, "active": 0 if wanted.cancel else len(active)})
+
+    async def _named(self, request: Request, ask: Callable[[str], Awaitable[_T]]) -> _T:
+        """What *ask* says of the task that the request names; most name it whole, which saves a question."""
+        named: str = request.path_params["id"]
+        try:
+            return await ask(named)
+        except NotFound:
+            return await ask(await self._runtime.tasks.resolve(named))
 
     async def _id(self, request: Request) -> str:
         return await self._runtime.tasks.resolve(request.path_params["id"])

@@ -69,8 +69,14 @@ class AttemptRunner:
         cancelled: asyncio.Event,
         state: State,
         first: AttemptRow | None = None,
+        holding: asyncio.Future[None] | None = None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
-        """*first* is the attempt from whose start the total time limit runs, if it is not this one."""
+        """*first* is the attempt from whose start the total time limit runs, if it is not this one.
+
+        *holding* is the hold of its server, if somebody has it or is about to, for longer than this attempt takes.
+        *on_start* is called when the process is stored as started.
+        """
         self._attempt = attempt
         self._facts: AttemptFacts = attempt.facts
         self._request = request
@@ -82,9 +88,13 @@ class AttemptRunner:
         self._cancelled = cancelled
         self._state = state
         self._first = first
+        self._holding = holding
+        self._on_start = on_start
         #: How far the log is folded into the facts in memory; stored together with them.
         self._cursor: Cursor | None = None
         self._folded_at = 0.0
+        #: The facts are not stored as they are in memory.
+        self._unstored = False
         self._termination: asyncio.Task[Termination] | None = None
         self._terminated_at: float | None = None
         #: It takes commands, and what it converses with is a process of its own tree.
@@ -102,7 +112,10 @@ class AttemptRunner:
         async with contextlib.AsyncExitStack() as stack:
             if launch.server is not None:
                 try:
-                    await stack.enter_async_context(self._servers.hold(launch.server))
+                    if self._holding is not None:
+                        await self._holding
+                    else:
+                        await stack.enter_async_context(self._servers.hold(launch.server))
                 except Unavailable as error:
                     logger.warning("%s: its server is not there: %s", self._attempt.process_id, error)
                     if self._attempt.phase is Phase.PREPARED:
@@ -147,6 +160,7 @@ class AttemptRunner:
             self._refuse(refusal.message, refusal.hint)
         if started:
             self._attempt = await self._ledger.mark_started(self._attempt, at=at, monotonic_at=monotonic_at)
+            self._on_start()
         return started
 
     def _refuse(self, message: str, hint: str | None) -> None:
@@ -218,7 +232,8 @@ class AttemptRunner:
                     termination.exception()
         if termination is not None:
             self._note_termination(termination.result())
-        await self._fold()
+        if self._unstored or termination is not None:
+            await self._fold()
 
     async def _watch(self, host: Host, stream: AsyncGenerator[Step, None], watchdog: Watchdog) -> None:
         cancelled = asyncio.ensure_future(self._cancelled.wait())
@@ -254,7 +269,7 @@ class AttemptRunner:
         only_waits = bool(step.events) and all(isinstance(event, Waiting) for event in step.events)
         if not only_waits:
             watchdog.progressed(now)
-        self._cursor = step.cursor_after
+        self._cursor, self._unstored = step.cursor_after, True
         facts.stdout_bytes += step.stdout_bytes
         facts.stderr_bytes += step.stderr_bytes
         facts.lost_records += sum(gap.last - gap.first + 1 for gap in step.gaps)
@@ -279,7 +294,7 @@ class AttemptRunner:
     async def _fold(self, *, message: str | None = None, state: State | None = None) -> None:
         await self._ledger.fold(self._attempt, self._cursor, message=message, state=state)
         self._state = state or self._state
-        self._folded_at = monotonic()
+        self._folded_at, self._unstored = monotonic(), False
 
     async def _enforce(self, host: Host, watchdog: Watchdog) -> None:
         if self._termination is not None or self._facts.closed:

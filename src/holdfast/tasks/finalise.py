@@ -89,6 +89,28 @@ class Finalisation:
 
     async def result(self) -> Result:
         """The result; its files are written, and what was kept for further attempts is removed."""
+        # What takes longest, and needs nothing of the rest.
+        observing = asyncio.ensure_future(self._observe())
+        try:
+            return await self._make(observing)
+        finally:
+            observing.cancel()
+
+    async def _observe(self) -> tuple[Files, list[str], dict[str, str]]:
+        """Which files changed, what is doubtful about that, and what is not known of it."""
+        warnings: list[str] = []
+        unknowns: dict[str, str] = {}
+        files = await files_of_task(
+            self._task,
+            self._facts,
+            queries=self._ledger,
+            kept=self._files.directory.parent.parent,
+            warnings=warnings,
+            unknowns=unknowns,
+        )
+        return files, warnings, unknowns
+
+    async def _make(self, observing: asyncio.Future[tuple[Files, list[str], dict[str, str]]]) -> Result:
         if self._last is not None and not reported_success(self._facts, self._plain_text):
             self._tails = await diagnose(
                 self._last,
@@ -111,14 +133,9 @@ class Finalisation:
         self._warnings += outcome.warnings
         if appraisal.ends_with_intent and reported_success(self._facts, self._plain_text):
             self._warnings.append("the answer ends by announcing work instead of reporting it (ends_with_intent)")
-        files = await files_of_task(
-            self._task,
-            self._facts,
-            queries=self._ledger,
-            kept=self._files.directory.parent.parent,
-            warnings=self._warnings,
-            unknowns=self._unknowns,
-        )
+        files, doubts, unknown = await observing
+        self._warnings += doubts
+        self._unknowns |= unknown
         marker = self._marker(files) if outcome.status is Status.COMPLETED else None
         outcome, output = await self._publish(outcome, marker)
         message.complete = outcome.status is Status.COMPLETED or (
@@ -154,10 +171,13 @@ class Finalisation:
             warnings=self._warnings,
             unknowns=self._unknowns,
         )
-        await asyncio.to_thread(replace_file, self._files.result, [msgspec.json.encode(result)])
-        # The environment in it has secrets, and no attempt will need it any more.
-        await asyncio.to_thread(self._files.launch.unlink, missing_ok=True)
+        await asyncio.to_thread(self._write, result)
         return result
+
+    def _write(self, result: Result) -> None:
+        replace_file(self._files.result, [msgspec.json.encode(result)])
+        # The environment in it has secrets, and no attempt will need it any more.
+        self._files.launch.unlink(missing_ok=True)
 
     @property
     def _may_write(self) -> bool:

@@ -17,9 +17,9 @@ from holdfast.store.schema import attempts, notifications, processes, tasks
 from holdfast.tasks.acceptance import Acceptance
 from holdfast.tasks.facts import AttemptFacts
 from holdfast.tasks.output_file import Reservation
-from holdfast.tasks.queries import Queries, select_tasks
+from holdfast.tasks.queries import Queries, read_attempts, select_tasks
 from holdfast.tasks.result import Result, Status
-from holdfast.tasks.rows import AttemptRow, Phase
+from holdfast.tasks.rows import AttemptRow, Phase, TaskRow, task_row
 from holdfast.tasks.state import State, check_move
 from holdfast.tasks.workspace.changes import Baseline
 
@@ -67,10 +67,6 @@ class Ledger(Queries):
         # An accepted task is a promise: it outlives a loss of power.
         return await self._store.write(insert, durable=True)
 
-    async def save_baseline(self, task_id: str, baseline: Baseline) -> None:
-        """Keep how the working directory was before the agent started."""
-        await self._update_task(task_id, baseline=msgspec.json.encode(baseline))
-
     async def request_cancel(self, task_id: str) -> bool:
         """Store that the task shall be cancelled; ``False`` if it is finished already."""
 
@@ -86,8 +82,13 @@ class Ledger(Queries):
 
         return await self._store.write(update)
 
-    async def begin_attempt(self, task_id: str, number: int, reason: str, facts: AttemptFacts) -> AttemptRow:
-        """Store an attempt before its process exists; its process id follows from task and number."""
+    async def begin_attempt(
+        self, task_id: str, number: int, reason: str, facts: AttemptFacts, *, baseline: Baseline | None = None
+    ) -> AttemptRow:
+        """Store an attempt before its process exists; its process id follows from task and number.
+
+        With it goes the task's *baseline*, how the working directory was before the first attempt.
+        """
         row = AttemptRow(
             task_id=task_id,
             number=number,
@@ -104,6 +105,9 @@ class Ledger(Queries):
 
         def insert(connection: sa.Connection) -> None:
             _move(connection, task_id, State.STARTING)
+            if baseline is not None:
+                encoded = msgspec.json.encode(baseline)
+                connection.execute(tasks.update().where(tasks.c.id == task_id).values(baseline=encoded))
             connection.execute(
                 attempts.insert().values(
                     task_id=task_id,
@@ -173,9 +177,14 @@ class Ledger(Queries):
         await self._store.write(lambda connection: _update_attempt(connection, ended, values))
         return ended
 
-    async def begin_result(self, task_id: str) -> None:
-        """Store that the result is being made."""
-        await self._store.write(lambda connection: _move(connection, task_id, State.FINALISING))
+    async def begin_result(self, task_id: str) -> tuple[TaskRow, list[AttemptRow]]:
+        """Store that the result is being made; the task, and its attempts first to last, as they are then."""
+
+        def update(connection: sa.Connection) -> tuple[TaskRow, list[AttemptRow]]:
+            _move(connection, task_id, State.FINALISING)
+            return task_row(connection.execute(select_tasks(id=task_id)).one()), read_attempts(connection, task_id)
+
+        return await self._store.write(update)
 
     async def finish(self, result: Result) -> None:
         """Store the result; from here on the task is finished."""
@@ -239,10 +248,6 @@ class Ledger(Queries):
         """Delete a task with everything stored about it; ``False`` if it is not there, or not finished."""
         statement = tasks.delete().where(tasks.c.id == task_id, tasks.c.state == State.FINISHED)
         return await self._store.write(lambda connection: connection.execute(statement).rowcount > 0)
-
-    async def _update_task(self, task_id: str, **values: Any) -> None:
-        statement = tasks.update().where(tasks.c.id == task_id).values(**values)
-        await self._store.write(lambda connection: connection.execute(statement))
 
 
 def _move(connection: sa.Connection, task_id: str, target: State) -> None:

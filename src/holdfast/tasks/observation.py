@@ -28,17 +28,17 @@ async def files_of_task(
     :param unknowns: gets why nothing is known, if so
     """
     cwd = task.acceptance.settled.cwd
-    concurrent = await queries.concurrent_in(cwd, task.created_at, task.id)
+    others = queries.concurrent_in(cwd, task.created_at, task.id)
     if task.baseline is None:
         unknowns["files"] = "nothing was started"
-        return Files(concurrent_tasks_in_workdir=concurrent)
+        return Files(concurrent_tasks_in_workdir=await others)
     reservation = task.reservation
     # Ours, not the agent's.  The output file is there already if the result is being made for a second time.
     # A worktree may lie among it, and is what we look at.
     leave_out = [] if Path(cwd).is_relative_to(kept) else [kept]
     if reservation is not None:
         leave_out.append(Path(reservation.path))
-    changes = await observe_changes(task.baseline, leave_out=leave_out)
+    changes, concurrent = await asyncio.gather(observe_changes(task.baseline, leave_out=leave_out), others)
     claims = await asyncio.to_thread(reconcile_claims, changes, facts.claimed_files, Path(cwd))
     if changes.reason is not None:
         unknowns["files"] = changes.reason

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from holdfast.drivers.one_shot import Cursor
 from holdfast.errors import InvalidRequest, NotFound
+from holdfast.store.feed import position
 from holdfast.store.schema import attempts, processes, tasks
 from holdfast.store.store import Store
 from holdfast.tasks.acceptance import Acceptance
@@ -61,6 +62,21 @@ class Queries:
             raise _no_task(task_id)
         attempt = None if newest is None else attempt_row(newest)
         return task_row(row), attempt, 0 if attempt is None else attempt.number
+
+    async def standing(self, task_id: str) -> tuple[int, TaskRow, builtins.list[AttemptRow]]:
+        """Where a task is: the position to follow the change feed from, itself without its baseline, its attempts.
+
+        :raises NotFound: there is no such task
+        """
+
+        def select(connection: sa.Connection) -> tuple[int, sa.Row[Any] | None, builtins.list[AttemptRow]]:
+            task = connection.execute(select_tasks(baseline=False, id=task_id)).first()
+            return position(connection), task, read_attempts(connection, task_id)
+
+        seen, row, its_attempts = await self._store.read(select)
+        if row is None:
+            raise _no_task(task_id)
+        return seen, task_row(row), its_attempts
 
     async def resolve(self, prefix: str) -> str:
         """The id of the one task whose id begins with *prefix*.
@@ -176,9 +192,7 @@ class Queries:
 
     async def attempts(self, task_id: str) -> list[AttemptRow]:
         """All attempts of a task, first to last."""
-        query = _SELECT_ATTEMPTS.where(attempts.c.task_id == task_id).order_by(attempts.c.number)
-        rows = await self._store.read(lambda connection: connection.execute(query).fetchall())
-        return [attempt_row(row) for row in rows]
+        return await self._store.read(lambda connection: read_attempts(connection, task_id))
 
     async def process_ids(self) -> set[str]:
         """The ids of the processes of all attempts."""
@@ -202,6 +216,12 @@ class Queries:
         query = sa.select(processes).where(processes.c.process_id == process_id)
         row = await self._store.read(lambda connection: connection.execute(query).one())
         return Cursor(seq=row.fold_seq, skip=row.fold_skip, seen=row.fold_seen)
+
+
+def read_attempts(connection: sa.Connection, task_id: str) -> list[AttemptRow]:
+    """All attempts of a task, first to last."""
+    query = _SELECT_ATTEMPTS.where(attempts.c.task_id == task_id).order_by(attempts.c.number)
+    return [attempt_row(row) for row in connection.execute(query)]
 
 
 def _no_task(task_id: str) -> NotFound:

@@ -26,7 +26,7 @@ from holdfast.tasks.rows import AttemptRow, Phase, TaskRow
 from holdfast.tasks.slots import Ticket
 from holdfast.tasks.state import State
 from holdfast.tasks.versions import Versions
-from holdfast.tasks.workspace.changes import take_baseline
+from holdfast.tasks.workspace.changes import Baseline, take_baseline
 from holdfast.tasks.worktree import discard
 
 logger: Final = logging.getLogger(__name__)
@@ -56,8 +56,12 @@ class TaskRunner:
         files: TaskFiles,
         versions: Versions,
         place: Ticket,
+        baseline: asyncio.Task[Baseline] | None = None,
     ) -> None:
-        """*place* is where the task stands in the queue for a slot."""
+        """*place* is where the task stands in the queue for a slot.
+
+        *baseline* is that of its working directory, on its way already; it is good for a task that starts at once.
+        """
         self._task_id = task_id
         self._ledger = ledger
         self._hosts = hosts
@@ -65,11 +69,19 @@ class TaskRunner:
         self._files = files
         self._versions = versions
         self._place = place
+        self._baseline = baseline
         self._cancelled = asyncio.Event()
+        #: Set when there is a log to follow, or a result; then another one takes its place.
+        self.moved = asyncio.Event()
 
     def cancel(self) -> None:
         """Wake the runner after a request to cancel has been stored."""
         self._cancelled.set()
+
+    def wake(self) -> None:
+        """Have everybody who waits for :attr:`moved` look again."""
+        self.moved.set()
+        self.moved = asyncio.Event()
 
     async def run(self) -> None:
         """Work until the task is finished.
@@ -86,6 +98,8 @@ class TaskRunner:
                 logger.exception("task %s: fault %d", self._task_id, fault)
                 last = "".join(traceback.format_exception_only(error)).strip()
                 await asyncio.sleep(min(2.0**fault / 4, 5.0))
+            finally:
+                self._drop_baseline()
         await self._give_up(last)
 
     async def _advance(self) -> None:
@@ -96,11 +110,10 @@ class TaskRunner:
             self._cancelled.set()
         agent = await asyncio.to_thread(task.acceptance.agent)
         attempt = await self._attempts(task, agent)
-        await self._ledger.begin_result(task.id)
-        task = await self._ledger.task(task.id)
+        task, attempts = await self._ledger.begin_result(task.id)
         finalisation = Finalisation(
             task,
-            await self._ledger.attempts(task.id),
+            attempts,
             agent=agent,
             ledger=self._ledger,
             hosts=self._hosts,
@@ -109,24 +122,64 @@ class TaskRunner:
         )
         result = await finalisation.result()
         await self._ledger.finish(result)
+        self.wake()
         if task.acceptance.worktree is not None and result.backend.worktree_kept is False:
             # After the result is stored: until then what it was made from must stay.
             await asyncio.to_thread(discard, task.acceptance.worktree)
         logger.info("task %s: %s%s", task.id, result.status, "" if attempt else " before it started")
 
     async def _attempts(self, task: TaskRow, agent: Agent) -> AttemptRow | None:
-        request = task.acceptance.settled
-        attempts = await self._ledger.attempts(task.id)
+        state = task.state
+        # A task that is only queued has none.
+        attempts = [] if state is State.QUEUED else await self._ledger.attempts(task.id)
         attempt = attempts[-1] if attempts else None
-        if attempt is None:
-            if task.state is State.FINALISING or not await self._thread_is_free(task) or not await self._slot(task):
-                return None
-            if task.baseline is None:
-                await self._ledger.save_baseline(task.id, await take_baseline(Path(request.cwd)))
-            attempt = await self._begin(task, agent, 1, "resume" if task.acceptance.resume_thread else "first")
-        first = attempts[0] if attempts else None
+        async with contextlib.AsyncExitStack() as held:
+            if attempt is None:
+                at_once = task.acceptance.after is None and self._place.granted.is_set()
+                if state is State.FINALISING or not await self._thread_is_free(task) or not await self._slot(task):
+                    return None
+                if not at_once:
+                    self._drop_baseline()
+                attempt, holding = await self._begin_first(task, agent, held)
+                return await self._carry(task, agent, attempt, None, State.STARTING, holding)
+            return await self._carry(task, agent, attempt, attempts[0], state)
+
+    async def _begin_first(
+        self, task: TaskRow, agent: Agent, held: contextlib.AsyncExitStack
+    ) -> tuple[AttemptRow, asyncio.Future[None] | None]:
+        """Note how the working directory is, and that there will be an attempt.
+
+        Meanwhile its server, if it has one, is made ready; what that comes to is returned.  It is *held* from then on.
+        """
+        cwd = Path(task.acceptance.settled.cwd)
+        baseline = self._baseline = self._baseline or asyncio.ensure_future(take_baseline(cwd))
+        launch = await asyncio.to_thread(self._files.load_launch)
+        holding: asyncio.Future[None] | None = None
+        if launch.server is not None:
+            holding = asyncio.ensure_future(held.enter_async_context(self._servers.hold(launch.server)))
+            held.push_async_callback(_end, holding)
+        reason = "resume" if task.acceptance.resume_thread else "first"
+        facts = AttemptFacts(argv=launch.argv, thread_id=launch.thread_id, model=task.acceptance.settled.model)
+        attempt = await self._ledger.begin_attempt(task.id, 1, reason, facts, baseline=await baseline)
+        return attempt, holding
+
+    def _drop_baseline(self) -> None:
+        if self._baseline is not None:
+            self._baseline.cancel()
+            self._baseline = None
+
+    async def _carry(
+        self,
+        task: TaskRow,
+        agent: Agent,
+        attempt: AttemptRow,
+        first: AttemptRow | None,
+        state: State,
+        holding: asyncio.Future[None] | None = None,
+    ) -> AttemptRow:
+        """From *attempt* on to the last one that there has to be; *holding* is the hold of its server."""
+        request = task.acceptance.settled
         while True:
-            state = (await self._ledger.task(task.id)).state
             runner = AttemptRunner(
                 attempt,
                 request=request,
@@ -138,12 +191,14 @@ class TaskRunner:
                 cancelled=self._cancelled,
                 state=state,
                 first=first,
+                holding=holding,
+                on_start=self.wake,
             )
-            attempt = await runner.run()
+            attempt, holding = await runner.run(), None
             first = first or attempt
             following = await self._following(task, agent, attempt, state)
             if following is not None:
-                attempt = following
+                attempt, state = following, State.STARTING
                 continue
             pause = self._retry_pause(attempt, request.retries)
             if pause is None or state is State.FINALISING:
@@ -153,7 +208,7 @@ class TaskRunner:
                 await asyncio.wait_for(self._cancelled.wait(), pause)
             if self._cancelled.is_set():
                 return attempt
-            attempt = await self._begin(task, agent, attempt.number + 1, RETRY)
+            attempt, state = await self._begin(task, agent, attempt.number + 1, RETRY), State.STARTING
 
     async def _thread_is_free(self, task: TaskRow) -> bool:
         """Wait for the task that this one goes on behind; ``False`` when it was cancelled meanwhile."""
@@ -212,7 +267,7 @@ class TaskRunner:
         collects: AttemptRow | None = None,
     ) -> AttemptRow:
         launch = await asyncio.to_thread(self._files.load_launch)
-        if number > 1 and reason != REATTACH:
+        if reason != REATTACH:
             # A fresh command line (an agent may need a new thread id), in the environment of the first one.
             work = task.acceptance.work(self._files.prompt)
             if concludes is not None:
@@ -272,10 +327,10 @@ class TaskRunner:
             except HoldfastError as error:
                 logger.error("task %s: its process could not be ended: %s", task.id, error)
             await self._ledger.end_attempt(last)
-        await self._ledger.begin_result(task.id)
+        task, attempts = await self._ledger.begin_result(task.id)
         finalisation = Finalisation(
             task,
-            await self._ledger.attempts(task.id),
+            attempts,
             agent=None,
             ledger=self._ledger,
             hosts=self._hosts,
@@ -284,3 +339,11 @@ class TaskRunner:
             fault=failure,
         )
         await self._ledger.finish(await finalisation.result())
+
+
+async def _end(future: asyncio.Future[None]) -> None:
+    future.cancel()
+    await asyncio.wait({future})
+    if not future.cancelled():
+        # Looked at here for when nobody else did.
+        future.exception()

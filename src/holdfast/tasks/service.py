@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
+import os
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from holdfast.agents.adapter import Agent
 from holdfast.clock import monotonic
 from holdfast.host.port import Gap, HostUnavailable, Record, UnknownProcess
 from holdfast.store.store import Store
@@ -36,6 +38,7 @@ from holdfast.tasks.slots import Slots, Ticket
 from holdfast.tasks.state import State
 from holdfast.tasks.versions import Versions
 from holdfast.tasks.view import NotFinished, Progress, TaskView, derive_view, finished_line
+from holdfast.tasks.workspace.changes import Baseline, take_baseline
 
 logger: Final = logging.getLogger(__name__)
 
@@ -95,9 +98,15 @@ class TaskService:
         :raises InvalidRequest: or a subclass of it, naming what is wrong
         :raises AgentMissing: the agent is not installed where *environment* says
         """
-        acceptance = await self._admission.admit(request, prompt, environment)
-        if acceptance is not None:
-            self._launch(request.task_id, self._enter(acceptance))
+        baseline = _look_ahead(request)
+        try:
+            acceptance = await self._admission.admit(request, prompt, environment)
+            if acceptance is not None:
+                self._launch(request.task_id, self._enter(acceptance), baseline)
+                baseline = None
+        finally:
+            if baseline is not None:
+                baseline.cancel()
         return await self.view(request.task_id), acceptance is not None
 
     async def resolve(self, prefix: str) -> str:
@@ -194,12 +203,14 @@ class TaskService:
         With *follow* it goes on until the task is finished and then says so.
         """
         position = Position.parse(after)
-        row = await self._ledger.task(task_id)
-        agent = await asyncio.to_thread(row.acceptance.agent)
+        agent: Agent | None = None
         while True:
-            feed = await self._store.feed.latest()
-            row = await self._ledger.task(task_id)
-            for attempt in await self._ledger.attempts(task_id):
+            # Taken before it is looked at, so that nothing can happen in between.
+            runner = self._runners.get(task_id)
+            moved = None if runner is None else runner[0].moved
+            feed, row, attempts = await self._ledger.standing(task_id)
+            agent = agent or await asyncio.to_thread(row.acceptance.agent)
+            for attempt in attempts:
                 if attempt.number < position.attempt or attempt.started_at is None:
                     continue
                 if attempt.number > position.attempt:
@@ -213,6 +224,7 @@ class TaskService:
                 except (HostUnavailable, UnknownProcess) as error:
                     # The runner finds out what became of the process, and the change feed tells us.
                     logger.warning("progress of %s: %s", attempt.process_id, error)
+                    moved = None
                     break
                 # What was read to its end is not read again, even if its process is still held open.
                 position = Position(attempt=attempt.number + 1, tool_uses=position.tool_uses)
@@ -222,7 +234,10 @@ class TaskService:
                 return
             if not follow:
                 return
-            await self._store.feed.wait_beyond(feed)
+            if moved is not None:
+                await moved.wait()
+            else:
+                await self._store.feed.wait_beyond(feed)
 
     async def log(
         self, task_id: str, *, attempt: int | None, after: int, follow: bool
@@ -239,7 +254,7 @@ class TaskService:
         request = acceptance.request
         return self._slots.enter(request.task_id, request.agent, at_work=at_work, nested=acceptance.nested)
 
-    def _launch(self, task_id: str, place: Ticket) -> None:
+    def _launch(self, task_id: str, place: Ticket, baseline: asyncio.Task[Baseline] | None = None) -> None:
         files = TaskFiles(self._directory, task_id)
         runner = TaskRunner(
             task_id,
@@ -249,14 +264,27 @@ class TaskService:
             files=files,
             versions=self._versions,
             place=place,
+            baseline=baseline,
         )
         work = asyncio.create_task(runner.run(), name=f"task {task_id}")
         self._runners[task_id] = (runner, work)
         work.add_done_callback(lambda _: self._ended(task_id, place))
 
     def _ended(self, task_id: str, place: Ticket) -> None:
-        self._runners.pop(task_id, None)
+        runner = self._runners.pop(task_id, None)
+        if runner is not None:
+            runner[0].wake()
         self._slots.leave(place)
         if not self._closing:
             self._notifier.tell(task_id)
             self._late.watch(task_id)
+
+
+def _look_ahead(request: TaskRequest) -> asyncio.Task[Baseline] | None:
+    """Begin to look at the working directory while the request is still being checked: most tasks start at once.
+
+    ``None`` where the directory is another one by then, or gets a file of ours.
+    """
+    if request.worktree is not None or request.output_file is not None or not os.path.isabs(request.cwd):
+        return None
+    return asyncio.create_task(take_baseline(Path(request.cwd)), name=f"baseline {request.task_id}")

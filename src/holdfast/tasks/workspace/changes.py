@@ -217,10 +217,18 @@ def reconcile_claims(changes: Changes, claimed_paths: Iterable[str], directory: 
 
 
 async def _observe_git(baseline: Baseline, deadline: float) -> Observation:
-    root = await Git(baseline.directory, deadline).root()
-    if root != baseline.root:
-        raise _CannotObserve(f"The directory now belongs to another git repository ({_display(root)}).")
-    return await compare_repositories(root, baseline.repositories, deadline)
+    # Nearly always it is the same repository still, so it is not waited for git to say so.
+    comparing = asyncio.ensure_future(compare_repositories(baseline.root, baseline.repositories, deadline))
+    try:
+        root = await Git(baseline.directory, deadline).root()
+        if root != baseline.root:
+            raise _CannotObserve(f"The directory now belongs to another git repository ({_display(root)}).")
+        return await comparing
+    finally:
+        comparing.cancel()
+        await asyncio.wait({comparing})
+        if not comparing.cancelled():
+            comparing.exception()
 
 
 def _observe_scan(baseline: Baseline, deadline: float) -> Observation:
