@@ -47,6 +47,15 @@ def test_a_client_imports_nothing_of_the_daemon(daemon: FakeDaemon, arguments: l
     assert not {name for name in modules if name.startswith(("holdfast.store", "holdfast.drivers", "holdfast.doctor"))}
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["status"], ["status", "task0", "--json"]])
+def test_what_is_only_shown_needs_no_types(daemon: FakeDaemon, arguments: list[str]) -> None:
+    daemon.add()
+    status, modules = imported_by(*arguments)
+    assert status == 0
+    assert not modules & (HEAVY | {"http.client", "ssl", "email", "msgspec"})
+    assert not {name for name in modules if name.startswith(("holdfast.tasks", "holdfast.agents"))}
+
+
 def test_help_imports_no_command(state: Path) -> None:
     status, modules = imported_by("--help")
     assert status == 0

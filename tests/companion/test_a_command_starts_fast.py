@@ -15,9 +15,10 @@ from tests.system.conftest import PATIENCE
 HEAVY = {"click", "msgspec", "http.client", "ssl", "email", "asyncio", "subprocess", "inspect", "typing_extensions"}
 
 SCRIPT = """
-import json, sys
+import json, os, sys
 sys.argv = ["holdfast", "companion", *sys.argv[1:]]
 from holdfast.cli.entry import main
+os._exit = sys.exit
 try:
     main()
 except SystemExit:

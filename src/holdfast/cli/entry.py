@@ -17,7 +17,7 @@ def main() -> NoReturn:
     if sys.argv[1:2] == ["companion"] and "_HOLDFAST_COMPLETE" not in os.environ:
         from holdfast.companion.main import run
 
-        sys.exit(run(sys.argv[2:]))
+        _leave(run(sys.argv[2:]))
     # What is imported before the process host begins stays in memory for as long as it runs.
     if sys.argv[1:2] == ["exec-server"] and "_HOLDFAST_COMPLETE" not in os.environ:
         from holdfast.host.entry import main as run_host
@@ -26,3 +26,14 @@ def main() -> NoReturn:
     from holdfast.cli.main import main as run_command_line
 
     run_command_line()
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process at once; taking the interpreter apart would take longer than most commands of the companion."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            # Closed, or nobody reads it any more.
+            pass
+    os._exit(status)
