@@ -102,25 +102,47 @@ async def test_git_that_does_not_answer_gives_none_with_the_reason_and_is_gone(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     baseline = await take_baseline(repository)
-    fake = tmp_path / "bin/git"
-    fake.parent.mkdir()
-    fake.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/pids\nsleep 600 &\nwait\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    pids = hanging_git(tmp_path, monkeypatch)
     late = await take_baseline(repository, timeout_s=0.3)
     assert (late.method, late.repositories) == (Method.NONE, [])
     assert "did not answer in time" in (late.reason or "")
     changes = await observe_changes(baseline, timeout_s=0.3)
     assert (changes.method, changes.changed, changes.head_before) == (Method.NONE, [], baseline.head)
     assert "did not answer in time" in (changes.reason or "")
+    pids.write_text(known := pids.read_text() if pids.exists() else "")
     looking = asyncio.create_task(take_baseline(repository))
-    pids = tmp_path / "pids"
-    async with asyncio.timeout(30):
-        while len(pids.read_text().split()) < 3:  # noqa: ASYNC110
+    async with asyncio.timeout(60):
+        while pids.read_text() == known:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     looking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await looking
+    none_is_left(pids)
+
+
+async def test_who_is_cancelled_while_git_starts_leaves_nothing_and_waits_for_nobody(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = hanging_git(tmp_path, monkeypatch)
+    for number in range(60):
+        looking = asyncio.create_task(take_baseline(repository))
+        await asyncio.sleep(number / 3000)
+        looking.cancel()
+        assert (await asyncio.wait({looking}, timeout=60))[0]
+    none_is_left(pids)
+
+
+def hanging_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a git on PATH that waits for a program of its own; returns the file with its process ids."""
+    fake, pids = tmp_path / "bin/git", tmp_path / "pids"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\necho $$ >> {pids}\nsleep 600 &\nwait\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    return pids
+
+
+def none_is_left(pids: Path) -> None:
     groups = {int(pid) for pid in pids.read_text().split()}
     for process in psutil.process_iter():
         try:

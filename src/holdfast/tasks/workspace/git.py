@@ -167,8 +167,8 @@ class Git:
     async def _execute(self, arguments: tuple[str, ...], settings: list[str]) -> tuple[int, bytes, str]:
         command = untrusted_repository.command((untrusted_repository.NO_TRANSPORT, *settings))
         ceiling = None if self._ceiling is None else os.fsdecode(self._ceiling)
-        try:
-            process = await asyncio.create_subprocess_exec(
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 *command,
                 *arguments,
                 cwd=self.directory,
@@ -178,6 +178,14 @@ class Git:
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
             )
+        )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A start that is cancelled ends git alone, and waits for what git started as long as that holds a pipe.
+            with contextlib.suppress(OSError):
+                await _end(await starting)
+            raise
         except FileNotFoundError:
             raise GitFailed(f"git is not installed, or {os.fsdecode(self.directory)!r} is gone") from None
         except OSError as error:
@@ -190,13 +198,18 @@ class Git:
         except TimeoutError:
             raise GitTooSlow(f"git {arguments[0]} did not answer in time") from None
         finally:
-            # The leader is reaped only here and above, so its group is still its own.
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await _end(process)
         complaint = complaints.decode("utf-8", "backslashreplace").strip()
         return returncode, output, complaint.splitlines()[0][:300] if complaint else ""
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End git with everything that it started."""
+    # The leader is reaped only by whoever waits for it here or above, so its group is still its own.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
 async def _read_bounded(stream: asyncio.StreamReader) -> bytes:
