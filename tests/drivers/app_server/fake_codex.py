@@ -29,6 +29,8 @@ lock = threading.RLock()
 clients: list[Client] = []
 #: Nothing is read from anybody any more.
 deaf = threading.Event()
+#: Somebody wanted to know whether we are still there.
+probed = threading.Event()
 
 
 def load() -> dict[str, Any]:
@@ -214,6 +216,9 @@ def answer(client: Client, method: str, params: dict[str, Any]) -> dict[str, Any
                 if turn["id"] == params["turnId"] and turn["status"] == "inProgress":
                     end(str(thread_id), turn, "interrupted")
             return {}
+        case "thread/loaded/list" if FAULT == "is old, and thinks for long":
+            probed.set()
+            raise LookupError(f"unknown variant `{method}`")
         case "thread/loaded/list":
             return {"data": []}
         case "thread/unsubscribe" | "thread/delete" | "thread/name/set":
@@ -259,6 +264,8 @@ def begin(client: Client, params: dict[str, Any], turn: dict[str, Any]) -> None:
 
 def work_on(thread_id: str, turn: dict[str, Any], params: dict[str, Any]) -> None:
     time.sleep(0.05)
+    if FAULT == "is old, and thinks for long":
+        probed.wait(60)
     text = f"You said: {params['input'][0]['text']}"
     message = {"type": "agentMessage", "id": str(uuid.uuid4()), "text": text, "phase": "final_answer"}
     turn["items"].append(message)
@@ -283,7 +290,8 @@ def end(thread_id: str, turn: dict[str, Any], status: str) -> None:
 
 def main() -> None:
     if "--help" in sys.argv:
-        print("--listen <URL>  stdio:// unix://" if FAULT != "is too old for sockets" else "usage: app-server")
+        old = FAULT in ("is too old for sockets", "is old, and thinks for long")
+        print("usage: app-server" if old else "--listen <URL>  stdio:// unix://")
         return
     threads.update(load())
     listen = next((word for word in sys.argv if word.startswith("unix://")), None)

@@ -65,6 +65,13 @@ async def test_what_is_said_twice_or_not_understood_changes_nothing(fake: Make) 
     assert any("item/tarot/draw" in event.text for event in done.of(Notice))
 
 
+async def test_a_server_that_says_nothing_for_long_is_alive_if_it_answers_anything(fake: Make) -> None:
+    rig = fake("is old, and thinks for long")
+    done = await rig.run(rig.launch("hello"))
+    assert done.answer == "You said: hello", done.stderr
+    assert done.stderr == ""
+
+
 async def test_the_last_message_is_the_answer_even_if_it_is_not_the_last_word(fake: Make) -> None:
     rig = fake("goes on talking")
     launch = rig.launch("hello")
