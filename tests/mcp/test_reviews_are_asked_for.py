@@ -31,7 +31,7 @@ async def test_a_review(repository: Path) -> None:
         found = done["review"]
         assert (found["verdict"], found["summary"], found["findings"]) == ("needs-attention", "Bad.", [])
         assert (found["next_steps"], found["schema_unmet"], found["untrusted"]) == (["Repair it."], None, True)
-        assert done["outcome"]["answer"]["text"] == REJECTION
+        assert (done["outcome"]["answer"]["text"], done["outcome"]["verdict"]) == (REJECTION, None)
         call = {"agent": "rehearsal", "focus": "rehearse: say Fine.", "wait_seconds": 45}
         other = answer(await server.call_tool("review", call))
     assert other["review"]["verdict"] is None

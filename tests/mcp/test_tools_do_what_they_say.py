@@ -67,6 +67,43 @@ async def test_a_quick_task_is_answered_at_once(beside: Installation) -> None:
     assert later["outcome"]["thread_id"] == done["outcome"]["thread_id"]
 
 
+async def test_a_verdict_and_a_form_can_be_required(beside: Installation) -> None:
+    base = {"agent": "rehearsal", "wait_seconds": 45}
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    said = "rehearse: say "
+    calls = {
+        "none": {"prompt": f"{said}Fine."},
+        "usual": {"prompt": f"{said}NEEDS_FIX", "verdict": True},
+        "own": {"prompt": f"{said}LGTM", "approve": ["LGTM"]},
+        "pattern": {"prompt": f"{said}grade A", "verdict_pattern": "grade (?P<verdict>[AB])", "approve": ["A"]},
+        "form": {"prompt": f'{said}{{"n": 3}}', "output_schema": schema},
+        "silent": {"prompt": f"{said}Fine.", "verdict": True},
+        "formless": {"prompt": f"{said}three", "output_schema": schema},
+    }
+    found = {}
+    async with client() as server:
+        for name, call in calls.items():
+            found[name] = answer(await server.call_tool("delegate", base | call))["outcome"]
+        refused = error(await server.call_tool("delegate", base | {"prompt": "x", "verdict_pattern": "("}))
+    assert refused["code"] == "rejected"
+    assert found["none"]["verdict"] is None
+    judged = {
+        name: (each["verdict"]["value"], each["verdict"]["approved"]) for name, each in found.items() if each["verdict"]
+    }
+    assert judged == {
+        "usual": ("NEEDS_FIX", False),
+        "own": ("LGTM", True),
+        "pattern": ("A", True),
+        "form": (None, None),
+        "silent": (None, None),
+    }
+    assert found["form"]["verdict"]["structured"] == {"n": 3}
+    assert {name: each["status"] for name, each in found.items() if not each["ok"]} == {
+        "silent": "no_signal",
+        "formless": "no_signal",
+    }
+
+
 async def test_a_long_answer_is_read_page_by_page(beside: Installation) -> None:
     text = "Gänsefüßchen 🙂 " * 40
     task = holdfast.start("rehearsal", f"rehearse: say {text}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from pydantic import BaseModel, Field
@@ -56,6 +56,16 @@ class Page(Untrusted):
     complete: bool = Field(description="False if the agent was ended before it had said everything.")
 
 
+class Judgement(Untrusted):
+    """What an answer comes to, where that was asked for."""
+
+    value: str | None = Field(description="As the answer has it; null: it has none, which is no approval.")
+    approved: bool | None
+    structured: Any = Field(
+        description="The answer as JSON, where output_schema was given and it fits; null if it is long."
+    )
+
+
 class Outcome(BaseModel):
     """How a finished task ended."""
 
@@ -64,6 +74,7 @@ class Outcome(BaseModel):
     )
     ok: bool = Field(description="Only true if it completed.")
     answer: Page
+    verdict: Judgement | None = Field(description="Null if no verdict and no output_schema was asked for.")
     failure: Failure | None
     files_changed: list[str] = Field(description="Observed on disk, relative to the working directory of the task.")
     thread_id: str | None = Field(description="The agent's own conversation; 'resume' takes the task's id as well.")
@@ -184,6 +195,7 @@ def outcome(result: Result, answer: Page) -> Outcome:
         status=result.status,
         ok=result.ok,
         answer=answer,
+        verdict=_judgement(result),
         failure=None
         if error is None
         else Failure(
@@ -200,6 +212,15 @@ def outcome(result: Result, answer: Page) -> Outcome:
         cost_usd=result.usage.cost_usd,
         warnings=result.warnings,
     )
+
+
+def _judgement(result: Result) -> Judgement | None:
+    verdict = result.verdict
+    if not (verdict.required or verdict.present) and verdict.structured is None:
+        return None
+    small = len(msgspec.json.encode(verdict.structured)) <= FIRST_PAGE
+    structured = verdict.structured if small else None
+    return Judgement(value=verdict.value, approved=verdict.approved, structured=structured)
 
 
 def page(message: MessagePart, data: bytes, offset: int) -> Page:

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Annotated, Any, Final, ParamSpec, TypeVar, cast
+from typing import Annotated, Any, Final, ParamSpec, TypedDict, TypeVar, cast
 
 import msgspec
 from mcp.server import MCPServer
@@ -16,6 +16,7 @@ from pydantic import Field
 
 import holdfast
 from holdfast.api import aio
+from holdfast.api.aio import Task
 from holdfast.api.follow import StillRunning
 from holdfast.api.order import WorkOptions
 from holdfast.api.review import ReviewOptions
@@ -35,6 +36,7 @@ from holdfast.mcp.answers import (
     review_report,
     task_answer,
 )
+from holdfast.tasks.request import VerdictRule
 from holdfast.tasks.review.plan import TAG
 
 #: Seconds that one call waits at most, unless the command says otherwise: Codex gives a tool 60.
@@ -53,6 +55,16 @@ Wait = Annotated[
     float | None,
     Field(ge=0, description="Seconds to wait for its end, up to the server's own bound; a task is not ended by it."),
 ]
+
+# What tools that hand over work have in common.
+Model = Annotated[str | None, Field(description="The model, as the agent calls it.")]
+Effort = Annotated[str | None, Field(description="The reasoning effort, as the agent calls it.")]
+Timeout = Annotated[
+    float | None, Field(gt=0, description="Seconds after which the task itself is ended (3600 by default).")
+]
+
+# In the class below, "list" is a tool.
+Words = list[str]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -102,17 +114,28 @@ class Tools:
         write: Annotated[
             bool, Field(description="Let it change files below cwd. Without this it can only read.")
         ] = False,
-        model: Annotated[str | None, Field(description="The model, as the agent calls it.")] = None,
-        effort: Annotated[str | None, Field(description="The reasoning effort, as the agent calls it.")] = None,
-        timeout: Annotated[
-            float | None, Field(gt=0, description="Seconds after which the task itself is ended (3600 by default).")
-        ] = None,
+        model: Model = None,
+        effort: Effort = None,
+        timeout: Timeout = None,
         label: Annotated[str | None, Field(description="A short name, to find the task by in 'list'.")] = None,
         worktree: Annotated[
             bool, Field(description="Let it work in a git worktree of its own instead of among the files in cwd.")
         ] = False,
         resume: Annotated[
             str | None, Field(description="A task whose conversation to go on with; the agent remembers it.")
+        ] = None,
+        verdict: Annotated[
+            bool, Field(description="Require a verdict: a line PASS, APPROVE, NEEDS_FIX, BLOCKED or the like.")
+        ] = False,
+        verdict_pattern: Annotated[
+            str | None,
+            Field(description="Require a line that this regex matches whole; its group 'verdict' is the verdict."),
+        ] = None,
+        approve: Annotated[
+            Words | None, Field(description="Require a verdict, of which only these words approve.")
+        ] = None,
+        output_schema: Annotated[
+            dict[str, Any] | None, Field(description="The JSON Schema (an object) that the answer must fit.")
         ] = None,
         wait_seconds: Wait = 0,
     ) -> TaskAnswer:
@@ -121,22 +144,21 @@ class Tools:
         Use it for work that can be described completely in a prompt: a review, a second opinion, an analysis, a change
         that is independent of yours. Returns the task's id as soon as the task is stored, before any work starts; then
         do something else, or call wait. With wait_seconds the outcome comes at once if the task is that quick.
+        Say in the prompt, too, which verdict or which form you require; an answer without it is no success.
         """
         options: WorkOptions = {
             "cwd": cwd,
             "write": write,
-            "model": model,
-            "effort": effort,
             "label": label,
             "worktree": worktree,
             "resume": resume,
+            "verdict": VerdictRule(pattern=verdict_pattern, approve=approve or [])
+            if verdict_pattern is not None or approve
+            else verdict,
+            "output_schema": output_schema,
+            **_common(model, effort, timeout),
         }
-        if timeout is not None:
-            options["timeout"] = timeout
-        task = await aio.start(agent, prompt, **options)
-        if not wait_seconds:
-            return task_answer(await task.status())
-        return await self.wait(ctx, task.id, wait_seconds)
+        return await self._begun(ctx, await aio.start(agent, prompt, **options), wait_seconds)
 
     async def review(
         self,
@@ -159,11 +181,9 @@ class Tools:
         adversarial: Annotated[
             bool, Field(description="Look for the strongest reasons against releasing the change.")
         ] = False,
-        model: Annotated[str | None, Field(description="The model, as the agent calls it.")] = None,
-        effort: Annotated[str | None, Field(description="The reasoning effort, as the agent calls it.")] = None,
-        timeout: Annotated[
-            float | None, Field(gt=0, description="Seconds after which the task itself is ended (3600 by default).")
-        ] = None,
+        model: Model = None,
+        effort: Effort = None,
+        timeout: Timeout = None,
         wait_seconds: Wait = 0,
     ) -> TaskAnswer:
         """Have another coding agent review a change.
@@ -179,15 +199,9 @@ class Tools:
             "pull_request": pull_request,
             "uncommitted": uncommitted,
             "adversarial": adversarial,
-            "model": model,
-            "effort": effort,
+            **_common(model, effort, timeout),
         }
-        if timeout is not None:
-            options["timeout"] = timeout
-        task = await aio.start_review(agent, focus, **options)
-        if not wait_seconds:
-            return task_answer(await task.status())
-        return await self.wait(ctx, task.id, wait_seconds)
+        return await self._begun(ctx, await aio.start_review(agent, focus, **options), wait_seconds)
 
     async def wait(self, ctx: Context[Any, Any], task_id: TaskId, wait_seconds: Wait = None) -> TaskAnswer:
         """Wait for the end of a task and get its outcome.
@@ -241,8 +255,11 @@ class Tools:
         """
         found = await _outcome(task_id, offset, limit)
         view = await aio.status(task_id)
-        report = review_report(await aio.read_review(view.id)) if TAG in view.tags and offset == 0 else None
-        return task_answer(view, found, report)
+        if TAG not in view.tags:
+            return task_answer(view, found)
+        # What a review comes to stands in the review.
+        found = found.model_copy(update={"verdict": None})
+        return task_answer(view, found, review_report(await aio.read_review(view.id)) if offset == 0 else None)
 
     async def read_output(
         self,
@@ -316,6 +333,12 @@ class Tools:
         """
         return task_answer(await aio.cancel(task_id))
 
+    async def _begun(self, ctx: Context[Any, Any], task: Task, wait_seconds: float | None) -> TaskAnswer:
+        """What to say of a task that was just handed over."""
+        if not wait_seconds:
+            return task_answer(await task.status())
+        return await self.wait(ctx, task.id, wait_seconds)
+
     async def _report_until_finished(self, ctx: Context[Any, Any], task_id: str, seconds: float) -> None:
         """Wait; who asked for notifications of progress gets one for each line that no earlier wait has reported."""
         async with aclosing(aio.progress(task_id, after=self._reported.get(task_id), timeout=seconds)) as lines:
@@ -323,6 +346,20 @@ class Tools:
                 self._reported[task_id] = line.cursor
                 # It must grow with each report, and there is no total; time is what always grows.
                 await ctx.report_progress(line.elapsed_s, message=f"{line.kind}: {line.text}"[:500])
+
+
+class _Common(TypedDict, total=False):
+    model: str | None
+    effort: str | None
+    timeout: float | None
+
+
+def _common(model: str | None, effort: str | None, timeout: float | None) -> _Common:
+    """The options that every tool has which hands over work; a time limit that nobody gave is left to Holdfast."""
+    common: _Common = {"model": model, "effort": effort}
+    if timeout is not None:
+        common["timeout"] = timeout
+    return common
 
 
 async def _outcome(task_id: str, offset: int, limit: int) -> Outcome:
