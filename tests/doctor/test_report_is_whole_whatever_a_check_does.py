@@ -85,7 +85,7 @@ class Hanging(BlockingCheck):
         time.sleep(3600)
 print(asyncio.run(diagnose([Hanging()])).level)
 """
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("error\n", "")
 
 
@@ -97,7 +97,7 @@ async def test_checks_run_at_the_same_time() -> None:
         title = "t"
 
         def look(self) -> Finding:
-            barrier.wait(10)
+            barrier.wait(60)
             return Finding(level=Level.OK, summary="met the others")
 
     assert (await diagnose([Together() for _ in range(20)])).level is Level.OK

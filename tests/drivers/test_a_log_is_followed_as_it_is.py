@@ -91,7 +91,7 @@ async def test_events_arrive_while_the_agent_still_works() -> None:
     process = host.processes["p"]
     async with contextlib.aclosing(follow(host, "p", Parrot(), Cursor())) as stream:
         process.emit("stdout", b"first\nsec")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert texts([await anext(stream)]) == ["first"]
             process.emit("stdout", b"ond\n")
             assert texts([await anext(stream)]) == ["second"]

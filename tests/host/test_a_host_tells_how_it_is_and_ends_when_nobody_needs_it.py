@@ -18,7 +18,7 @@ from holdfast.host.launch import ensure_host
 from holdfast.host.port import HostUnavailable, Record
 from holdfast.jsonrpc.messages import RpcError
 
-from .harness import RunningServer, WireClient, alive, kill_server, start_host, until_dead, within
+from .harness import BOUND, RunningServer, WireClient, alive, kill_server, start_host, until_dead, within
 from .promises import serving, spec
 
 
@@ -70,7 +70,7 @@ async def test_an_idle_host_ends_at_once_and_leaves_nothing(state: Path) -> None
     await drain(client, "p")
     assert await client.stop_if_idle()
     # It has ended when the answer is given: the next one can start at once.
-    assert server.process.wait(1) == 0
+    assert server.process.wait(BOUND) == 0
     await client.aclose()
     assert "host.sock" not in os.listdir(state)
     async with serving(state) as (_, again):
@@ -147,7 +147,7 @@ try:
 except ZeroDivisionError:
     logging.getLogger("x").exception("failed")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=BOUND)
     first, second = (json.loads(line) for line in done.stderr.splitlines())
     assert (first["level"], first["logger"], first["message"]) == ("warning", "some.where", "two\nlines of é")
     assert first["time"].endswith("Z")

@@ -15,7 +15,7 @@ from holdfast.host import child
 from holdfast.host.client import HostClient
 from holdfast.host.port import Kind, ProcessState, Record
 
-from .harness import alive, kill_server, serving_child, start_host, until_dead
+from .harness import BOUND, alive, kill_server, serving_child, start_host, until_dead
 from .promises import eventually, kill_keeper, spec
 
 
@@ -37,7 +37,7 @@ async def orphaned(state: Path, tty: bool) -> AsyncIterator[tuple[HostClient, in
         assert status is not None
         assert status.pid is not None
         keeper = await kill_keeper(keeper)
-        server.process.wait(20)
+        server.process.wait(BOUND)
         yield client, status.pid
     finally:
         await client.aclose()

@@ -73,7 +73,7 @@ def test_only_loopback_addresses_are_listened_on(state: Path, address: str) -> N
         [sys.executable, "-m", "holdfast.host", "--listen", address, "--state-dir", str(state)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == 2
     assert done.stdout == ""

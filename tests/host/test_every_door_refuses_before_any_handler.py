@@ -221,7 +221,7 @@ def run(state: Path, *options: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "holdfast.host", "--state-dir", str(state), *options],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
 
 

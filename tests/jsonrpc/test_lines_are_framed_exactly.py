@@ -79,11 +79,11 @@ async def test_a_unix_socket_carries_large_messages_both_ways(tmp_path: Path) ->
     connection = await connect_unix(tmp_path / "s", lambda _: client_side)
     big = b"x" * 5_000_000
     connection.send(big)
-    await asyncio.wait_for(server_side.got.wait(), 5)
+    await asyncio.wait_for(server_side.got.wait(), 60)
     accepted[0].send(big)
     assert not accepted[0].writable
-    await asyncio.wait_for(client_side.got.wait(), 5)
+    await asyncio.wait_for(client_side.got.wait(), 60)
     assert server_side.messages == client_side.messages == [big]
     connection.close()
-    await asyncio.wait_for(server_side.lost.wait(), 5)
+    await asyncio.wait_for(server_side.lost.wait(), 60)
     server.close()

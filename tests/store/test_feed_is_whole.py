@@ -174,7 +174,7 @@ async def test_every_follower_gets_every_change_once_while_they_are_made(store: 
         await store.write(lambda connection, ids=ids: [add_task(connection, task_id) for task_id in ids])
         if number == 60:
             followers.append(asyncio.create_task(collect(700)))
-    seen = await asyncio.wait_for(asyncio.gather(*followers), 30)
+    seen = await asyncio.wait_for(asyncio.gather(*followers), 60)
     assert seen == [list(range(1, total + 1)), list(range(1, total + 1)), list(range(701, total + 1))]
 
 
@@ -244,4 +244,4 @@ async def test_followers_end_when_the_store_is_closed(tmp_path: Path) -> None:
         if await store.feed.latest() == 1:
             break
     await store.aclose()
-    assert len(await asyncio.wait_for(follower, 10)) <= 1
+    assert len(await asyncio.wait_for(follower, 60)) <= 1

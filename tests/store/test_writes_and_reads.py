@@ -55,7 +55,7 @@ async def test_a_write_is_done_even_if_nobody_waits_for_it_any_more(store: Store
     def slow(connection: sa.Connection) -> None:
         entered.set()
         add_task(connection, "slow")
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
     first = asyncio.create_task(store.write(slow))
     await asyncio.to_thread(entered.wait, 10)
@@ -67,7 +67,7 @@ async def test_a_write_is_done_even_if_nobody_waits_for_it_any_more(store: Store
         with pytest.raises(asyncio.CancelledError):
             await cancelled
     go_on.set()
-    assert await asyncio.wait_for(store.feed.wait_beyond(1), 10) == 2
+    assert await asyncio.wait_for(store.feed.wait_beyond(1), 60) == 2
     assert await store.read(task_ids) == ["queued", "slow"]
 
 
@@ -77,7 +77,7 @@ async def test_a_read_sees_one_snapshot_while_writes_go_on(store: Store) -> None
     def twice(connection: sa.Connection) -> tuple[list[str], list[str]]:
         before = task_ids(connection)
         entered.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return before, task_ids(connection)
 
     reading = asyncio.create_task(store.read(twice))

@@ -24,7 +24,7 @@ GIT_ENVIRONMENT = {
 
 def git(directory: Path, *arguments: str) -> str:
     command = ["git", "-c", "protocol.file.allow=always", *arguments]
-    done = subprocess.run(command, cwd=directory, env=GIT_ENVIRONMENT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=directory, env=GIT_ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
