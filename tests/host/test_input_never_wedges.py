@@ -10,7 +10,7 @@ import pytest
 
 from holdfast.host.client import HostClient
 from holdfast.host.port import Kind, ProcessSpec, Record, StdinClosed, UnknownProcess
-from holdfast.host.process import STDIN_BUFFER
+from holdfast.host.input import STDIN_BUFFER
 
 from .harness import RunningServer, WireClient, kill_server, within, write_params
 from .promises import resident, serving, spec

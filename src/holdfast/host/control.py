@@ -38,7 +38,7 @@ def write(client: ClientConnection, params: parameters.Write) -> Reply:
         return known
     if not process.accepts_input:
         return b'{"status":"stdinClosed"}'
-    waiter = process.write(data, write_id=params.write_id, until_written=params.until_written)
+    waiter = process.input.write(data, write_id=params.write_id, until_written=params.until_written)
     return b'{"status":"accepted"}' if waiter is None else _written(waiter)
 
 

@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -15,14 +14,13 @@ import msgspec
 
 from holdfast.host.child import Child
 from holdfast.host.drop import SignalDrop
+from holdfast.host.input import Input
 from holdfast.host.log import CHUNK, UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
 from holdfast.host.spawn import Streams, set_terminal_size
 from holdfast.host.tree import Tree
 from holdfast.host.writes import WriteLedger
 from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller
 
-#: Bytes of input that are taken off the client's hands while the process does not read.
-STDIN_BUFFER: Final = 1024 * 1024
 #: Times that what is there is moved before other streams get their turn.
 _TURN: Final = 2
 #: The same when the process has exited and its last words are collected.
@@ -104,7 +102,6 @@ class HostedProcess:
         self.drop: SignalDrop | None = None
         self._poller = poller
         self._on_closed = on_closed
-        self._on_stdin_closed = on_stdin_closed
         self._streams: Streams | None = None
         self._child: Child | None = None
         self._stalled_outputs: set[int] = set()
@@ -113,13 +110,11 @@ class HostedProcess:
         self._poured = 0
         self._exit_recorded = False
         self._close_recorded = False
-        self._stdin = -1
-        self._stdin_open = False
-        self._stdin_queue: deque[tuple[bytes, str, asyncio.Future[bool] | None]] = deque()
-        self._stdin_queued = 0
-        self._stdin_ending = False
         self._sandbox_denied: bool | None = None
         self.writes = WriteLedger(directory)
+        self.input = Input(
+            self.writes, poller, rewatch_terminal=self._rewatch_terminal, closed=lambda: on_stdin_closed(self)
+        )
 
     # Start
 
@@ -128,8 +123,7 @@ class HostedProcess:
         self.pid = pid
         self.tree = Tree(pid, ticks, self.description.marker)
         self._streams = streams
-        self._stdin = streams.stdin
-        self._stdin_open = streams.stdin >= 0
+        self.input.open(streams)
         for descriptor, kind in streams.outputs.items():
             self._watch_output(descriptor, kind)
         self._child = child
@@ -143,8 +137,7 @@ class HostedProcess:
         self.pid = pid
         self.tree = Tree(pid, ticks, self.description.marker)
         self._streams = streams
-        self._stdin = streams.stdin
-        self._stdin_open = streams.stdin >= 0
+        self.input.open(streams)
         for descriptor, kind in tuple(streams.outputs.items()):
             self._watch_output(descriptor, kind)
             self._move(descriptor, kind, _TURN)
@@ -168,8 +161,7 @@ class HostedProcess:
 
     def _watch_output(self, descriptor: int, kind: EntryKind) -> None:
         if kind is EntryKind.PTY:
-            events = READABLE if not self._stdin_queue else READABLE | WRITABLE
-            self._poller.watch(descriptor, events, self._terminal_ready)
+            self._poller.watch(descriptor, self._terminal_events(), self._terminal_ready)
         else:
             self._poller.watch(descriptor, READABLE, lambda events: self._output_ready(descriptor, kind, events))
 
@@ -196,12 +188,12 @@ class HostedProcess:
 
     def _terminal_ready(self, events: int) -> None:
         assert self._streams is not None
-        descriptor = self._stdin
+        descriptor = self._streams.stdin
         size = self.log.size(EntryKind.PTY)
         self._move(descriptor, EntryKind.PTY, _TURN)
         self._pace(self.log.size(EntryKind.PTY) - size)
-        if self._stdin_queue and descriptor in self._streams.outputs:
-            self._feed()
+        if self.input.waiting and descriptor in self._streams.outputs:
+            self.input.feed()
         self._check_closed()
         self._notify()
 
@@ -263,9 +255,9 @@ class HostedProcess:
         assert self._streams is not None
         del self._streams.outputs[descriptor]
         self._poller.unwatch(descriptor)
-        if descriptor == self._stdin:
-            self._abandon_stdin()
-            self._stdin = self._streams.stdin = -1
+        if descriptor == self._streams.stdin:
+            self.input.abandon()
+            self._streams.stdin = -1
         os.close(descriptor)
         if self._streams.gather is not None:
             for end in self._streams.gather:
@@ -353,7 +345,7 @@ class HostedProcess:
             self._stall(None, error)
             return
         self.closed = True
-        self._abandon_stdin()
+        self.input.abandon()
         if self.drop is not None:
             self.drop.close()
             self.drop = None
@@ -394,113 +386,31 @@ class HostedProcess:
     @property
     def accepts_input(self) -> bool:
         """Whether a write can still reach the process."""
-        return self._stdin_open and not self._stdin_ending and self.exit is None
-
-    def write(self, data: bytes, *, write_id: str = "", until_written: bool = False) -> asyncio.Future[bool] | None:
-        """Queue *data* for stdin, in order.
-
-        Returns None if it was taken, else a future that tells when it is: False if it never will be, because the
-        process closed its stdin or ended.  With *until_written* "taken" means that the kernel has all of it.
-
-        :raises LogFull: the write could not be noted, so it did not begin
-        """
-        if write_id:
-            self.writes.begin(write_id)
-        if not self._stdin_queue:
-            data = self._write_now(data) if data else data
-            if not data:
-                if write_id:
-                    self.writes.done(write_id)
-                return None
-            if not self._stdin_open:
-                return _settled(False)
-        waiter: asyncio.Future[bool] | None = None
-        if until_written or self._stdin_queued + len(data) > STDIN_BUFFER:
-            waiter = asyncio.get_running_loop().create_future()
-        self._stdin_queue.append((data, write_id, waiter))
-        self._stdin_queued += len(data)
-        if len(self._stdin_queue) == 1:
-            self._watch_stdin(True)
-        return waiter
-
-    def _write_now(self, data: bytes) -> bytes:
-        """Write what fits now; returns the rest.  A broken pipe closes stdin."""
-        try:
-            return data[os.write(self._stdin, data) :]
-        except BlockingIOError:
-            return data
-        except (BrokenPipeError, OSError):
-            self._abandon_stdin()
-            return data
-
-    def _watch_stdin(self, on: bool) -> None:
-        assert self._streams is not None
-        if self._streams.tty:
-            if self._stdin in self._streams.outputs and self._stdin not in self._stalled_outputs:
-                self._poller.unwatch(self._stdin)
-                self._watch_output(self._stdin, EntryKind.PTY)
-        elif on:
-            self._poller.watch(self._stdin, WRITABLE, lambda events: self._feed())
-        else:
-            self._poller.unwatch(self._stdin)
-
-    def _feed(self) -> None:
-        queue = self._stdin_queue
-        while queue and self._stdin_open:
-            data, write_id, waiter = queue[0]
-            rest = self._write_now(data) if data else data
-            if not self._stdin_open:
-                return
-            self._stdin_queued -= len(data) - len(rest)
-            if rest:
-                queue[0] = (rest, write_id, waiter)
-                return
-            queue.popleft()
-            if write_id:
-                self.writes.done(write_id)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(True)
-        if self._stdin_open:
-            self._watch_stdin(False)
-            if self._stdin_ending:
-                self._abandon_stdin()
+        return self.input.accepts and self.exit is None
 
     def close_stdin(self) -> None:
-        """Let the process see end of file after what is queued: close the pipe, or type ^D at the terminal."""
-        if not self.accepts_input or self._streams is None:
-            return
-        if self._streams.tty:
-            self.write(b"\x04")
-            return
-        self._stdin_ending = True
-        if not self._stdin_queue:
-            self._abandon_stdin()
+        """Let the process see end of file after what is queued."""
+        if self.exit is None:
+            self.input.end()
+
+    def _rewatch_terminal(self) -> None:
+        assert self._streams is not None
+        descriptor = self._streams.stdin
+        if descriptor in self._streams.outputs and descriptor not in self._stalled_outputs:
+            self._poller.change(descriptor, self._terminal_events())
+
+    def _terminal_events(self) -> int:
+        return READABLE | WRITABLE if self.input.waiting else READABLE
 
     @property
     def has_terminal(self) -> bool:
         """Whether its streams are a terminal that is still there."""
-        return self._streams is not None and self._streams.tty and self._stdin >= 0
+        return self._streams is not None and self._streams.tty and self._streams.stdin >= 0
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of its terminal; what is in front there gets SIGWINCH."""
-        if self.has_terminal:
-            set_terminal_size(self._stdin, columns, rows)
-
-    def _abandon_stdin(self) -> None:
-        if not self._stdin_open:
-            return
-        self._stdin_open = False
-        descriptor = self._stdin
-        if self._streams is not None and not self._streams.tty:
-            self._poller.unwatch(descriptor)
-            os.close(descriptor)
-            self._stdin = self._streams.stdin = -1
-            self._on_stdin_closed(self)
-        self._stdin_queued = 0
-        queue, self._stdin_queue = self._stdin_queue, deque()
-        for _, _, waiter in queue:
-            if waiter is not None and not waiter.done():
-                waiter.set_result(False)
+        if self._streams is not None and self.has_terminal:
+            set_terminal_size(self._streams.stdin, columns, rows)
 
     # Signals
 
@@ -523,9 +433,3 @@ class HostedProcess:
             return False
         self.terminating = True
         return self.signal_group(signal.SIGKILL)
-
-
-def _settled(value: bool) -> asyncio.Future[bool]:
-    future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    future.set_result(value)
-    return future

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import time
 import uuid
 from collections import deque
@@ -77,7 +76,7 @@ class ProcessHost:
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._poller = running_poller()
         #: Random for each run of the host; part of the names of the directories that it makes.
-        self.instance_id = secrets.token_hex(8)
+        self.instance_id = os.urandom(8).hex()
         self._places = Places(directory, self._processes_directory, self.instance_id)
         self._prepared = PreparedStarts(self._places, link)
         self._boot_id = boot_id()
@@ -298,7 +297,7 @@ class ProcessHost:
             raise DuplicateProcess(f"process {process_id} already exists")
         marker: str | None = None
         if session is None:
-            marker = secrets.token_hex(16)
+            marker = os.urandom(16).hex()
             env = {**env, MARKER: marker}
         description = Description(
             process_id=process_id,

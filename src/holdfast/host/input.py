@@ -1,0 +1,155 @@
+"""Input on its way to a process: in the order in which it was given, as fast as the process reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from holdfast.host.spawn import Streams
+from holdfast.host.writes import WriteLedger
+from holdfast.jsonrpc.event_loop import WRITABLE, Poller
+
+#: Bytes of input that are taken off the client's hands while the process does not read.
+STDIN_BUFFER: Final = 1024 * 1024
+
+
+class Input:
+    """The pipe or the terminal through which one process reads, and what waits before it."""
+
+    def __init__(
+        self, writes: WriteLedger, poller: Poller, *, rewatch_terminal: Callable[[], None], closed: Callable[[], None]
+    ) -> None:
+        """:param rewatch_terminal: called when something begins to wait for the terminal, or nothing does any more
+        :param closed: called when the pipe was closed
+        """
+        self._writes = writes
+        self._poller = poller
+        self._rewatch_terminal = rewatch_terminal
+        self._closed = closed
+        self._streams: Streams | None = None
+        self._descriptor = -1
+        self._open = False
+        #: Whether it is closed when the queue is empty.
+        self._ending = False
+        self._queue: deque[tuple[bytes, str, asyncio.Future[bool] | None]] = deque()
+        self._queued = 0
+
+    def open(self, streams: Streams) -> None:
+        """Write to the input end of *streams*, if there is one."""
+        self._streams = streams
+        self._descriptor = streams.stdin
+        self._open = streams.stdin >= 0
+
+    @property
+    def accepts(self) -> bool:
+        """Whether a write can still reach the process."""
+        return self._open and not self._ending
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for the process to read."""
+        return bool(self._queue)
+
+    def write(self, data: bytes, *, write_id: str = "", until_written: bool = False) -> asyncio.Future[bool] | None:
+        """Queue *data*, in order.
+
+        Returns None if it was taken, else a future that tells when it is: False if it never will be, because the
+        process closed its stdin or ended.  With *until_written* "taken" means that the kernel has all of it.
+
+        :raises LogFull: the write could not be noted, so it did not begin
+        """
+        if write_id:
+            self._writes.begin(write_id)
+        if not self._queue:
+            data = self._write_now(data) if data else data
+            if not data:
+                if write_id:
+                    self._writes.done(write_id)
+                return None
+            if not self._open:
+                return _settled(False)
+        waiter: asyncio.Future[bool] | None = None
+        if until_written or self._queued + len(data) > STDIN_BUFFER:
+            waiter = asyncio.get_running_loop().create_future()
+        self._queue.append((data, write_id, waiter))
+        self._queued += len(data)
+        if len(self._queue) == 1:
+            self._watch(True)
+        return waiter
+
+    def _write_now(self, data: bytes) -> bytes:
+        """Write what fits now; returns the rest.  A broken pipe closes stdin."""
+        try:
+            return data[os.write(self._descriptor, data) :]
+        except BlockingIOError:
+            return data
+        except OSError:
+            self.abandon()
+            return data
+
+    def _watch(self, on: bool) -> None:
+        assert self._streams is not None
+        if self._streams.tty:
+            self._rewatch_terminal()
+        elif on:
+            self._poller.watch(self._descriptor, WRITABLE, lambda events: self.feed())
+        else:
+            self._poller.unwatch(self._descriptor)
+
+    def feed(self) -> None:
+        """Write what waits, as much as the process takes."""
+        queue = self._queue
+        while queue and self._open:
+            data, write_id, waiter = queue[0]
+            rest = self._write_now(data) if data else data
+            if not self._open:
+                return
+            self._queued -= len(data) - len(rest)
+            if rest:
+                queue[0] = (rest, write_id, waiter)
+                return
+            queue.popleft()
+            if write_id:
+                self._writes.done(write_id)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(True)
+        if self._open:
+            self._watch(False)
+            if self._ending:
+                self.abandon()
+
+    def end(self) -> None:
+        """Let the process see end of file after what is queued: close the pipe, or type ^D at the terminal."""
+        if not self.accepts or self._streams is None:
+            return
+        if self._streams.tty:
+            self.write(b"\x04")
+            return
+        self._ending = True
+        if not self._queue:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Nothing reaches the process any more: close the pipe, and say so to whoever waits."""
+        if not self._open:
+            return
+        self._open = False
+        if self._streams is not None and not self._streams.tty:
+            self._poller.unwatch(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = self._streams.stdin = -1
+            self._closed()
+        self._queued = 0
+        queue, self._queue = self._queue, deque()
+        for _, _, waiter in queue:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(False)
+
+
+def _settled(value: bool) -> asyncio.Future[bool]:
+    future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future
