@@ -131,8 +131,19 @@ def test_an_idle_daemon_ends_and_takes_its_host_along(installation: Installation
 
 
 def test_a_daemon_with_work_is_not_idle(installation: Installation) -> None:
+    gate = installation.workspace / "gate"
+    prompt = f"rehearse: wait-for {gate}\nrehearse: say patience"
+    task = installation.run("start", "rehearsal", prompt).stdout.decode().strip()
+    installation.run("down")
     installation.run("up", "--idle-exit", "0.2")
-    assert installation.run("run", "rehearsal", "rehearse: sleep 2\nrehearse: say patience").stdout == b"patience"
+    daemon = installation.daemon_pid()
+    # Five times as long as it would stay without work; nobody asks it for anything.
+    time.sleep(1.0)
+    assert daemon is not None
+    assert installation.daemon_pid() == daemon
+    gate.touch()
+    assert installation.run("wait", task).returncode == 0
+    assert installation.run("result", task).stdout == b"patience"
 
 
 def test_down_leaves_the_work_and_up_takes_it_up(installation: Installation) -> None:
