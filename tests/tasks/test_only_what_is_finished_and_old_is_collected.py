@@ -126,6 +126,21 @@ async def test_what_belongs_to_no_task_goes_and_strangers_stay(bench: Bench, ser
     assert [path.name for path in (bench.directory / "tasks").iterdir()] == ["just-begun"]
 
 
+async def test_the_log_of_a_server_goes_when_it_has_ended(bench: Bench, service: TaskService) -> None:
+    for number, name in enumerate(("codex-server-abc-1", "codex-server-abc-2", "codex-server-abc-3")):
+        await bench.host.start(ProcessSpec(process_id=name, argv=["x"], cwd=Path("/"), env={}))
+        bench.host.processes[name].emit("stderr", b"a word\n")
+        if number < 2:
+            bench.host.processes[name].finish(0)
+    # It has ended, and something that it left behind has not.
+    bench.host.processes["codex-server-abc-2"].closed = False
+    for dry_run in (True, False):
+        collected = await service.collect(CollectionRequest(older_than_s=None, dry_run=dry_run))
+        assert (collected.ended_servers, collected.processes, collected.still_running) == (1, 1, [])
+        assert collected.log_bytes > 0
+    assert set(bench.host.processes) == {"codex-server-abc-2", "codex-server-abc-3"}
+
+
 async def test_without_a_host_nothing_is_deleted(bench: Bench, service: TaskService) -> None:
     task_id = await finish(bench, service)
     bench.host.unavailable = True

@@ -26,6 +26,8 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     processes: int
     #: Processes among them that belonged to no task.
     orphaned_processes: int
+    #: Processes among them that were shared servers of agents.
+    ended_servers: int = 0
     #: Directories that belonged to no task.
     orphaned_directories: int
     #: Bytes of disk: logs on the host, and files of tasks.

@@ -1,7 +1,8 @@
 """Deleting finished tasks that nobody needs any more, with everything that was kept for them.
 
 A task goes in this order: its processes are forgotten on the host, then its rows are deleted in one transaction that
-checks once more that it is finished, then its directory.  A death in between leaves a finished task whose log is gone,
+checks once more that it is finished, then its directory.  Whatever the age, what belongs to no task goes too, and the
+logs of agents' shared servers that have ended.  A death in between leaves a finished task whose log is gone,
 or a directory that belongs to no task; the next collection completes either.
 """
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.clock import wall
 from holdfast.directories import stored_bytes
+from holdfast.drivers.app_server.servers import PREFIX as SERVER_PREFIX
 from holdfast.errors import InvalidRequest
 from holdfast.host.port import Host, NotClosed, ProcessState
 from holdfast.tasks.collected import Collected, CollectionRequest
@@ -97,14 +99,16 @@ class Collector:
                 self.deleting = None
             gone.append(task_id)
         orphans = await self._forget_orphans(host, states, dry_run=request.dry_run)
+        servers = await self._forget_servers(host, states, dry_run=request.dry_run)
         directories, orphaned_bytes = await self._delete_abandoned(dry_run=request.dry_run)
         return Collected(
             dry_run=request.dry_run,
             tasks=gone,
-            processes=processes + orphans.forgotten,
+            processes=processes + orphans.forgotten + servers.forgotten,
             orphaned_processes=orphans.forgotten,
             orphaned_directories=directories,
-            log_bytes=log_bytes + orphans.bytes,
+            ended_servers=servers.forgotten,
+            log_bytes=log_bytes + orphans.bytes + servers.bytes,
             file_bytes=file_bytes + orphaned_bytes,
             still_open=still_open,
             still_running=orphans.running,
@@ -131,6 +135,16 @@ class Collector:
                 continue
             found.forgotten += forgotten.existed
             found.bytes += forgotten.bytes
+        return found
+
+    async def _forget_servers(self, host: Host, states: dict[str, ProcessState], *, dry_run: bool) -> _Orphans:
+        """Forget the shared servers of agents that have ended; what tasks did in them is in the logs of the tasks."""
+        found = _Orphans()
+        for process_id, state in sorted(states.items()):
+            if process_id.startswith(SERVER_PREFIX) and state in _ENDED:
+                forgotten = await host.forget(process_id, dry_run=dry_run)
+                found.forgotten += forgotten.existed
+                found.bytes += forgotten.bytes
         return found
 
     async def _delete_abandoned(self, *, dry_run: bool) -> tuple[int, int]:
