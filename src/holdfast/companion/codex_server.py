@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import holdfast
-from holdfast.agents import foreign
-from holdfast.clock import monotonic
 from holdfast.companion.refusal import Refused
 from holdfast.drivers.app_server.connection import Dropped, StdioConnection
-from holdfast.drivers.app_server.conversation import Conversation, RpcError
+from holdfast.drivers.app_server.conversation import Conversation, RpcError, Unanswered
+from holdfast.drivers.app_server.transcripts import Import, NotImported
 
 #: Seconds for an answer; a cold disk and a busy machine are no reason to call a login broken.
 ANSWER_WITHIN: Final = 30.0
@@ -66,30 +66,19 @@ def account(command: list[str], environment: dict[str, str], cwd: str) -> tuple[
         return read, conversation.request("config/read", wanted, within=ANSWER_WITHIN)
 
 
-def import_session(command: list[str], environment: dict[str, str], source: str, cwd: str) -> str | None:
-    """Have Codex make a thread of the Claude transcript *source*; the thread's id, if Codex tells one.
+def import_session(command: list[str], environment: dict[str, str], source: str, cwd: str) -> str:
+    """Have Codex make a thread of the Claude transcript *source*; the thread's id.
 
-    :raises Refused: this Codex cannot, or did not finish
+    :raises Refused: this Codex cannot, did not finish, or has no thread of it
     """
-    completed: list[Json] = []
-
-    def heard(message: Json) -> None:
-        if message.get("method") == "externalAgentConfig/import/completed":
-            completed.append(foreign.member(message, "params"))
-
-    details = {
-        "plugins": [],
-        "sessions": [{"path": source, "cwd": cwd, "title": None}],
-        "mcpServers": [],
-        "hooks": [],
-        "subagents": [],
-        "commands": [],
-    }
-    item = {"itemType": "SESSIONS", "description": "A Claude session", "cwd": None, "details": details}
-    with serving(command, environment, heard) as conversation:
-        deadline = monotonic() + _IMPORT_WITHIN
+    try:
+        wanted = Import(Path(source), cwd=cwd)
+    except OSError as error:
+        raise Refused(f"Claude session file cannot be read: {error}") from error
+    home = environment.get("CODEX_HOME") or str(Path.home() / ".codex")
+    with serving(command, environment, wanted.hear) as conversation:
         try:
-            conversation.request("externalAgentConfig/import", {"migrationItems": [item]}, within=_IMPORT_WITHIN)
+            return wanted.run(conversation, within=_IMPORT_WITHIN, home=home)
         except RpcError as error:
             if error.code in _UNKNOWN_METHOD and "externalAgentConfig" in error.message:
                 raise Refused(
@@ -98,18 +87,12 @@ def import_session(command: list[str], environment: dict[str, str], source: str,
                     hint=error.message,
                 ) from error
             raise
-        while not completed:
-            if monotonic() >= deadline:
-                raise Refused("Timed out waiting for Codex to finish importing the Claude session.")
-            conversation.wait(deadline - monotonic())
-    return _imported(completed[0])
-
-
-def _imported(told: Json) -> str | None:
-    """The thread in ``itemTypeResults[].successes[].target``; older versions tell none."""
-    for result in foreign.members(told, "itemTypeResults"):
-        for success in foreign.members(result, "successes"):
-            target = foreign.text(success, "target")
-            if target:
-                return target
-    return None
+        except Unanswered:
+            raise Refused("Timed out waiting for Codex to finish importing the Claude session.") from None
+        except NotImported as reason:
+            raise Refused(
+                "Codex reported that the Claude import completed, but did not record an imported thread.",
+                hint=str(reason)
+                or "See what `codex app-server` says about it, or update Codex with "
+                "`npm install -g @openai/codex@latest`, and retry.",
+            ) from None

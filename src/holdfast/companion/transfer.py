@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from holdfast.agents import foreign
 from holdfast.companion import codex_server, output
 from holdfast.companion.arguments import Syntax
 from holdfast.companion.availability import require_codex
@@ -24,14 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     workspace = Workspace(given.value("cwd"))
     source = _transcript(workspace.cwd, given.value("source") or os.environ.get(TRANSCRIPT_VARIABLE))
     variables = environment()
-    told = codex_server.import_session(require_codex(variables), variables, source, workspace.cwd)
-    thread = told or _recorded(source)
-    if thread is None:
-        raise Refused(
-            "Codex reported that the Claude import completed, but did not record an imported thread.",
-            hint="See what `codex app-server` says about it, or update Codex with "
-            "`npm install -g @openai/codex@latest`, and retry.",
-        )
+    thread = codex_server.import_session(require_codex(variables), variables, source, workspace.cwd)
     resume = f"codex resume {thread}"
     payload = {
         "threadId": thread,
@@ -62,20 +53,3 @@ def _transcript(cwd: str, name: str | None) -> str:
     if not real.startswith(os.path.realpath(projects) + os.sep):
         raise Refused(f"Codex can import Claude sessions only from {projects}: {real}")
     return real
-
-
-def _recorded(source: str) -> str | None:
-    """The thread that Codex has noted for this very content; versions before 0.169 tell it nowhere else."""
-    import hashlib
-
-    home = Path(os.environ.get("CODEX_HOME") or Path.home() / ".codex")
-    try:
-        noted = foreign.parse((home / "external_agent_session_imports.json").read_bytes()) or {}
-        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
-    except OSError:
-        return None
-    found: str | None = None
-    for record in foreign.members(noted, "records"):
-        if (record.get("source_path"), record.get("content_sha256")) == (source, digest):
-            found = foreign.text(record, "imported_thread_id") or found
-    return found

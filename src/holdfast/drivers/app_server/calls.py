@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,7 +14,8 @@ from holdfast import __version__
 from holdfast.drivers.app_server.connection import Dropped, WebSocketConnection
 from holdfast.drivers.app_server.conversation import Conversation, RpcError
 from holdfast.drivers.app_server.history import is_active, loaded, thread
-from holdfast.drivers.app_server.payload import is_object, member, members, text, whole
+from holdfast.drivers.app_server.payload import member, text, whole
+from holdfast.drivers.app_server.transcripts import Import, NotImported
 from holdfast.errors import HoldfastError, Unavailable
 
 if TYPE_CHECKING:
@@ -112,17 +111,6 @@ class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     plan: str | None = None
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that can be asked for."""
-
-    name: str
-    title: str
-    is_default: bool
-    hidden: bool
-    efforts: list[str]
-    default_effort: str | None = None
-
-
 def read_account(socket: str, within: float = WITHIN) -> Account:
     """Who is logged in.
 
@@ -151,76 +139,23 @@ def read_rate_limits(socket: str, within: float = 30.0) -> RateLimits:
     )
 
 
-def list_models(socket: str, *, include_hidden: bool = False, within: float = WITHIN) -> list[Model]:
-    """The models of the default provider's list (the one that comes with Codex, when the provider has none).
-
-    :raises ServerUnreachable, CallRefused:
-    """
-    found: list[Model] = []
-    cursor: str | None = None
-    with conversing(socket, within) as conversation:
-        while True:
-            answer = conversation.request("model/list", {"includeHidden": include_hidden, "cursor": cursor})
-            found += [_model(model) for model in members(answer, "data")]
-            cursor = text(answer, "nextCursor")
-            if cursor is None:
-                return found
-
-
-def read_config(socket: str, cwd: str | None = None, within: float = WITHIN) -> Json:
-    """The configuration that holds in *cwd*, as Codex has it.
-
-    :raises ServerUnreachable, CallRefused:
-    """
-    return member(call(socket, "config/read", {"cwd": cwd, "includeLayers": False}, within), "config")
-
-
-def read_thread(socket: str, thread_id: str, within: float = WITHIN) -> Json:
-    """What Codex knows of a thread (name, preview, directory, status), without its turns.
-
-    :raises ServerUnreachable, CallRefused: refused for a thread that it does not know
-    """
-    return member(call(socket, "thread/read", {"threadId": thread_id}, within), "thread")
-
-
 def import_transcript(
     socket: str, transcript: Path, *, cwd: str, title: str | None = None, within: float = 120.0
 ) -> str:
     """Make a Codex thread of a Claude Code transcript; the thread's id.
 
-    The id comes with the notification of completion; a Codex that leaves it out there has it in its own list of
-    imports, by path and digest of the file.
-
     :raises ServerUnreachable, CallRefused:
     :raises OSError: the transcript cannot be read
     """
-    path = transcript.resolve(strict=True)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    done: list[Json] = []
-
-    def hear(message: Json, raw: bytes) -> None:
-        if message.get("method") == "externalAgentConfig/import/completed":
-            done.append(member(message, "params"))
-
-    session = {"path": str(path), "cwd": cwd, "title": title}
-    item = {"itemType": "SESSIONS", "description": "A session", "cwd": cwd, "details": {"sessions": [session]}}
-    with conversing(socket, within, hear) as conversation:
-        home = conversation.home
-        started = conversation.request("externalAgentConfig/import", {"migrationItems": [item]})
-        import_id = text(started, "importId")
-        while not any(import_id in (None, text(params, "importId")) for params in done):
-            conversation.wait_or_drop()
-    results = [result for params in done for result in members(params, "itemTypeResults")]
-    for success in (success for result in results for success in members(result, "successes")):
-        if target := text(success, "target"):
-            return target
-    if home and (thread_id := _recorded_import(Path(home), path, digest)):
-        return thread_id
-    reasons = [text(failure, "message") or "" for result in results for failure in members(result, "failures")]
-    raise CallRefused(
-        f"Codex did not record an imported thread: {'; '.join(filter(None, reasons)) or 'it gave no reason'}",
-        hint="Check that the file is a transcript of Claude Code with at least one message.",
-    )
+    wanted = Import(transcript, cwd=cwd, title=title)
+    try:
+        with conversing(socket, within, wanted.hear) as conversation:
+            return wanted.run(conversation, within=within)
+    except NotImported as reason:
+        raise CallRefused(
+            f"Codex did not record an imported thread: {str(reason) or 'it gave no reason'}",
+            hint="Check that the file is a transcript of Claude Code with at least one message.",
+        ) from None
 
 
 def call(socket: str, method: str, params: Json, within: float = WITHIN) -> Json:
@@ -240,26 +175,3 @@ def _window(window: Json) -> LimitWindow | None:
         minutes=whole(window, "windowDurationMins") or None,
         resets_at=whole(window, "resetsAt") or None,
     )
-
-
-def _model(model: Json) -> Model:
-    efforts = [text(effort, "reasoningEffort") for effort in members(model, "supportedReasoningEfforts")]
-    return Model(
-        name=text(model, "model") or text(model, "id") or "",
-        title=text(model, "displayName") or "",
-        is_default=model.get("isDefault") is True,
-        hidden=model.get("hidden") is True,
-        efforts=[effort for effort in efforts if effort],
-        default_effort=text(model, "defaultReasoningEffort"),
-    )
-
-
-def _recorded_import(home: Path, path: Path, digest: str) -> str | None:
-    try:
-        listed: object = json.loads((home / "external_agent_session_imports.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    for record in members(listed, "records") if is_object(listed) else []:
-        if text(record, "source_path") == str(path) and text(record, "content_sha256") == digest:
-            return text(record, "imported_thread_id")
-    return None

@@ -181,15 +181,6 @@ class Conversation:
         if self._connection.fileno() in ready:
             self.hear()
 
-    def wait_or_drop(self) -> None:
-        """Hear what comes next, as long as there is no hurry.
-
-        :raises Dropped: the connection was lost, or time is up
-        """
-        if self.hurry is None or left(self.hurry) == 0.0:
-            raise Unanswered("the server did not say in time that it is done")
-        self.wait(left(self.hurry))
-
     def hear(self) -> None:
         """Take in what has arrived; does not wait.
 
