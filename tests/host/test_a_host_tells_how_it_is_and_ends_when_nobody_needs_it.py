@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -134,6 +135,27 @@ async def test_who_leaves_a_dead_host_is_not_held_up(state: Path) -> None:
     await within(local.aclose())
     with pytest.raises((HostUnavailable, RpcError)):
         await HostClient.connect(f"unix://{state}/host.sock")
+
+
+async def test_a_host_that_is_ending_starts_nothing_and_says_so(state: Path) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url)
+    # It has the grace of a persistent process to end, and the host is ending all the while.
+    await client.start(spec("stubborn", "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"))
+    async for _ in client.records("stubborn"):
+        break
+    server.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(BOUND):
+        number = 0
+        while True:
+            number += 1
+            try:
+                await client.start(spec(f"late-{number}", "true"))
+            except HostUnavailable as refusal:
+                assert "told to end" in refusal.message
+                break
+    await client.aclose()
+    assert server.stop() == 0
 
 
 def test_its_log_can_be_read_by_programs(tmp_path: Path) -> None:

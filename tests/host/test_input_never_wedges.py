@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.host.client import HostClient
-from holdfast.host.port import Kind, ProcessSpec, Record, StdinClosed, UnknownProcess
 from holdfast.host.input import STDIN_BUFFER
+from holdfast.host.port import Kind, ProcessSpec, Record, StdinClosed, UnknownProcess
 
 from .harness import RunningServer, WireClient, kill_server, within, write_params
 from .promises import resident, serving, spec

@@ -40,7 +40,7 @@ from holdfast.host.port import (
     WriteUncertain,
 )
 from holdfast.host.uri import path_to_uri
-from holdfast.jsonrpc.messages import INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
+from holdfast.jsonrpc.messages import INVALID_REQUEST, METHOD_NOT_FOUND, STOPPING, RpcError
 from holdfast.jsonrpc.peer import ConnectionClosed
 
 #: Seconds that a host which said that it ends is waited for.
@@ -163,6 +163,10 @@ class HostClient(Host):
         try:
             raw = await self._connection.persistently(lambda link: link.peer.call("process/start", params))
         except RpcError as error:
+            if error.rpc_code == STOPPING:
+                raise HostUnavailable(
+                    f"The host was told to end and did not start {spec.process_id!r}.", hint="Try again."
+                ) from None
             raise StartRefused(
                 f"The host did not start {spec.argv[0] if spec.argv else 'an empty command'!r} in {spec.cwd}: "
                 f"{error.message}.",

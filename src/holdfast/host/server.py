@@ -32,6 +32,7 @@ from holdfast.host.recovery import Running, recover
 from holdfast.host.session import Session
 from holdfast.host.tree import MARKER, Tree, end_tree, start_time
 from holdfast.jsonrpc.event_loop import running_poller
+from holdfast.jsonrpc.messages import STOPPING, RpcError
 
 #: Seconds for which a closed process of a session stays readable (the reference implementation's).
 RETAIN_CLOSED: Final = 80.0
@@ -289,9 +290,12 @@ class ProcessHost:
         """Start a process in *session*, or in the namespace of the host if that is None.
 
         :raises DuplicateProcess: the id is taken
+        :raises RpcError: the host is stopping
         :raises OSError: the reason why it did not start; nothing runs and nothing is left
         :raises ValueError: a NUL byte where there cannot be one
         """
+        if self._stopping:
+            raise RpcError(STOPPING, "the exec-server is stopping")
         namespace = self.persistent if session is None else session.processes
         if process_id in namespace:
             raise DuplicateProcess(f"process {process_id} already exists")

@@ -17,6 +17,8 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
+#: Of our own: the server is about to end; what was asked for was not done, and may be asked of its successor.
+STOPPING: Final = -32001
 #: ``fs/*`` only: the named file does not exist.
 NOT_FOUND: Final = -32004
 
