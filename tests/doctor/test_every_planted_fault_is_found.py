@@ -173,16 +173,14 @@ async def test_a_full_file_system_is_found(tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)  # noqa: ASYNC221
 
 
-async def test_a_path_too_long_for_a_socket_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_path_too_long_for_a_socket_is_explained(tmp_path: Path) -> None:
     await found(SocketPathCheck(Path("/short")), Level.OK)
-    temporary = tmp_path / "t"
-    temporary.mkdir(mode=0o700)
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     long = tmp_path / ("x" * 100)
-    finding = await found(SocketPathCheck(long), Level.INFO, "too long", str(temporary))
+    finding = await found(SocketPathCheck(long), Level.INFO, "too long", "/tmp/holdfast-")
     replacement = Path(finding.detail or "").parent
     replacement.chmod(0o777)
     report = await diagnose([SocketPathCheck(long)])
+    replacement.rmdir()
     assert report.results[0].finding.level is Level.ERROR
     assert "open to other users" in report.results[0].finding.summary
     assert "chmod 700" in (report.results[0].finding.hint or "")
@@ -315,6 +313,7 @@ async def test_a_git_that_hangs_is_ended_and_told(tmp_path: Path, monkeypatch: p
 
 
 async def test_a_repository_that_git_does_not_work_in(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
     await found(RepositoryCheck(tmp_path, os.environ), Level.OK, "not in a git repository")
     subprocess.run(["git", "init", "-q", str(tmp_path / "r")], check=True)  # noqa: ASYNC221
     (tmp_path / "r/below").mkdir()

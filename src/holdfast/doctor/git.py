@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.doctor.check import BlockingCheck, Finding, Level
+from holdfast.tasks.workspace.git import marks_repository
 
 #: The first version whose ``git config`` tells where a setting comes from, without which we do not let git run filters.
 MINIMUM: Final = (2, 26)
@@ -66,7 +67,7 @@ class RepositoryCheck(BlockingCheck):
         self.environment = environment
 
     def look(self) -> Finding:
-        if not any(os.path.lexists(parent / ".git") for parent in (self.directory, *self.directory.parents)):
+        if _owner_of_repository(self.directory) is None:
             return Finding(level=Level.OK, summary=f"{self.directory} is not in a git repository.")
         program = shutil.which("git", path=self.environment.get("PATH", os.defpath))
         if program is None:
@@ -92,7 +93,8 @@ class RepositoryCheck(BlockingCheck):
 
 
 def _owner_of_repository(directory: Path) -> Path | None:
-    return next((path for path in (directory, *directory.parents) if os.path.lexists(path / ".git")), None)
+    above = (directory, *directory.parents)
+    return next((path for path in above if marks_repository(os.fsencode(path / ".git"))), None)
 
 
 def _ask(argv: list[str], environment: Mapping[str, str], directory: Path) -> tuple[int | None, str]:

@@ -28,7 +28,7 @@ from holdfast.tasks.workspace.fingerprint import (
     compare_scans,
     scan,
 )
-from holdfast.tasks.workspace.git import Git, GitFailed, GitTooSlow
+from holdfast.tasks.workspace.git import Git, GitFailed, GitTooSlow, marks_repository
 from holdfast.tasks.workspace.repositories import (
     DIRTY_LIMIT,
     Observation,
@@ -292,23 +292,12 @@ def _require_directory(path: bytes) -> None:
 
 
 def _is_in_repository(path: bytes) -> bool:
-    while not _marks_repository(os.path.join(path, b".git")):
+    while not marks_repository(os.path.join(path, b".git")):
         parent = os.path.dirname(path)
         if parent == path:
             return False
         path = parent
     return True
-
-
-def _marks_repository(path: bytes) -> bool:
-    """Whether there is something; an empty directory is nothing: Codex's sandbox leaves such behind in ``/tmp``."""
-    try:
-        return bool(os.listdir(path))
-    except FileNotFoundError:
-        return os.path.islink(path)
-    except OSError:
-        # A file, as in a worktree, or what cannot be read.
-        return True
 
 
 def _touched_since(full: bytes, since_ns: int) -> bool:

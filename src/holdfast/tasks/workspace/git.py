@@ -223,6 +223,17 @@ async def _read_bounded(stream: asyncio.StreamReader) -> bytes:
     return b"".join(chunks)
 
 
+def marks_repository(path: bytes) -> bool:
+    """Whether *path*, a ``.git``, is something; an empty directory is not: Codex's sandbox leaves one in ``/tmp``."""
+    try:
+        return bool(os.listdir(path))
+    except FileNotFoundError:
+        return os.path.islink(path)
+    except OSError:
+        # A file, as in a worktree, or what cannot be read.
+        return True
+
+
 def _normal(path: bytes) -> bytes:
     return os.path.normpath(path)
 
