@@ -9,13 +9,13 @@ from holdfast.drivers.app_server.connection import Dropped, NobodyListens, WebSo
 from holdfast.drivers.app_server.conversation import Conversation, RpcError
 from holdfast.drivers.app_server.history import active_turn, find_review, find_turn, is_active, loaded, thread
 from holdfast.drivers.app_server.marks import Marks
-from holdfast.drivers.app_server.order import Order
 from holdfast.drivers.app_server.payload import text, texts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from holdfast.drivers.app_server.order import Order
     from holdfast.drivers.app_server.payload import Json
 
 #: For all of it, seconds.
