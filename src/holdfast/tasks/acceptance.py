@@ -116,6 +116,11 @@ class TaskFiles:
         #: The result document, as in the store.
         self.result = self.directory / "result.json"
 
+    @property
+    def kept(self) -> Path:
+        """Where Holdfast keeps everything, this among it."""
+        return self.directory.parent.parent
+
     def create(self) -> None:
         """Make the directory (0700)."""
         private_directory(self.directory)

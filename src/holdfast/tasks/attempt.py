@@ -71,11 +71,13 @@ class AttemptRunner:
         first: AttemptRow | None = None,
         holding: asyncio.Future[None] | None = None,
         on_start: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """*first* is the attempt from whose start the total time limit runs, if it is not this one.
 
         *holding* is the hold of its server, if somebody has it or is about to, for longer than this attempt takes.
-        *on_start* is called when the process is stored as started.
+        *on_start* is called when the process is stored as started, *on_end* when the agent has come to its own end and
+        nothing of it is left, before that is stored.
         """
         self._attempt = attempt
         self._facts: AttemptFacts = attempt.facts
@@ -90,6 +92,7 @@ class AttemptRunner:
         self._first = first
         self._holding = holding
         self._on_start = on_start
+        self._on_end = on_end
         #: How far the log is folded into the facts in memory; stored together with them.
         self._cursor: Cursor | None = None
         self._folded_at = 0.0
@@ -131,6 +134,9 @@ class AttemptRunner:
                 if doubt is not None:
                     logger.warning("%s: %s", self._attempt.process_id, doubt)
                     self._facts.unreachable = True
+            facts = self._facts
+            if facts.terminal and facts.closed and facts.stop is None and not facts.survivors and not facts.unreachable:
+                self._on_end()
             return await self._ledger.end_attempt(self._attempt)
 
     async def _start(self, launch: Launch) -> bool:

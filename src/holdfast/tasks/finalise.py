@@ -21,7 +21,7 @@ from holdfast.tasks.appraisal import Appraisal, appraise, settled
 from holdfast.tasks.diagnosis import Tails, diagnose
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.marker import with_marker
-from holdfast.tasks.observation import files_of_task
+from holdfast.tasks.observation import Observed, observe
 from holdfast.tasks.outcome import Outcome, decide, reported_success, signal_name
 from holdfast.tasks.output_file import OutputPathRefused, Published, publish
 from holdfast.tasks.ports import Hosts
@@ -65,10 +65,11 @@ class Finalisation:
         versions: Versions,
         fault: Failure | None = None,
         revises: Result | None = None,
+        observing: asyncio.Future[Observed] | None = None,
     ) -> None:
         """With *fault*, Holdfast itself failed: the outcome is ``failed`` for that reason; *agent* may be ``None``.
 
-        *revises* is the result that this one knows more than.
+        *revises* is the result that this one knows more than.  *observing* is what changed, where that is on its way.
         """
         self._task = task
         self._request = task.acceptance.settled
@@ -83,6 +84,7 @@ class Finalisation:
         self._versions = versions
         self._fault = fault
         self._revises = revises
+        self._observing = observing
         self._tails = Tails()
         self._warnings: list[str] = list(task.acceptance.warnings)
         self._unknowns: dict[str, str] = {}
@@ -90,27 +92,15 @@ class Finalisation:
     async def result(self) -> Result:
         """The result; its files are written, and what was kept for further attempts is removed."""
         # What takes longest, and needs nothing of the rest.
-        observing = asyncio.ensure_future(self._observe())
+        observing = self._observing or asyncio.ensure_future(
+            observe(self._task, self._facts, queries=self._ledger, kept=self._files.kept)
+        )
         try:
             return await self._make(observing)
         finally:
             observing.cancel()
 
-    async def _observe(self) -> tuple[Files, list[str], dict[str, str]]:
-        """Which files changed, what is doubtful about that, and what is not known of it."""
-        warnings: list[str] = []
-        unknowns: dict[str, str] = {}
-        files = await files_of_task(
-            self._task,
-            self._facts,
-            queries=self._ledger,
-            kept=self._files.directory.parent.parent,
-            warnings=warnings,
-            unknowns=unknowns,
-        )
-        return files, warnings, unknowns
-
-    async def _make(self, observing: asyncio.Future[tuple[Files, list[str], dict[str, str]]]) -> Result:
+    async def _make(self, observing: asyncio.Future[Observed]) -> Result:
         if self._last is not None and not reported_success(self._facts, self._plain_text):
             self._tails = await diagnose(
                 self._last,

@@ -5,7 +5,7 @@ Every method is one transaction.  A move of a task's state is checked against th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -17,11 +17,19 @@ from holdfast.store.schema import attempts, notifications, processes, tasks
 from holdfast.tasks.acceptance import Acceptance
 from holdfast.tasks.facts import AttemptFacts
 from holdfast.tasks.output_file import Reservation
-from holdfast.tasks.queries import Queries, read_attempts, select_tasks
+from holdfast.tasks.queries import SELECT_STATE, SELECT_TASK, Queries, read_attempts
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.rows import AttemptRow, Phase, TaskRow, task_row
 from holdfast.tasks.state import State, check_move
 from holdfast.tasks.workspace.changes import Baseline
+
+# Statements are built once: putting one together takes longer than carrying it out.
+_MOVE: Final = tasks.update().where(tasks.c.id == sa.bindparam("task_id")).values(state=sa.bindparam("state"))
+#: What it sets follows from the parameters that are given beside these two.
+_UPDATE_ATTEMPT: Final = attempts.update().where(
+    attempts.c.task_id == sa.bindparam("of_task"), attempts.c.number == sa.bindparam("of_number")
+)
+_UPDATE_PROCESS: Final = processes.update().where(processes.c.process_id == sa.bindparam("of_process"))
 
 
 class Conflict(InvalidRequest):
@@ -78,7 +86,7 @@ class Ledger(Queries):
             )
             if changed.rowcount:
                 return True
-            return connection.execute(select_tasks(id=task_id)).one().state != State.FINISHED
+            return connection.execute(SELECT_STATE, {"task_id": task_id}).scalar_one() != State.FINISHED
 
         return await self._store.write(update)
 
@@ -155,11 +163,8 @@ class Ledger(Queries):
                 values["message"] = message
             _update_attempt(connection, attempt, values)
             if cursor is not None:
-                connection.execute(
-                    processes.update()
-                    .where(processes.c.process_id == attempt.process_id)
-                    .values(fold_seq=cursor.seq, fold_skip=cursor.skip, fold_seen=cursor.seen)
-                )
+                reached = {"fold_seq": cursor.seq, "fold_skip": cursor.skip, "fold_seen": cursor.seen}
+                connection.execute(_UPDATE_PROCESS, {"of_process": attempt.process_id, **reached})
             if state is not None:
                 _move(connection, attempt.task_id, state)
 
@@ -182,7 +187,8 @@ class Ledger(Queries):
 
         def update(connection: sa.Connection) -> tuple[TaskRow, list[AttemptRow]]:
             _move(connection, task_id, State.FINALISING)
-            return task_row(connection.execute(select_tasks(id=task_id)).one()), read_attempts(connection, task_id)
+            row = connection.execute(SELECT_TASK, {"task_id": task_id}).one()
+            return task_row(row), read_attempts(connection, task_id)
 
         return await self._store.write(update)
 
@@ -251,16 +257,12 @@ class Ledger(Queries):
 
 
 def _move(connection: sa.Connection, task_id: str, target: State) -> None:
-    current = State(connection.execute(sa.select(tasks.c.state).where(tasks.c.id == task_id)).scalar_one())
+    current = State(connection.execute(SELECT_STATE, {"task_id": task_id}).scalar_one())
     if current is target and target is not State.STARTING:
         return
     check_move(task_id, current, target)
-    connection.execute(tasks.update().where(tasks.c.id == task_id).values(state=target))
+    connection.execute(_MOVE, {"task_id": task_id, "state": target})
 
 
 def _update_attempt(connection: sa.Connection, attempt: AttemptRow, values: dict[str, Any]) -> None:
-    connection.execute(
-        attempts.update()
-        .where(attempts.c.task_id == attempt.task_id, attempts.c.number == attempt.number)
-        .values(**values)
-    )
+    connection.execute(_UPDATE_ATTEMPT, {"of_task": attempt.task_id, "of_number": attempt.number, **values})

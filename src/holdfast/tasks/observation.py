@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import NamedTuple
 
 from holdfast.tasks.facts import AttemptFacts
 from holdfast.tasks.queries import Queries
 from holdfast.tasks.result import ChangedFile, Files
 from holdfast.tasks.rows import TaskRow
 from holdfast.tasks.workspace.changes import observe_changes, reconcile_claims
+
+
+class Observed(NamedTuple):
+    """Which files changed, what is doubtful about that, and what is not known of it."""
+
+    files: Files
+    warnings: list[str]
+    unknowns: dict[str, str]
+
+
+async def observe(task: TaskRow, facts: AttemptFacts, *, queries: Queries, kept: Path) -> Observed:
+    """What changed in *task*'s working directory, as :func:`files_of_task` tells it."""
+    warnings: list[str] = []
+    unknowns: dict[str, str] = {}
+    files = await files_of_task(task, facts, queries=queries, kept=kept, warnings=warnings, unknowns=unknowns)
+    return Observed(files, warnings, unknowns)
 
 
 async def files_of_task(

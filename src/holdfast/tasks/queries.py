@@ -23,6 +23,26 @@ from holdfast.tasks.state import State
 #: What comes after everything else that can be in an id.
 _BEYOND: Final = "\U0010ffff"
 
+# Statements are built once: putting one together takes longer than carrying it out.
+
+#: Everything that is stored of tasks but their results.
+_SELECT_TASKS: Final = sa.select(*(column for column in tasks.c if column.name != "result"))
+SELECT_TASK: Final = _SELECT_TASKS.where(tasks.c.id == sa.bindparam("task_id"))
+#: The same without their baselines, which can be large and which nobody is shown.
+_SELECT_TASKS_TO_SHOW: Final = sa.select(
+    sa.null().label("baseline"), *(column for column in tasks.c if column.name not in ("result", "baseline"))
+)
+_SELECT_TASK_TO_SHOW: Final = _SELECT_TASKS_TO_SHOW.where(tasks.c.id == sa.bindparam("task_id"))
+SELECT_STATE: Final = sa.select(tasks.c.state).where(tasks.c.id == sa.bindparam("task_id"))
+_SELECT_RESULT: Final = sa.select(tasks.c.result).where(tasks.c.id == sa.bindparam("task_id"))
+#: Without the last message, which can be large.
+_SELECT_ATTEMPTS: Final = sa.select(*(column for column in attempts.c if column.name != "message"))
+_OF_TASK: Final = attempts.c.task_id == sa.bindparam("task_id")
+_SELECT_ATTEMPTS_OF_TASK: Final = _SELECT_ATTEMPTS.where(_OF_TASK).order_by(attempts.c.number)
+_SELECT_NEWEST_ATTEMPT: Final = _SELECT_ATTEMPTS.where(_OF_TASK).order_by(attempts.c.number.desc()).limit(1)
+_SELECT_MESSAGE: Final = sa.select(attempts.c.message).where(_OF_TASK, attempts.c.number == sa.bindparam("number"))
+_SELECT_PROCESS: Final = sa.select(processes).where(processes.c.process_id == sa.bindparam("process_id"))
+
 
 class Ambiguous(InvalidRequest):
     """A prefix fits more than one task."""
@@ -41,7 +61,7 @@ class Queries:
 
         :raises NotFound: there is none
         """
-        row = await self._store.read(lambda connection: connection.execute(select_tasks(id=task_id)).first())
+        row = await self._store.read(lambda connection: connection.execute(SELECT_TASK, {"task_id": task_id}).first())
         if row is None:
             raise _no_task(task_id)
         return task_row(row)
@@ -53,9 +73,11 @@ class Queries:
         """
 
         def select(connection: sa.Connection) -> tuple[sa.Row[Any] | None, sa.Row[Any] | None]:
-            task = connection.execute(select_tasks(baseline=False, id=task_id)).first()
-            newest = _SELECT_ATTEMPTS.where(attempts.c.task_id == task_id).order_by(attempts.c.number.desc()).limit(1)
-            return task, connection.execute(newest).first()
+            named = {"task_id": task_id}
+            return (
+                connection.execute(_SELECT_TASK_TO_SHOW, named).first(),
+                connection.execute(_SELECT_NEWEST_ATTEMPT, named).first(),
+            )
 
         row, newest = await self._store.read(select)
         if row is None:
@@ -70,7 +92,7 @@ class Queries:
         """
 
         def select(connection: sa.Connection) -> tuple[int, sa.Row[Any] | None, builtins.list[AttemptRow]]:
-            task = connection.execute(select_tasks(baseline=False, id=task_id)).first()
+            task = connection.execute(_SELECT_TASK_TO_SHOW, {"task_id": task_id}).first()
             return position(connection), task, read_attempts(connection, task_id)
 
         seen, row, its_attempts = await self._store.read(select)
@@ -86,13 +108,11 @@ class Queries:
         """
 
         def look(connection: sa.Connection) -> list[str]:
-            exact = sa.select(tasks.c.id).where(tasks.c.id == prefix)
             # Not LIKE, which cannot use the index and takes A for a.
             fitting = sa.select(tasks.c.id).where(tasks.c.id >= prefix, tasks.c.id < prefix + _BEYOND)
-            for query in (exact, fitting.order_by(tasks.c.id).limit(4)):
-                if found := [*connection.execute(query).scalars()]:
-                    return found
-            return []
+            if connection.execute(SELECT_STATE, {"task_id": prefix}).first() is not None:
+                return [prefix]
+            return [*connection.execute(fitting.order_by(tasks.c.id).limit(4)).scalars()]
 
         found = await self._store.read(look)
         if not found or not prefix:
@@ -108,7 +128,7 @@ class Queries:
 
         def select(connection: sa.Connection) -> list[tuple[TaskRow, AttemptRow | None, int]]:
             order = (tasks.c.created_at.desc(), tasks.c.id.desc())
-            query = select_tasks(baseline=False).order_by(*order).limit(limit)
+            query = _SELECT_TASKS_TO_SHOW.order_by(*order).limit(limit)
             if active_only:
                 query = query.where(tasks.c.state != State.FINISHED)
             if tags:
@@ -128,7 +148,7 @@ class Queries:
 
     async def unfinished(self) -> list[TaskRow]:
         """All tasks that have no result yet, oldest first."""
-        query = select_tasks().where(tasks.c.state != State.FINISHED).order_by(tasks.c.created_at, tasks.c.id)
+        query = _SELECT_TASKS.where(tasks.c.state != State.FINISHED).order_by(tasks.c.created_at, tasks.c.id)
         return [
             task_row(row) for row in await self._store.read(lambda connection: connection.execute(query).fetchall())
         ]
@@ -180,8 +200,8 @@ class Queries:
 
     async def result(self, task_id: str) -> Result | None:
         """The result of a task; ``None`` until it is finished."""
-        query = sa.select(tasks.c.result).where(tasks.c.id == task_id)
-        row = await self._store.read(lambda connection: connection.execute(query).first())
+        named = {"task_id": task_id}
+        row = await self._store.read(lambda connection: connection.execute(_SELECT_RESULT, named).first())
         return None if row is None or row.result is None else msgspec.json.decode(row.result, type=Result)
 
     async def usage_since(self, since: float) -> builtins.list[tuple[str, UsagePart]]:
@@ -202,8 +222,8 @@ class Queries:
 
     async def message(self, task_id: str, number: int) -> str | None:
         """The last message of an attempt."""
-        query = sa.select(attempts.c.message).where(attempts.c.task_id == task_id, attempts.c.number == number)
-        return (await self._store.read(lambda connection: connection.execute(query).one())).message
+        named = {"task_id": task_id, "number": number}
+        return (await self._store.read(lambda connection: connection.execute(_SELECT_MESSAGE, named).one())).message
 
     async def thread(self, thread_id: str) -> AttemptRow | None:
         """The newest attempt that worked in this thread."""
@@ -213,34 +233,18 @@ class Queries:
 
     async def cursor(self, process_id: str) -> Cursor:
         """How far the log of a process has been folded."""
-        query = sa.select(processes).where(processes.c.process_id == process_id)
-        row = await self._store.read(lambda connection: connection.execute(query).one())
+        named = {"process_id": process_id}
+        row = await self._store.read(lambda connection: connection.execute(_SELECT_PROCESS, named).one())
         return Cursor(seq=row.fold_seq, skip=row.fold_skip, seen=row.fold_seen)
 
 
 def read_attempts(connection: sa.Connection, task_id: str) -> list[AttemptRow]:
     """All attempts of a task, first to last."""
-    query = _SELECT_ATTEMPTS.where(attempts.c.task_id == task_id).order_by(attempts.c.number)
-    return [attempt_row(row) for row in connection.execute(query)]
+    return [attempt_row(row) for row in connection.execute(_SELECT_ATTEMPTS_OF_TASK, {"task_id": task_id})]
 
 
 def _no_task(task_id: str) -> NotFound:
     return NotFound(f"There is no task {task_id}.", hint="See 'holdfast list'.")
-
-
-def select_tasks(*, baseline: bool = True, **where: str) -> sa.Select[Any]:
-    """Everything that is stored of tasks but their results, and their baselines only where they are wanted."""
-    return (_SELECT_TASKS if baseline else _SELECT_TASKS_TO_SHOW).filter_by(**where)
-
-
-#: A baseline can be large, and nobody is shown it.
-_NO_BASELINE: Final = sa.null().label("baseline")
-_SELECT_TASKS: Final = sa.select(*(column for column in tasks.c if column.name != "result"))
-_SELECT_TASKS_TO_SHOW: Final = sa.select(
-    _NO_BASELINE, *(column for column in tasks.c if column.name not in ("result", "baseline"))
-)
-#: Without the last message, which can be large.
-_SELECT_ATTEMPTS: Final = sa.select(*(column for column in attempts.c if column.name != "message"))
 
 
 class _OnlyUsage(msgspec.Struct):

@@ -70,7 +70,7 @@ def usage_of(attempt: AttemptRow | None) -> Usage | None:
 
 
 def task_row(row: sa.Row[Any]) -> TaskRow:
-    """Read what :func:`holdfast.tasks.queries.select_tasks` selects."""
+    """Read what :data:`holdfast.tasks.queries.SELECT_TASK` selects."""
     return TaskRow(
         id=row.id,
         state=State(row.state),

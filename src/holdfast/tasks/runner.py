@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from holdfast.tasks.budget import FINALISE, FINISH_NOW
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import Ledger
+from holdfast.tasks.observation import Observed, observe
 from holdfast.tasks.ports import Hosts, Servers
 from holdfast.tasks.rows import AttemptRow, Phase, TaskRow
 from holdfast.tasks.slots import Ticket
@@ -70,6 +72,7 @@ class TaskRunner:
         self._versions = versions
         self._place = place
         self._baseline = baseline
+        self._observing: asyncio.Future[Observed] | None = None
         self._cancelled = asyncio.Event()
         #: Set when there is a log to follow, or a result; then another one takes its place.
         self.moved = asyncio.Event()
@@ -100,6 +103,7 @@ class TaskRunner:
                 await asyncio.sleep(min(2.0**fault / 4, 5.0))
             finally:
                 self._drop_baseline()
+                self._drop_observation()
         await self._give_up(last)
 
     async def _advance(self) -> None:
@@ -119,6 +123,7 @@ class TaskRunner:
             hosts=self._hosts,
             files=self._files,
             versions=self._versions,
+            observing=self._observing,
         )
         result = await finalisation.result()
         await self._ledger.finish(result)
@@ -140,14 +145,14 @@ class TaskRunner:
                     return None
                 if not at_once:
                     self._drop_baseline()
-                attempt, holding = await self._begin_first(task, agent, held)
+                task, attempt, holding = await self._begin_first(task, agent, held)
                 return await self._carry(task, agent, attempt, None, State.STARTING, holding)
             return await self._carry(task, agent, attempt, attempts[0], state)
 
     async def _begin_first(
         self, task: TaskRow, agent: Agent, held: contextlib.AsyncExitStack
-    ) -> tuple[AttemptRow, asyncio.Future[None] | None]:
-        """Note how the working directory is, and that there will be an attempt.
+    ) -> tuple[TaskRow, AttemptRow, asyncio.Future[None] | None]:
+        """Note how the working directory is, and that there will be an attempt; both rows as they are stored then.
 
         Meanwhile its server, if it has one, is made ready; what that comes to is returned.  It is *held* from then on.
         """
@@ -161,7 +166,18 @@ class TaskRunner:
         reason = "resume" if task.acceptance.resume_thread else "first"
         facts = AttemptFacts(argv=launch.argv, thread_id=launch.thread_id, model=task.acceptance.settled.model)
         attempt = await self._ledger.begin_attempt(task.id, 1, reason, facts, baseline=await baseline)
-        return attempt, holding
+        return msgspec.structs.replace(task, baseline=await baseline), attempt, holding
+
+    def _look(self, task: TaskRow, facts: AttemptFacts) -> None:
+        """Begin to look at what *task* changed; good as long as no other attempt follows."""
+        self._drop_observation()
+        looking = observe(task, facts, queries=self._ledger, kept=self._files.kept)
+        self._observing = asyncio.ensure_future(looking)
+
+    def _drop_observation(self) -> None:
+        if self._observing is not None:
+            self._observing.cancel()
+            self._observing = None
 
     def _drop_baseline(self) -> None:
         if self._baseline is not None:
@@ -180,6 +196,7 @@ class TaskRunner:
         """From *attempt* on to the last one that there has to be; *holding* is the hold of its server."""
         request = task.acceptance.settled
         while True:
+            self._drop_observation()
             runner = AttemptRunner(
                 attempt,
                 request=request,
@@ -193,6 +210,7 @@ class TaskRunner:
                 first=first,
                 holding=holding,
                 on_start=self.wake,
+                on_end=partial(self._look, task, attempt.facts),
             )
             attempt, holding = await runner.run(), None
             first = first or attempt
