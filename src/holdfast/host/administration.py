@@ -41,7 +41,6 @@ def host_status(client: ClientConnection, params: None) -> Reply:
 async def _overview(host: ProcessHost) -> bytes:
     keeper = host.keeper_pid
     states = Counter(describe(process)["state"] for process in host.processes())
-    kept, budget = host.retention
     # Thousands of logs may be there: not on the loop's thread.
     logs = await asyncio.to_thread(stored_bytes, host.directory / "processes")
     free = os.statvfs(host.directory)
@@ -59,7 +58,7 @@ async def _overview(host: ProcessHost) -> bytes:
             processes={state: states[state] for state in STATES},
             memory=Memory(server=_resident(os.getpid()), keeper=_resident(keeper) if keeper is not None else 0),
             disk=Disk(logs=logs, free=free.f_bavail * free.f_frsize),
-            retention=Retention(kept=kept, budget=budget),
+            retention=Retention(kept=host.retention.kept, budget=host.retention.budget),
             ending=_ending(host),
         )
     )

@@ -29,8 +29,9 @@ from holdfast.host.places import Places
 from holdfast.host.prepared import PreparedStarts
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.recovery import Running, recover
+from holdfast.host.retention import Retention
 from holdfast.host.session import Session
-from holdfast.host.tree import MARKER, Tree, end_tree, start_time
+from holdfast.host.tree import MARKER, StartClock, Tree, end_tree
 from holdfast.jsonrpc.event_loop import running_poller
 from holdfast.jsonrpc.messages import STOPPING, RpcError
 
@@ -46,8 +47,6 @@ _SWEEP: Final = 2.0
 STOP_GRACE: Final = 2.0
 #: Seconds that a host which is told to stop waits for the last streams to close.
 _LAST_CLOSE: Final = 1.0
-#: Clock ticks, in which the operating system tells start times, are this long.
-_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 _log = logging.getLogger(__name__)
 
@@ -66,10 +65,7 @@ class ProcessHost:
         self._link = link
         link.on_ended = self._kept_child_ended
         self._kept: dict[int, KeptChild] = {}
-        self._retain_bytes = retain_bytes
-        #: Closed processes of the host's namespace that still have their output, oldest first, and its size.
-        self._retained: dict[HostedProcess, int] = {}
-        self._retained_bytes = 0
+        self.retention = Retention(retain_bytes)
         self.directory = directory
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
         #: The cgroup in which each persistent process gets one of its own, or why there is none.
@@ -91,8 +87,7 @@ class ProcessHost:
         self._expiring: deque[tuple[float, HostedProcess]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._drops: DropWatcher | None = None
-        #: Whether the start time of a process is told in the clock that this process reads; None: not known yet.
-        self._same_clock: bool | None = None
+        self._start_clock = StartClock()
         self._stopping = False
         self._all_closed = asyncio.Event()
         become_subreaper()
@@ -111,7 +106,7 @@ class ProcessHost:
             if session_id is None:
                 self.persistent[process.process_id] = process
                 if process.closed:
-                    self._retain(process)
+                    self.retention.count(process)
             else:
                 session = self.sessions.get(session_id)
                 if session is None:
@@ -224,11 +219,6 @@ class ProcessHost:
         """The process that holds what must not die with this one; None if there is none."""
         return os.getppid() if self._link.kept else None
 
-    @property
-    def retention(self) -> tuple[int, int]:
-        """Bytes of output of closed processes that are kept in the host's namespace, and how many may be."""
-        return self._retained_bytes, self._retain_bytes
-
     def processes(self) -> Iterator[HostedProcess]:
         """Every process that can be asked about, in whatever namespace."""
         yield from self.persistent.values()
@@ -329,7 +319,7 @@ class ProcessHost:
         preparation.release()
         self._prepared.look_ahead()
         self._places.replenish()
-        ticks = self._start_time(pid, before)
+        ticks = self._start_clock.ticks(pid, before)
         process = self._new_process(description, directory, log)
         process.drop = drop
         try:
@@ -357,17 +347,6 @@ class ProcessHost:
         if process.closed:
             process.tree.release_cgroup()
 
-    def _start_time(self, pid: int, before: int) -> int:
-        """Start time in clock ticks since boot of a child that was started after *before* (ns since boot)."""
-        first, last = before // _TICK_NS, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
-        if self._same_clock and first == last:
-            # There is only one possibility, and nobody has to be asked.
-            return first
-        ticks = start_time(pid)
-        if self._same_clock is None and ticks:
-            self._same_clock = first <= ticks <= last
-        return ticks
-
     def _open_drop(self, description: Description) -> SignalDrop | None:
         if not description.signal_drop:
             return None
@@ -386,29 +365,17 @@ class ProcessHost:
         if session_id is None:
             if process.tree is not None:
                 process.tree.release_cgroup()
-            self._retain(process)
+            self.retention.count(process)
             return
         if session_id in self.sessions:
             self._expiring.append((monotonic() + RETAIN_CLOSED, process))
         else:
             self._remove(process)
 
-    def _retain(self, process: HostedProcess) -> None:
-        """Count a closed log of the host's namespace, and delete the oldest output that the budget has no room for."""
-        size = 0 if process.log.dropped else process.log.stored_bytes()
-        if not size:
-            return
-        self._retained[process] = size
-        self._retained_bytes += size
-        while self._retained_bytes > self._retain_bytes and self._retained:
-            oldest = next(iter(self._retained))
-            self._retained_bytes -= self._retained.pop(oldest)
-            oldest.log.drop_output()
-
     def forget(self, process: HostedProcess) -> None:
         """Let go of a closed process of the host's namespace, whose files were moved away."""
         del self.persistent[process.process_id]
-        self._retained_bytes -= self._retained.pop(process, 0)
+        self.retention.forget(process)
 
     def _remove(self, process: HostedProcess) -> None:
         """Forget a closed process; its directory is deleted by the next sweep's thread."""

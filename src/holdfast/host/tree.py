@@ -13,6 +13,7 @@ import asyncio
 import os
 import select
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -21,6 +22,8 @@ from holdfast.clock import monotonic
 
 #: The variable that marks the children of a hosted process; see :class:`Tree`.
 MARKER: Final = "HOLDFAST_PROCESS"
+#: Clock ticks, in which the operating system tells start times, are this long.
+_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 #: Seconds to wait after SIGKILL before a process counts as unkillable (stuck in the kernel).
 _KILL_PATIENCE: Final = 5.0
 #: Seconds between looks for new members while an ending goes on.
@@ -68,6 +71,25 @@ def start_time(pid: int) -> int:
     """Start time of *pid* in clock ticks since boot, or 0 if it is gone."""
     process = read_process(pid)
     return process.started if process else 0
+
+
+class StartClock:
+    """Start times of children that were started just now, mostly without asking."""
+
+    def __init__(self) -> None:
+        #: Whether start times are told in the clock that this process reads; None: not known yet.
+        self._same: bool | None = None
+
+    def ticks(self, pid: int, before: int) -> int:
+        """Start time in clock ticks since boot of a child that was started after *before* (ns since boot)."""
+        first, last = before // _TICK_NS, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
+        if self._same and first == last:
+            # There is only one possibility, and nobody has to be asked.
+            return first
+        told = start_time(pid)
+        if self._same is None and told:
+            self._same = first <= told <= last
+        return told
 
 
 def all_processes() -> dict[int, OsProcess]:
