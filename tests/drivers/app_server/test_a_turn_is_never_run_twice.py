@@ -63,8 +63,8 @@ async def test_a_failure_that_nobody_saw_is_still_a_failure(rig: Rig, model_serv
         first.kill()
         gate.open()
         done = await rig.run(launch)
-    # 0.142.2 has no reason on record.
-    assert done.failure.failure_class in (FailureClass.AUTH, FailureClass.UNKNOWN)
+    # 0.142.2 has no reason on record, and 0.169.0 not even the end if it unloads the thread in that moment.
+    assert done.failure.failure_class in (FailureClass.AUTH, FailureClass.UNKNOWN, FailureClass.BACKEND_CRASH)
 
 
 async def test_a_server_killed_in_the_middle_is_a_crash_that_can_be_gone_on_from(
