@@ -251,6 +251,9 @@ async def test_nonsense_is_answered_or_ends_its_own_connection_only(
         pass
     writer.close()
     assert b"internal error" not in received
+    errors = websocket_host.stderr
+    assert errors is not None
+    assert "Traceback" not in errors.read_text()
 
 
 async def test_a_client_that_reads_nothing_is_dropped_before_it_costs_too_much(host: RunningServer) -> None:

@@ -298,6 +298,34 @@ def test_answers_to_what_was_read_at_once_leave_together() -> None:
     on_the_loop(run)
 
 
+def test_a_protocol_that_fails_ends_its_connection_and_no_other() -> None:
+    async def run() -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+
+        class Failing(Recorder):
+            def data_received(self, data: bytes) -> None:
+                self.transport.write(b"half an answer")
+                raise ValueError("a defect")
+
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        failing = Failing()
+        SocketTransport(running_poller(), ours, failing)
+        other, friend = pair()
+        for endpoint in (theirs, friend):
+            endpoint.sendall(b"x")
+        await failing.until(lambda: failing.events[-1] == "lost")
+        await other.until(lambda: other.received == b"x")
+        assert await asyncio.to_thread(theirs.recv, 100) == b""
+        assert [str(error) for error in reported] == ["a defect"]
+        friend.close()
+        theirs.close()
+        await other.until(lambda: other.events[-1] == "lost")
+
+    on_the_loop(run)
+
+
 def test_a_listener_accepts_until_it_is_closed() -> None:
     async def run() -> None:
         listener = socket.create_server(("127.0.0.1", 0))

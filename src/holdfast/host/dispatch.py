@@ -234,7 +234,12 @@ class ClientConnection:
                 self.connection.close(1002, "initialized before initialize")
             self._ready = True
         elif name == "process/acknowledge":
-            acknowledgement = msgspec.json.decode(params, type=parameters.Acknowledge)
+            try:
+                acknowledgement = msgspec.json.decode(params, type=parameters.Acknowledge)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                # How much the client has taken is not known any more; on a new connection it says so by its cursor.
+                self.connection.close(1002, "malformed acknowledgement")
+                return
             subscription = self.subscriptions.get(acknowledgement.subscription_id)
             if subscription is not None:
                 subscription.acknowledge(acknowledgement.bytes)

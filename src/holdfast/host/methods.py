@@ -44,6 +44,7 @@ class Method(NamedTuple):
 METHODS: Final[dict[str, Method]] = {}
 #: Where the other methods are, by the first part of their names: imported when the first of them is called.
 METHOD_MODULES: Final = {
+    "environmentConfig": "holdfast.host.configuration.methods",
     "fs": "holdfast.host.files.methods",
     "host": "holdfast.host.administration",
     "http": "holdfast.host.http.methods",
@@ -83,7 +84,7 @@ def decode_params(method: Method, params: msgspec.Raw) -> Any:
         return None
     try:
         return method.decoder.decode(params if params is not ABSENT else b"null")
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RpcError(INVALID_PARAMS, _explain(str(error))) from None
 
 

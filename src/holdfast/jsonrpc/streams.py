@@ -158,10 +158,16 @@ class SocketTransport(asyncio.Transport):
         self._receiving = True
         try:
             self._protocol.data_received(data)
+        except Exception as error:
+            # What it had taken of the data is unknown, so nothing that comes after it can be understood.
+            self._loop.call_exception_handler(
+                {"message": "a protocol failed", "exception": error, "transport": self, "protocol": self._protocol}
+            )
+            self._lose(error)
         finally:
             self._receiving = False
-            if self._buffer and not self._blocked:
-                self._flush()
+        if self._buffer and not self._blocked:
+            self._flush()
 
     # Writing
 
