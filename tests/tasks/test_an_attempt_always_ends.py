@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from holdfast.clock import monotonic
 from holdfast.host.dummy import DummyProcess
-from holdfast.host.port import Termination, TreeMember
+from holdfast.host.port import Kind, Record, Termination, TreeMember
 from holdfast.store.store import Store
 from holdfast.tasks import attempt as attempt_module
 from holdfast.tasks import watchdog as watchdog_module
+from holdfast.tasks.queries import Queries
 from holdfast.tasks.request import Limits
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
@@ -194,6 +197,33 @@ async def test_a_host_that_goes_away_in_the_middle_leaves_the_outcome_unknown(be
         await service.cancel(request.task_id)
         await service.wait(request.task_id, PATIENCE)
         assert (await service.result(request.task_id)).status is Status.OUTCOME_UNKNOWN
+        await service.aclose()
+
+
+async def test_a_host_that_goes_away_between_two_folds_has_nothing_counted_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_module, "HOST_PATIENCE", PATIENCE)
+    # What has no events stays in memory.
+    monkeypatch.setattr(attempt_module, "_FOLD_INTERVAL", PATIENCE)
+    bench.script(talk)
+    request = bench.request()
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service = await bench.service(store)
+        await service.accept(request, b"do it", ENVIRONMENT)
+        await until(service, store, request.task_id, lambda view: view.state is State.RUNNING)
+        (process,) = bench.host.processes.values()
+        process.emit("stderr", b"0123456789")
+        bench.host.away_after = process.emit("stdout", b'{"event":').seq
+        await asyncio.wait_for(bench.host.went_away.wait(), PATIENCE)
+        say(process, '"turn_completed"}')
+        process.finish(0)
+        bench.host.unavailable = False
+        await service.wait(request.task_id, PATIENCE)
+        assert (await service.result(request.task_id)).status is Status.COMPLETED
+        (attempt,) = await Queries(store).attempts(request.task_id)
+        said = b"".join(each.data for each in process.entries if isinstance(each, Record) and each.kind is Kind.STDOUT)
+        assert (attempt.facts.stdout_bytes, attempt.facts.stderr_bytes) == (len(said), 10)
         await service.aclose()
 
 

@@ -83,6 +83,29 @@ async def test_b11_a_result_that_comes_late_is_accepted(bench: Bench) -> None:
         await service.aclose()
 
 
+async def test_b11_what_was_counted_before_the_host_went_away_is_not_counted_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What has no events stays in memory.
+    monkeypatch.setattr("holdfast.tasks.attempt._FOLD_INTERVAL", PATIENCE)
+    bench.script(talk)
+    request = bench.request()
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service = await bench.service(store)
+        await service.accept(request, b"do it", ENVIRONMENT)
+        await until(service, store, request.task_id, lambda view: view.state is State.RUNNING)
+        (process,) = bench.host.processes.values()
+        bench.host.away_after = process.emit("stderr", b"0123456789").seq
+        await service.wait(request.task_id, PATIENCE)
+        assert (await service.result(request.task_id)).status is Status.OUTCOME_UNKNOWN
+        finish(bench)
+        bench.host.unavailable = False
+        assert (await known(service, store, request)).status is Status.COMPLETED
+        (attempt,) = await Ledger(store).attempts(request.task_id)
+        assert attempt.facts.stderr_bytes == 10
+        await service.aclose()
+
+
 async def test_b11_what_still_runs_is_waited_for(bench: Bench) -> None:
     async with await Store.open(bench.directory / "holdfast.db") as store:
         service, request = await unknown(bench, store, cancel=False)

@@ -123,6 +123,10 @@ class DummyHost(Host):
         self.refuse: str | None = None
         #: Set it to make every call fail as if the host were away.
         self.unavailable = False
+        #: Set it to the number of a record to have the host go away as soon as that one was read.
+        self.away_after: int | None = None
+        #: Set when that has happened.
+        self.went_away = asyncio.Event()
         self.closed = False
 
     def _process(self, process_id: str) -> DummyProcess:
@@ -171,9 +175,16 @@ class DummyHost(Host):
                         yield Gap(first=max(entry.first, after_seq + 1), last=entry.last)
                 elif entry.seq > after_seq:
                     yield entry
+                    self._go_away_after(entry.seq)
             if process.closed or not follow:
                 return
             await process.changed()
+            self._check()
+
+    def _go_away_after(self, seq: int) -> None:
+        if seq == self.away_after:
+            self.away_after, self.unavailable = None, True
+            self.went_away.set()
             self._check()
 
     async def write(self, process_id: str, data: bytes) -> None:

@@ -127,6 +127,9 @@ class AttemptRunner:
             if self._attempt.phase is Phase.PREPARED and not await self._start(launch):
                 return await self._ledger.end_attempt(self._attempt)
             await self._patiently(self._follow)
+            if self._unstored:
+                # Facts are never stored without their cursor: whoever reads on later would count twice.
+                await self._fold()
             await self._patiently(self._clear)
             if self._agent.outlives_its_process and self._facts.stop is not None and not self._facts.terminal:
                 # The process is gone; what it had begun elsewhere must not go on unseen.
@@ -213,7 +216,9 @@ class AttemptRunner:
             self._facts.lost = self._facts.unreachable = True
 
     async def _follow(self, host: Host) -> None:
-        self._cursor = await self._ledger.cursor(self._attempt.process_id)
+        if self._cursor is None:
+            # Only at first: after a host was lost, the facts in memory may go further than what is stored.
+            self._cursor = await self._ledger.cursor(self._attempt.process_id)
         watchdog = Watchdog(
             self._attempt,
             limits=self._request.limits,
