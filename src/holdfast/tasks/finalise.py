@@ -18,6 +18,7 @@ from holdfast.clock import isoformat, wall
 from holdfast.tasks.acceptance import TaskFiles, replace_file
 from holdfast.tasks.answer import keep_answer
 from holdfast.tasks.appraisal import Appraisal, appraise, settled
+from holdfast.tasks.continuation import continued
 from holdfast.tasks.diagnosis import Tails, diagnose
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.marker import with_marker
@@ -75,6 +76,8 @@ class Finalisation:
         self._request = task.acceptance.settled
         self._attempts = attempts
         self._last = attempts[-1] if attempts else None
+        #: The last attempt and those that it continues, newest first.
+        self._work = continued(attempts)
         self._facts = self._last.facts if self._last is not None else AttemptFacts()
         self._agent = agent
         self._plain_text = agent is not None and agent.plain_text
@@ -109,13 +112,7 @@ class Finalisation:
                 hosts=self._hosts,
                 warnings=self._warnings,
             )
-        message = MessagePart()
-        if self._last is not None and self._facts.start_failure is None:
-            message = await keep_answer(
-                self._last, self._plain_text, self._ledger, self._hosts, self._files, self._unknowns
-            )
-        if message.path is None:
-            self._unknowns.setdefault("message.text", "the agent gave no message")
+        message = await self._message()
         appraisal = await appraise(self._request, message)
         message.ends_with_intent = appraisal.ends_with_intent
         tool_uses = self._tool_uses()
@@ -142,7 +139,7 @@ class Finalisation:
             verdict=self._verdict(appraisal, message, outcome),
             message=message,
             tool_uses=tool_uses,
-            usage=usage_of_task(self._task.acceptance, self._facts, outcome.status, self._unknowns),
+            usage=usage_of_task(self._task.acceptance, self._telling_usage(), outcome.status, self._unknowns),
             files=files,
             exit=self._exit(outcome.status),
             thread=self._thread(),
@@ -164,6 +161,28 @@ class Finalisation:
         await asyncio.to_thread(self._write, result)
         return result
 
+    async def _message(self) -> MessagePart:
+        """The last message: of the last attempt, or of one that it continues if it found none on record any more."""
+        message = MessagePart()
+        for attempt in self._work:
+            if attempt.facts.start_failure is None:
+                message = await keep_answer(
+                    attempt, self._plain_text, self._ledger, self._hosts, self._files, self._unknowns
+                )
+            if message.path is not None:
+                if attempt is not self._last:
+                    self._warnings.append(
+                        f"the answer is the last that attempt {attempt.number} heard before it broke off; "
+                        "none was on record afterwards"
+                    )
+                return message
+        self._unknowns.setdefault("message.text", "the agent gave no message")
+        return message
+
+    def _telling_usage(self) -> AttemptFacts:
+        """The newest facts that tell what the work used."""
+        return next((attempt.facts for attempt in self._work if attempt.facts.usage is not None), self._facts)
+
     def _write(self, result: Result) -> None:
         replace_file(self._files.result, [msgspec.json.encode(result)])
         # The environment in it has secrets, and no attempt will need it any more.
@@ -179,6 +198,9 @@ class Finalisation:
     def _decide(self, message: MessagePart, appraisal: Appraisal, tool_uses: ToolUses) -> Outcome:
         if self._fault is not None:
             return Outcome(status=Status.FAILED, failure=self._fault)
+        if self._facts.start_failure is not None and len(self._work) > 1:
+            # The work was begun, and nobody could look what became of it.
+            return Outcome(status=Status.OUTCOME_UNKNOWN, failure=self._facts.start_failure)
         slot_s = self._request.limits.slot_s
         if self._last is None and slot_s is not None and self._task.cancel_requested_at is None:
             # Nobody wanted its end and nothing went wrong: it may not wait any longer.
@@ -250,7 +272,11 @@ class Finalisation:
             self._unknowns["tool_uses"] = "this agent does not report its tool uses"
             return ToolUses(soft_limit=limits.soft_tool_uses, hard_limit=limits.max_tool_uses)
         # An attempt that concludes an earlier one goes on counting where that one stopped.
-        counted = self._attempts[-2:] if self._facts.concludes is not None else self._attempts[-1:]
+        works = [self._work]
+        if self._facts.concludes is not None:
+            works.append(continued(self._attempts[: -len(self._work)]))
+        # One that collects counts from the beginning again, as far as that is still on record.
+        counted = [max(work, key=lambda attempt: attempt.facts.tool_total) for work in works if work]
         by_type: Counter[str] = Counter()
         for attempt in counted:
             by_type.update(attempt.facts.tools_by_type)

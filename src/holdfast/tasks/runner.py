@@ -19,6 +19,7 @@ from holdfast.errors import HoldfastError
 from holdfast.tasks.acceptance import TaskFiles, replace_file
 from holdfast.tasks.attempt import AttemptRunner
 from holdfast.tasks.budget import FINALISE, FINISH_NOW
+from holdfast.tasks.continuation import REATTACH
 from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import Ledger
@@ -39,8 +40,6 @@ _RETRY_PAUSE: Final = 2.0
 _FAULTS_BEFORE_GIVING_UP: Final = 5
 #: The reason of an attempt that does again what provably did nothing.
 RETRY: Final = "retry"
-#: The reason of an attempt that collects what goes on without the process that was started for it.
-REATTACH: Final = "reattach"
 #: How often in a row that is tried: whoever dies this often will not stop dying.
 _REATTACHMENTS: Final = 5
 
