@@ -26,7 +26,7 @@ NEEDLESS = {
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import holdfast.drivers.app_server.turn, json
+import holdfast.drivers.app_server.main, json
 print(json.dumps(sorted(sys.modules)))
 """
 

@@ -26,8 +26,8 @@ from holdfast.agents.failure import Failure, FailureClass
 from holdfast.directories import socket_path, state_directory
 from holdfast.drivers.app_server import dialect, interruption
 from holdfast.drivers.app_server.conversation import ANSWER_WITHIN
+from holdfast.drivers.app_server.ending import EX_TEMPFAIL
 from holdfast.drivers.app_server.order import Order, Review
-from holdfast.drivers.app_server.turn import EX_TEMPFAIL
 
 #: How every server is configured: a thread that nobody is subscribed to is unloaded at once, so that other programs
 #: (``codex resume``) can go on with it.  0.142.2, which has no lock on threads, takes the option and ignores it.

@@ -6,7 +6,7 @@ import sys
 if __name__ == "__main__":
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
 
-    from holdfast.drivers.app_server.turn import main
+    from holdfast.drivers.app_server.main import main
 
     status = main(sys.argv)
     # Everything is written and closed: taking the interpreter apart would only keep the end of the turn waiting.
