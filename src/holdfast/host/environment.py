@@ -34,7 +34,9 @@ CAPABILITIES: Final = (
     "linuxApprovedRootWritePreservesRestrictions",
 )
 #: Those of them that are implemented here.
-IMPLEMENTED: Final = frozenset({"fsWatchMissing", "httpHeaderEnvVars", "sandboxedFileStreaming", "fileWriteStreaming"})
+IMPLEMENTED: Final = frozenset(
+    {"environmentConfigRead", "fsWatchMissing", "httpHeaderEnvVars", "sandboxedFileStreaming", "fileWriteStreaming"}
+)
 
 #: The environment variables of ``inherit: core``.
 _CORE: Final = frozenset(

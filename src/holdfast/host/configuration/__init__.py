@@ -1,0 +1,1 @@
+"""``environmentConfig/read``: what Codex is configured to be on the machine of the host."""
