@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.keeping import KeeperLink
@@ -36,6 +36,13 @@ class Service(NamedTuple):
     root: str | None
 
 
+#: ``malloc.h``: above which size, in bytes, a block is mapped by itself, and how much free memory is kept at the end.
+_M_MMAP_THRESHOLD: Final = -3
+_M_TRIM_THRESHOLD: Final = -1
+_LARGE_BLOCK: Final = 1024 * 1024
+_KEPT_FREE: Final = 4 * 1024 * 1024
+
+
 def serve(
     service: Service, link: KeeperLink, succeed: Callable[[ProcessHost], NoReturn] | None, *, announce: bool
 ) -> int:
@@ -43,6 +50,7 @@ def serve(
 
     *succeed* is called when the keeper has died: it makes this process the next keeper.
     """
+    _keep_free_memory()
     with asyncio.Runner(loop_factory=EventLoop) as runner:
         return runner.run(_serve(service, link, succeed, announce))
 
@@ -108,3 +116,18 @@ async def _stopped_or_idle(stop: asyncio.Event, host: ProcessHost, limit: float)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), max(0.02, limit - host.idle_for))
             return
+
+
+def _keep_free_memory() -> None:
+    """Let the allocator use the memory of large buffers again, instead of giving it back and asking for it each time.
+
+    By default glibc gives back what output was in as soon as it is sent; that the kernel clears the same pages for the
+    next portion then costs as much as encoding it.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # Other C libraries have none, and other habits.
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
