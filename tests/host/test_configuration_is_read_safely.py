@@ -141,6 +141,23 @@ async def test_a_directory_outside_of_the_root_is_refused(rooted: RunningServer,
     await client.close()
 
 
+async def test_capabilities_outside_of_the_root_are_not_found(rooted: RunningServer, place: Path) -> None:
+    (place / "secret").mkdir()
+    for name in ("secret/SKILL.md", "p/SKILL.md"):
+        (place / name).write_text(name)
+    (place / "p/link").symlink_to(place / "secret")
+    client = await WireClient.connect(rooted.url)
+    roots = [{"id": name, "path": f"file://{place}/{name}"} for name in ("p", "secret", "p/link")]
+    found = (await client.result("capabilityRoots/discoverV1", {"roots": roots}))["roots"]
+    assert [[skill["instructions"]["contents"] for skill in root["skills"]] for root in found] == [
+        ["p/SKILL.md"],
+        [],
+        [],
+    ]
+    assert [root["error"] is not None for root in found] == [False, True, True]
+    await client.close()
+
+
 async def test_a_home_that_is_none_is_an_error(state: Path, tmp_path: Path) -> None:
     server = start_host(state, env={**os.environ, "CODEX_HOME": str(tmp_path / "nothing")})
     try:
