@@ -98,6 +98,19 @@ def test_depth_is_an_error_and_no_accident(place: Path) -> None:
         render(table)
 
 
+@pytest.mark.parametrize("key", ["a." * 16 + "a", " . ".join(["a", '"b.c"'] * 9), "x = 1, y." + "a." * 15 + "a"])
+def test_a_key_of_many_parts_costs_nothing(key: str) -> None:
+    for text in (f"{key} = 1", f"[{key}]", f"t = {{{key} = 1}}"):
+        with pytest.raises(InvalidToml, match=r"a key of more than 16 parts|invalid TOML"):
+            parse(b"a = 1\n" + text.encode())
+
+
+def test_many_dots_are_no_long_key() -> None:
+    text = "One sentence. " * 100 + "1.2.3.4.5.6.7.8 " * 20
+    assert parse(f"{'a.' * 15}a = '{text}'\n".encode())
+    assert parse(f'a = """\n{text}\n"""\nb = [{"1.5, " * 100}]'.encode())
+
+
 def test_nothing_of_a_project_lies_outside_of_the_root_of_the_host(place: Path) -> None:
     root = Scope.below(str(place / "p"))
     assert load(place, scope=root) == ["user", "project"]

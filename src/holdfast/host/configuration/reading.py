@@ -14,8 +14,8 @@ from holdfast.host.files.refusal import describe, refused
 from holdfast.host.files.scope import Scope
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, RpcError
 
-#: Bytes of the largest configuration file that is read: parsing takes about a second for so many.
-CONFIGURATION_LIMIT: Final = 1024 * 1024
+#: Bytes of the largest configuration file that is read: the worst that fits into so many takes some 50 MB and two seconds to parse.
+CONFIGURATION_LIMIT: Final = 512 * 1024
 
 
 def cannot_load(reason: str) -> RpcError:

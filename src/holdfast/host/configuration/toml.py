@@ -19,6 +19,9 @@ _CONTROL: Final = re.compile("[\0-\x08\x0b-\x1f\x7f]")
 _ESCAPES: Final = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
 #: How tomllib says where it stopped; without it, that was the end of the text.
 _POSITION: Final = re.compile(r"\(at line (\d+), column (\d+)\)$")
+#: Parts of a dotted key: the parser takes the square of their number in time and memory.
+_PARTS: Final = 16
+_TOKEN: Final = re.compile(r"""(?P<part>[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')|(?P<dot>\.)|[ \t]+|(?P<other>.)""")
 
 
 class InvalidToml(InvalidRequest):
@@ -30,12 +33,15 @@ class InvalidToml(InvalidRequest):
 def parse(data: bytes) -> Table:
     """The table that a text describes.
 
-    :raises InvalidToml: it describes none
+    :raises InvalidToml: it describes none, or one that is nested too deeply
     """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidToml(f"{_place(data, error.start)}: invalid UTF-8") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") >= _PARTS and _has_long_key(line):
+            raise InvalidToml(f"{number}:1: a key of more than {_PARTS} parts")
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -44,6 +50,24 @@ def parse(data: bytes) -> Table:
         found = _POSITION.search(str(error))
         place = f"{found[1]}:{found[2]}" if found else _place(data, len(data))
         raise InvalidToml(f"{place}: invalid TOML") from None
+
+
+def _has_long_key(line: str) -> bool:
+    """Whether there is anything in a line that could be a key of too many parts."""
+    dots = 0
+    after_dot = False
+    for token in _TOKEN.finditer(line):
+        if token["dot"]:
+            dots += 1
+            after_dot = True
+        elif token["other"] or (token["part"] and not after_dot):
+            dots = 0
+            after_dot = False
+        elif token["part"]:
+            after_dot = False
+        if dots >= _PARTS:
+            return True
+    return False
 
 
 def _place(data: bytes, offset: int) -> str:
