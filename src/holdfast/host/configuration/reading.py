@@ -14,7 +14,7 @@ from holdfast.host.files.refusal import describe, refused
 from holdfast.host.files.scope import Scope
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, RpcError
 
-#: Bytes of the largest configuration file that is read: the worst that fits into so many takes some 50 MB and two seconds to parse.
+#: Bytes of the largest configuration file that is read: the worst of that size takes 50 MB and two seconds to parse.
 CONFIGURATION_LIMIT: Final = 512 * 1024
 
 
