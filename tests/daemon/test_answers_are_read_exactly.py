@@ -129,7 +129,7 @@ def test_an_error_in_a_stream_is_raised(tmp_path: Path) -> None:
     said = b'{"error":{"code":"cursor_expired","message":"It is gone.","hint":"Begin again.","exit_code":1}}\n'
     with answering(tmp_path / "s", CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(said), said)) as transport:
         with pytest.raises(Exception, match="It is gone") as raised:
-            [*transport.lines("/", timeout=PATIENCE)]
+            list(transport.lines("/", timeout=PATIENCE))
         assert (getattr(raised.value, "code", None), getattr(raised.value, "hint", None)) == (
             "cursor_expired",
             "Begin again.",

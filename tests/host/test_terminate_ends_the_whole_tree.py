@@ -158,9 +158,18 @@ async def test_a_pid_that_was_used_again_is_never_hit() -> None:
 
 async def test_the_marker_finds_what_everything_else_lost() -> None:
     orphan = await asyncio.create_subprocess_exec(
-        "sleep", "1000", start_new_session=True, env={"PATH": PATH, MARKER: "abc"}
+        "cat",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        env={"PATH": PATH, MARKER: "abc"},
     )
+    assert orphan.stdin is not None
+    assert orphan.stdout is not None
     try:
+        # While it is being executed it has no environment to be seen.
+        orphan.stdin.write(b"it runs\n")
+        assert await within(orphan.stdout.readline()) == b"it runs\n"
         assert Tree(0, 0, "abd").members() == []
         assert [member.pid for member in Tree(0, 0, "abc").members()] == [orphan.pid]
     finally:
