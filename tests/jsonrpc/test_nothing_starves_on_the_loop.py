@@ -326,6 +326,49 @@ def test_a_protocol_that_fails_ends_its_connection_and_no_other() -> None:
     on_the_loop(run)
 
 
+def test_after_a_conversation_the_loop_goes_to_sleep() -> None:
+    async def run() -> None:
+        class Echo(Recorder):
+            def data_received(self, data: bytes) -> None:
+                self.transport.write(data)
+
+        poller = running_poller()
+        polled = 0
+        poll = poller._epoll.poll  # pyright: ignore[reportPrivateUsage]
+
+        class Counting:
+            """The epoll instance, counting how often it is asked."""
+
+            def poll(self, *arguments: Any) -> Any:
+                nonlocal polled
+                polled += 1
+                return poll(*arguments)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(epoll, name)
+
+        epoll = poller._epoll  # pyright: ignore[reportPrivateUsage]
+        poller._epoll = Counting()  # type: ignore[assignment] # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        SocketTransport(poller, ours, Echo())
+
+        def converse() -> None:
+            for number in range(300):
+                theirs.sendall(b"%d" % number)
+                assert theirs.recv(100) == b"%d" % number
+
+        await asyncio.to_thread(converse)
+        before = polled
+        # A loop that went on looking out would ask some hundred thousand times meanwhile.
+        await asyncio.sleep(0.5)
+        assert polled - before < 2000
+        theirs.close()
+        await asyncio.sleep(0)
+
+    on_the_loop(run)
+
+
 def test_a_listener_accepts_until_it_is_closed() -> None:
     async def run() -> None:
         listener = socket.create_server(("127.0.0.1", 0))

@@ -155,6 +155,7 @@ class SocketTransport(asyncio.Transport):
             self._protocol.eof_received()
             self.close()
             return
+        self._poller.conversing = True
         self._receiving = True
         try:
             self._protocol.data_received(data)
