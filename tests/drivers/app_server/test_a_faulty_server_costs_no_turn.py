@@ -10,6 +10,7 @@ import pytest
 from holdfast.agents.commands import Interrupt
 from holdfast.agents.events import CommandAnswered, Malformed, Notice, TurnCompleted, Unrecognized, Waiting
 from holdfast.agents.failure import FailureClass
+from holdfast.drivers.app_server import agent
 from tests.drivers.app_server.conftest import begun
 from tests.drivers.app_server.rig import Rig
 
@@ -100,6 +101,20 @@ async def test_without_a_server_it_is_said_that_nothing_was_begun(fake: Make) ->
     assert "Nothing was begun" in done.stderr
     (failed,) = rig.agent.diagnose(stderr_tail=done.stderr, exit_code=75)
     assert failed.failure.failure_class is FailureClass.BACKEND_CRASH  # type: ignore[union-attr]
+
+
+async def test_a_program_of_another_version_than_who_asked_for_it_begins_nothing(
+    fake: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = fake("none")
+    monkeypatch.setattr(agent, "__version__", "0.0.older")
+    launch = rig.launch()
+    async with rig.serving(launch):
+        done = await rig.run(launch)
+    assert done.failure.failure_class is FailureClass.INTERNAL
+    assert "the daemon of 0.0.older ran" in done.failure.message
+    assert "holdfast down" in done.failure.message
+    assert begun(rig) == []
 
 
 async def test_a_codex_without_sockets_is_talked_to_over_pipes(fake: Make) -> None:

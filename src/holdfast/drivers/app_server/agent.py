@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from holdfast import __version__
 from holdfast.agents import codex_events, codex_rollout, options, program
 from holdfast.agents.adapter import (
     Drive,
@@ -216,6 +217,7 @@ def _order(
     answer_within: float,
 ) -> Order:
     return Order(
+        version=__version__,
         socket=server.socket if server is not None else None,
         command=[] if server is not None else [*installation.command, "app-server"],
         work_id=work.work_id,

@@ -94,6 +94,14 @@ def main(arguments: list[str]) -> int:
     except (IndexError, ValueError, KeyError, TypeError):
         print("usage: program.py ORDER (one JSON object)", file=sys.stderr)
         return EX_USAGE
+    if order.get("version") != __version__:
+        # Whoever gave the order may take one of our lines for something else.
+        message = (
+            f"Holdfast {__version__} was installed while the daemon of {order.get('version', 'another version')} ran. "
+            "Run 'holdfast down'; the next command starts the new one."
+        )
+        say("failed", failure="internal", message=message, begun=False)
+        return EX_OK
     is_used = order["review"] is None or order["review"]["type"] == "custom"
     try:
         prompt = opening.read_prompt(prompt_file) if is_used else ""

@@ -16,6 +16,8 @@ class Review(TypedDict):
 class Order(TypedDict):
     """One turn, or one review."""
 
+    #: The Holdfast that gives the order, and that understands what its own program says.
+    version: str
     #: The Unix socket of the shared server; ``None``: start *command* and talk to it over its pipes.
     socket: str | None
     command: list[str]
