@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import Final
 
 import msgspec
 
@@ -22,6 +23,7 @@ from holdfast.agents.events import (
     ThreadStarted,
     ToolEnded,
     ToolStarted,
+    ToolType,
     TurnCompleted,
     TurnFailed,
     TurnStarted,
@@ -30,10 +32,13 @@ from holdfast.agents.events import (
 from holdfast.drivers.one_shot import Cursor, follow
 from holdfast.errors import InvalidRequest
 from holdfast.host.port import Host
-from holdfast.tasks.facts import AttemptFacts, fold
+from holdfast.tasks.facts import AttemptFacts, OpenTool, fold
 from holdfast.tasks.rows import AttemptRow, TaskRow
 from holdfast.tasks.state import State
 from holdfast.tasks.view import Progress
+
+#: A position remembers so many open tool uses; one that is forgotten is told of again when it ends.
+_OPEN_TOOLS: Final = 16
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +47,16 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 1
     cursor: Cursor = Cursor()
     tool_uses: int = 0
+    #: Lines from behind the cursor that were told already.
+    told: int = 0
+    #: Tool uses that were told of and have not ended at the cursor, the newest of them.
+    open_tools: tuple[str, ...] = ()
 
     def encode(self) -> str:
-        """The form in which it travels."""
-        return f"{self.attempt}.{self.cursor.seq}.{self.cursor.skip}.{self.cursor.seen}.{self.tool_uses}"
+        """The form in which it travels: numbers, and what is open in hexadecimal."""
+        numbers = (self.attempt, self.cursor.seq, self.cursor.skip, self.cursor.seen, self.tool_uses, self.told)
+        open_tools = "-".join(item_id.encode("utf-8", "surrogatepass").hex() for item_id in self.open_tools)
+        return ".".join([*map(str, numbers), open_tools])
 
     @classmethod
     def parse(cls, text: str | None) -> Position:
@@ -56,19 +67,33 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
         if not text:
             return cls()
         try:
-            attempt, seq, skip, seen, tool_uses = (int(part) for part in text.split("."))
+            *numbers, rest = text.split(".")
+            attempt, seq, skip, seen, tool_uses, told = map(int, numbers)
+            open_tools = tuple(
+                bytes.fromhex(item_id).decode("utf-8", "surrogatepass") for item_id in rest.split("-") if item_id
+            )
         except ValueError:
             raise InvalidRequest(
                 f"{text!r} is not a position in a progress stream.", hint="Use the cursor of an earlier line."
             ) from None
-        return cls(attempt=attempt, cursor=Cursor(seq=seq, skip=skip, seen=seen), tool_uses=tool_uses)
+        return cls(
+            attempt=attempt,
+            cursor=Cursor(seq=seq, skip=skip, seen=seen),
+            tool_uses=tool_uses,
+            told=told,
+            open_tools=open_tools,
+        )
 
 
 async def read_attempt(
     host: Host, agent: Agent, task: TaskRow, attempt: AttemptRow, position: Position, *, follow_on: bool
 ) -> AsyncGenerator[tuple[Progress, Position], None]:
     """The lines of one attempt from behind *position*, each with the position after it."""
-    facts = AttemptFacts(tool_total=position.tool_uses)
+    facts = AttemptFacts(
+        tool_total=position.tool_uses,
+        open_tools={item_id: OpenTool(tool=ToolType.OTHER, title="") for item_id in position.open_tools},
+    )
+    told = position.told
     stream = follow(host, attempt.process_id, agent, position.cursor, follow=follow_on)
     async with contextlib.aclosing(stream):
         async for step in stream:
@@ -80,9 +105,18 @@ async def read_attempt(
                     subagent = event.label if isinstance(event, SubagentReported) else None
                     lines.append((*line, subagent, facts.tool_total))
             for number, (kind, text, subagent, tool_uses) in enumerate(lines, start=1):
-                # Lines of one step share its cursor: only after the last of them is the step behind us.
-                if number == len(lines):
-                    position = Position(attempt=attempt.number, cursor=step.cursor_after, tool_uses=tool_uses)
+                # Only after the last of its lines is the step behind us.
+                if number < len(lines):
+                    position = msgspec.structs.replace(position, told=number)
+                else:
+                    position = Position(
+                        attempt=attempt.number,
+                        cursor=step.cursor_after,
+                        tool_uses=tool_uses,
+                        open_tools=tuple(facts.open_tools)[-_OPEN_TOOLS:],
+                    )
+                if number <= told:
+                    continue
                 progress = Progress(
                     kind=kind,
                     text=text,
@@ -94,6 +128,8 @@ async def read_attempt(
                     cursor=position.encode(),
                 )
                 yield progress, position
+            # What was one step when it happened may be several when it is read again.
+            told = max(0, told - len(lines))
 
 
 def line_of(event: Event, before: AttemptFacts) -> tuple[str, str] | None:
@@ -109,7 +145,7 @@ def line_of(event: Event, before: AttemptFacts) -> tuple[str, str] | None:
             return "tool", event.title
         case ToolEnded():
             open_tool = before.open_tools.get(event.item_id)
-            title = event.title or (open_tool.title if open_tool is not None else "a tool")
+            title = event.title or (open_tool.title if open_tool is not None else "") or "a tool"
             if event.failed:
                 return "tool_failed", title
             # One that was announced when it began has its line already.
