@@ -52,7 +52,6 @@ def run_foreground(directory: Path, *, ready_fd: int | None = None, idle_exit: f
     if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
         # As Python itself does it since 3.12, instead of a thread for every subprocess.
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())  # pyright: ignore[reportDeprecated]
-    # Not on uvloop: it starts a subprocess (git) in 5 ms instead of 1.7, and nothing here is busy enough to gain by it.
     # Whoever waits for READY has found that no daemon answers: one that holds the directory all the same is about to
     # end, or has only just begun.
     patience = 0.0 if ready_fd is None else PREDECESSOR_PATIENCE
