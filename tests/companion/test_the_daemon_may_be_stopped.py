@@ -43,7 +43,7 @@ def test_a_background_job_outlives_the_daemon_and_starts_none(user: User, tmp_pa
 def test_a_foreground_job_survives_a_killed_daemon(user: User, tmp_path: Path) -> None:
     user.behave(gate=str(tmp_path / "gate"))
     process = user.start("task", "take your time")
-    user.until(lambda: user.plugin_data.exists() and user.state["jobs"][0]["turnId"])
+    user.until(lambda: any(user.plugin_data.glob("state/*/state.json")) and user.state["jobs"][0]["turnId"])
     assert user.installation.kill_daemon()
     (tmp_path / "gate").touch()
     out, _ = process.communicate(timeout=PATIENCE)

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from holdfast.clock import boot_id
+from holdfast.host.keeper import Keeper
 from holdfast.host.process import Description
 from holdfast.host.recovery import _find  # pyright: ignore[reportPrivateUsage]
 from holdfast.host.spawn import Streams
@@ -81,3 +83,53 @@ def test_a_child_that_ended_before_it_was_noted_is_found_by_the_clock_of_the_boo
         assert (found.pid, found.started) == (pid, start_time(pid))
     finally:
         os.waitpid(pid, 0)
+
+
+#: Its first thread is dead and another one lives: so is a server with threads for a moment when it is killed.
+HALF_DEAD = """
+import ctypes, os, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+"""
+
+
+def _state(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+
+
+def _keeps_what_a_dying_server_left() -> bool:
+    keeper = Keeper(lambda channel, estate, announce: 0)
+    dying = subprocess.Popen([sys.executable, "-c", HALF_DEAD])
+    living = subprocess.Popen(["sleep", "1000"])
+    try:
+        while _state(dying.pid) != b"Z":
+            time.sleep(0.01)
+        orphan = os.posix_spawn("/bin/true", ["true"], {})
+        os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+        keeper._settled = True  # pyright: ignore[reportPrivateUsage]
+        keeper._server = dying.pid  # pyright: ignore[reportPrivateUsage]
+        keeper._look_after_children()  # pyright: ignore[reportPrivateUsage]
+        kept = os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        keeper._server = living.pid  # pyright: ignore[reportPrivateUsage]
+        keeper._look_after_children()  # pyright: ignore[reportPrivateUsage]
+        try:
+            os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return kept
+        return False
+    finally:
+        for process in (dying, living):
+            process.kill()
+            process.wait()
+
+
+def test_what_a_dying_server_leaves_is_not_reaped_unseen() -> None:
+    # In a process of its own: a keeper reaps whatever it finds.
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if _keeps_what_a_dying_server_left() else 1
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

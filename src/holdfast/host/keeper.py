@@ -275,6 +275,8 @@ class Keeper:
                 continue
             try:
                 if pid not in self._adopted:
+                    if not self._server_lives():
+                        return
                     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
                     continue
                 info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -284,6 +286,18 @@ class Keeper:
                 code, number = end_of(info)
                 self._reported.add(pid)
                 self._send(["ended", str(pid), str(code), str(number)])
+
+    def _server_lives(self) -> bool:
+        """False when the server is dead or dying: then a child that nobody adopted may have been its own.
+
+        A process with threads is waited for only when the last of them is gone, but its children are ours before that.
+        Its first thread is dead at that moment, and that is what is told of its state.
+        """
+        try:
+            with open(f"/proc/{self._server}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+        except (FileNotFoundError, ProcessLookupError):
+            return False
 
     def _read_packets(self) -> bool:
         """Read what is there; False when the server's end is closed."""

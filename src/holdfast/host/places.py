@@ -57,11 +57,6 @@ class Places:
             remove_place(directory)
             raise
 
-    def put_back(self, place: Place) -> None:
-        """Take back a place that was not used."""
-        place.close()
-        self._stock.append(place.directory)
-
     def _next_directory(self) -> str:
         self._count += 1
         return f"{self._stem}-{self._count}"

@@ -93,9 +93,8 @@ class PreparedStarts:
             return
         prepared, self._next = self._next, None
         if prepared is not None:
-            prepared.preparation.close()
-            self._link.let(prepared.key)
-            self._places.put_back(prepared.place)
+            # Its place is not used again: the keeper is told by its name to let go of these streams, some time soon.
+            prepared.discard(self._link)
 
     def close(self) -> None:
         """Let go of what was made ahead, and make no more."""
