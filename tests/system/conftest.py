@@ -121,9 +121,21 @@ class Installation:
         assert not left, f"left over: {[' '.join(process.cmdline()) for process in left]}"
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """The words that *process* was started with; none if it has ended meanwhile."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def programs(installation: Installation, name: str) -> list[psutil.Process]:
     """Processes of *installation* that run the program *name*."""
-    return [process for process in installation.processes() if Path(process.cmdline()[0]).name == name]
+    return [
+        process
+        for process in installation.processes()
+        if [Path(word).name for word in command_line(process)[:1]] == [name]
+    ]
 
 
 @pytest.fixture

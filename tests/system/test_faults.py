@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.system.conftest import PATIENCE, Installation
+from tests.system.conftest import PATIENCE, Installation, command_line
 
 
 @pytest.fixture(scope="module")
@@ -394,7 +394,9 @@ def _until(condition: Any) -> None:
 
 def _nothing_runs_but_ours(holdfast: Installation) -> None:
     def agents() -> list[psutil.Process]:
-        return [process for process in holdfast.processes() if "rehearsal_program.py" in " ".join(process.cmdline())]
+        return [
+            process for process in holdfast.processes() if "rehearsal_program.py" in " ".join(command_line(process))
+        ]
 
     _until(lambda: not agents())
 

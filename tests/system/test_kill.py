@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from tests.system.conftest import PATIENCE, Installation
+from tests.system.conftest import PATIENCE, Installation, command_line
 
 #: About a second of work with an end that can be checked: files, tool uses, a long answer.
 DIRECTIONS = [
@@ -139,15 +139,23 @@ def test_a_whole_host_that_is_killed_ends_the_task_in_the_truth(installation: In
     result = json.loads(installation.run("result", "--json", "homeless-task").stdout)
     assert (result["status"], result["error"]["class"]) == ("aborted", "host_lost")
     assert result["exit"]["leftover_pids"] == []
-    assert [each for each in installation.processes() if "rehearsal_program" in " ".join(each.cmdline())] == []
+    assert [each for each in installation.processes() if "rehearsal_program" in " ".join(command_line(each))] == []
 
 
 def hosts(installation: Installation) -> list[psutil.Process]:
     """The processes of the host: keeper and server."""
-    return [each for each in installation.processes() if "holdfast.host" in " ".join(each.cmdline())]
+    return [each for each in installation.processes() if "holdfast.host" in " ".join(command_line(each))]
 
 
 def servers(installation: Installation) -> list[psutil.Process]:
     """The server of the host: the child of its keeper."""
     parts = {each.pid: each for each in hosts(installation)}
-    return [each for each in parts.values() if each.ppid() in parts]
+    found: list[psutil.Process] = []
+    for each in parts.values():
+        try:
+            if each.ppid() in parts:
+                found.append(each)
+        except psutil.Error:
+            # It has ended meanwhile.
+            continue
+    return found
