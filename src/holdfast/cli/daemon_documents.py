@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 from holdfast.cli import terminal
 from holdfast.daemon import documents
 from holdfast.daemon.documents import Document as Document
+
+
+def encode(document: Document) -> str:
+    """*document* as JSON on one line."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
 class Documents(documents.Documents):

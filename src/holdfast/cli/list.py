@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import builtins
-import json
 
 import click
 
 from holdfast.cli import duration, table, terminal
-from holdfast.cli.daemon_documents import Document, Documents
+from holdfast.cli.daemon_documents import Document, Documents, encode
 
 #: How many tasks are shown unless more are asked for.
 _RECENT = 20
@@ -28,7 +27,7 @@ def list(*, all_: bool, active: bool, limit: int | None, as_json: bool) -> int:
         answer = daemon.get(f"/v1/tasks?limit={limit}{'&active=1' if active else ''}")
     tasks: builtins.list[Document] = answer["tasks"]
     if as_json:
-        terminal.write_line(json.dumps({"tasks": tasks}, ensure_ascii=False, separators=(",", ":")))
+        terminal.write_line(encode({"tasks": tasks}))
         return 0
     if not tasks:
         terminal.tell("No task is active." if active else "There are no tasks yet.")

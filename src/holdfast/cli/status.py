@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from holdfast.cli import completion_values, duration, table, terminal
-from holdfast.cli.daemon_documents import Document, Documents
+from holdfast.cli.daemon_documents import Document, Documents, encode
 from holdfast.cli.error_report import UsageError
 from holdfast.cli.list import ended_or_state
 from holdfast.daemon.documents import task_path
@@ -39,7 +37,7 @@ def status(*, task_id: str | None, as_json: bool, wait: bool, timeout: float | N
     with Documents() as daemon:
         task = daemon.get(task_path(task_id))
     if as_json:
-        terminal.write_line(_json(task))
+        terminal.write_line(encode(task))
     else:
         terminal.write_line(table.pairs(_task_rows(task)))
     return exit_code
@@ -56,10 +54,6 @@ def _wait(task_id: str, deadline: float | None) -> int:
         except StillRunning as running:
             return running.exit_code
     return 0
-
-
-def _json(document: Document) -> str:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
 def _task_rows(task: Document) -> list[tuple[str, str]]:
@@ -90,7 +84,7 @@ def _task_rows(task: Document) -> list[tuple[str, str]]:
 def _show_daemon(*, as_json: bool) -> int:
     answer = Documents().status()
     if as_json:
-        terminal.write_line(_json({"running": False} if answer is None else {"running": True, **answer}))
+        terminal.write_line(encode({"running": False} if answer is None else {"running": True, **answer}))
     elif answer is None:
         terminal.write_line("No daemon is running; a command that needs one starts it.")
     else:

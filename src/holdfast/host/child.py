@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from holdfast.host.keeper import end_of
+from holdfast.host.keeper import end_of, stat_fields
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.tree import read_process
 from holdfast.jsonrpc.event_loop import READABLE, Poller
@@ -126,8 +126,7 @@ def end_of_stranger(pid: int, pidfd: int = -1) -> int | None:
     While it is a zombie, ``/proc`` shows it to its own user; since Linux 6.15 a pidfd tells it afterwards.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = stat_fields(pid)
         # To other users it is shown as 0.
         if fields[0] == b"Z" and os.stat(f"/proc/{pid}").st_uid == os.geteuid():
             return int(fields[-1])

@@ -17,7 +17,7 @@ from holdfast.host.dispatch import ClientConnection
 from holdfast.host.files.parameters import OnePath, Walk, WalkOptions
 from holdfast.host.files.place import locate, path_of
 from holdfast.host.files.reading import open_regular
-from holdfast.host.files.refusal import describe
+from holdfast.host.files.refusal import reason_of
 from holdfast.host.files.scope import Scope
 from holdfast.host.files.service import FileService, in_thread
 from holdfast.host.files.walk import walk
@@ -154,7 +154,7 @@ class _Search:
                 return
             walked = msgspec.json.decode(walk(self._scope, Walk(path=found.path, options=_OPTIONS)), type=_Walked)
         except (OSError, RpcError) as error:
-            found.error = f"failed to inspect capability root {found.path}: {_reason(error)}"
+            found.error = f"failed to inspect capability root {found.path}: {reason_of(error)}"
             return
         for fault in walked.errors:
             found.warnings.append(f"failed to scan capability path {fault.path}: {fault.message}")
@@ -237,7 +237,7 @@ class _Search:
         except FileNotFoundError:
             return None
         except (OSError, RpcError) as error:
-            self._warn(f"failed to inspect capability file {uri}: {_reason(error)}")
+            self._warn(f"failed to inspect capability file {uri}: {reason_of(error)}")
             return None
         if len(content) > FILE_LIMIT or self.size + len(content) > self._limit:
             self._warn(f"capability file {uri} exceeded its read limit")
@@ -262,7 +262,3 @@ def _plugin_root(manifest: str) -> str:
 def _rank(manifest: str) -> tuple[str, int]:
     """Sorts manifests by their plugin, and of one plugin the one first that counts."""
     return path_to_uri(_plugin_root(manifest)), _MANIFESTS.index(os.path.relpath(manifest, _plugin_root(manifest)))
-
-
-def _reason(error: OSError | RpcError) -> str:
-    return error.message if isinstance(error, RpcError) else describe(error)

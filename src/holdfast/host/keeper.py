@@ -75,6 +75,15 @@ def end_of(info: Any) -> tuple[int, int]:
     return info.si_status + 128, info.si_status
 
 
+def stat_fields(pid: int) -> list[bytes]:
+    """What ``/proc`` tells of a process behind its name: state, parent, and so on to the exit status.
+
+    :raises OSError: there is no such process
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()
+
+
 def receive(channel: socket.socket, flags: int = 0) -> tuple[list[str], list[int]]:
     """The words and descriptors of the next packet; no words if the other end is closed.
 
@@ -214,9 +223,8 @@ class Keeper:
             for name in os.listdir("/proc"):
                 if name.isdigit():
                     try:
-                        with open(f"/proc/{name}/stat") as file:
-                            if int(file.read().rpartition(")")[2].split()[1]) == pid:
-                                found.append(int(name))
+                        if int(stat_fields(int(name))[1]) == pid:
+                            found.append(int(name))
                     except OSError:
                         continue
             return found
@@ -294,8 +302,7 @@ class Keeper:
         Its first thread is dead at that moment, and that is what is told of its state.
         """
         try:
-            with open(f"/proc/{self._server}/stat", "rb") as file:
-                return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+            return stat_fields(self._server)[0] not in (b"Z", b"X")
         except (FileNotFoundError, ProcessLookupError):
             return False
 

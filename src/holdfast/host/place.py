@@ -51,14 +51,10 @@ class Place(NamedTuple):
             os.close(record)
             raise
 
-    def close(self) -> None:
-        """Close its files."""
-        os.close(self.record)
-        self.log.close()
-
     def discard(self) -> None:
         """Remove it."""
-        self.close()
+        os.close(self.record)
+        self.log.close()
         remove_place(self.directory)
 
 

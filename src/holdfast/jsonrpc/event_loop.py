@@ -90,14 +90,14 @@ class Poller(selectors.BaseSelector):
     # What asyncio asks of a selector
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        descriptor = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        descriptor = _number(fileobj)
         key = selectors.SelectorKey(fileobj, descriptor, events, data)
         self._epoll.register(descriptor, _to_epoll(events))
         self._keys[descriptor] = key
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        key = self._keys.pop(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+        key = self._keys.pop(_number(fileobj))
         try:
             self._epoll.unregister(key.fd)
         except OSError:
@@ -106,7 +106,7 @@ class Poller(selectors.BaseSelector):
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        descriptor = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        descriptor = _number(fileobj)
         key = self._keys[descriptor]
         if events != key.events:
             self._epoll.modify(descriptor, _to_epoll(events))
@@ -114,7 +114,7 @@ class Poller(selectors.BaseSelector):
         return key
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys[fileobj if isinstance(fileobj, int) else fileobj.fileno()]
+        return self._keys[_number(fileobj)]
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         return self._keys
@@ -185,6 +185,10 @@ class Poller(selectors.BaseSelector):
         self._callbacks.clear()
         self._keys.clear()
         self._epoll.close()
+
+
+def _number(fileobj: Any) -> int:
+    return fileobj if isinstance(fileobj, int) else fileobj.fileno()
 
 
 def _whole_milliseconds(seconds: float) -> float:

@@ -70,9 +70,6 @@ class SocketTransport(asyncio.Transport):
         assert isinstance(protocol, asyncio.Protocol)
         self._protocol = protocol
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
-
     def is_closing(self) -> bool:
         return self._closing
 

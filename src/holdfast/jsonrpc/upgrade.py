@@ -46,46 +46,72 @@ class Answer(NamedTuple):
 Decide = Callable[[str, Mapping[str, str]], asyncio.Protocol | Answer]
 
 
-class UpgradeServer(asyncio.Protocol):
-    """Reads one request, and hands the connection over or answers it and hangs up."""
+class _Handshake(asyncio.Protocol):
+    """Reads the other side's head, and lets another protocol take over what comes after it."""
 
-    def __init__(self, decide: Decide) -> None:
-        self._decide = decide
+    def __init__(self) -> None:
         self._received = bytearray()
+        self._head_size = 0
         self._transport: asyncio.Transport | None = None
-        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._deadline = asyncio.get_running_loop().call_later(HEAD_WITHIN, self._transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
 
     def data_received(self, data: bytes) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        received = self._received
-        received += data
-        end = received.find(b"\r\n\r\n")
-        if end < 0:
-            if len(received) > HEAD_LIMIT:
-                self._answer(transport, Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
-            return
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end >= 0:
+            self._head_size = end + 4
+            self._head_received(transport, bytes(self._received[:end]))
+        elif len(self._received) > HEAD_LIMIT:
+            self._head_too_long(transport)
+
+    def _head_received(self, transport: asyncio.Transport, head: bytes) -> None:
+        """It is complete, but for the empty line at its end."""
+        raise NotImplementedError
+
+    def _head_too_long(self, transport: asyncio.Transport) -> None:
+        raise NotImplementedError
+
+    def _hand_over(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if rest := bytes(self._received[self._head_size :]):
+            protocol.data_received(rest)
+
+
+class UpgradeServer(_Handshake):
+    """Reads one request, and hands the connection over or answers it and hangs up."""
+
+    def __init__(self, decide: Decide) -> None:
+        super().__init__()
+        self._decide = decide
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._deadline = asyncio.get_running_loop().call_later(HEAD_WITHIN, cast(asyncio.Transport, transport).abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _head_received(self, transport: asyncio.Transport, head: bytes) -> None:
         assert self._deadline is not None
         self._deadline.cancel()
-        outcome = self._judge(bytes(received[:end]))
+        outcome = self._judge(head)
         if isinstance(outcome, Answer):
             self._answer(transport, outcome)
             return
         protocol, switch = outcome
         transport.write(switch)
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        if rest := bytes(received[end + 4 :]):
-            protocol.data_received(rest)
+        self._hand_over(transport, protocol)
+
+    def _head_too_long(self, transport: asyncio.Transport) -> None:
+        self._answer(transport, Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
 
     def _answer(self, transport: asyncio.Transport, answer: Answer) -> None:
         transport.write(answer.encode())
@@ -118,24 +144,46 @@ class UpgradeServer(asyncio.Protocol):
         return outcome, switch.encode("ascii")
 
 
-class UpgradeClient:
-    """The other half: what to send, and whether the answer is the right one."""
+class UpgradeClient(_Handshake):
+    """The other half: asks, and hands the connection over to *protocol* if the answer is the right one."""
 
-    def __init__(self, host: str, target: str, *, token: str | None) -> None:
+    def __init__(self, host: str, target: str, protocol: asyncio.Protocol, *, token: str | None) -> None:
+        super().__init__()
         self._key = b64encode(os.urandom(_KEY_SIZE)).decode()
+        self._protocol = protocol
         authorization = "" if token is None else f"Authorization: Bearer {token}\r\n"
         request = (
             f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {self._key}\r\nSec-WebSocket-Version: {_VERSION}\r\n{authorization}\r\n"
         )
-        #: The request, ready to be sent.
-        self.request = request.encode("ascii")
+        self._request = request.encode("ascii")
+        #: Done when the protocol has taken over; or :exc:`Refused`.
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def check(self, head: bytes) -> None:
-        """Look at the head of the answer, without the empty line at its end.
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        cast(asyncio.Transport, transport).write(self._request)
 
-        :raises Refused: the connection is not upgraded
-        """
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(Refused(f"it hung up: {exc}" if exc else "it hung up"))
+
+    def _head_received(self, transport: asyncio.Transport, head: bytes) -> None:
+        if self.done.done():
+            return
+        try:
+            self._check(head)
+        except Refused as refusal:
+            self.done.set_exception(refusal)
+            return
+        self.done.set_result(None)
+        self._hand_over(transport, self._protocol)
+
+    def _head_too_long(self, transport: asyncio.Transport) -> None:
+        if not self.done.done():
+            self.done.set_exception(Refused("its answer is too long"))
+
+    def _check(self, head: bytes) -> None:
         status, _, rest = head.partition(b"\r\n")
         words = status.decode("latin-1").split(" ", 2)
         if len(words) < 2 or words[0] != "HTTP/1.1":

@@ -18,6 +18,7 @@ import socket
 import struct
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -26,7 +27,7 @@ from websockets.speedups import apply_mask
 from holdfast.jsonrpc.connection import BACKLOG_LIMIT, HIGH_WATER, LOW_WATER, Connection, MessageHandler
 from holdfast.jsonrpc.messages import MESSAGE_LIMIT
 from holdfast.jsonrpc.streams import Serving, serve_socket
-from holdfast.jsonrpc.upgrade import HEAD_LIMIT, Answer, Refused, UpgradeClient, UpgradeServer
+from holdfast.jsonrpc.upgrade import Answer, Refused, UpgradeClient, UpgradeServer
 
 #: Messages above this size leave in fragments of this size, in bytes.
 FRAGMENT: Final = 1024 * 1024
@@ -61,8 +62,6 @@ PROTOCOL_ERROR: Final = 1002
 TOO_BIG: Final = 1009
 TRY_AGAIN_LATER: Final = 1013
 
-#: Headers of unfragmented, unmasked text frames, by the size of what follows.
-_SMALL_HEADS: Final = tuple(bytes((0x81, size)) for size in range(126))
 _pack_medium_head = struct.Struct("!BBH").pack
 _pack_large_head = struct.Struct("!BBQ").pack
 _unpack_large = struct.Struct("!Q").unpack_from
@@ -251,15 +250,7 @@ class WebSocketConnection(asyncio.Protocol, Connection):
         transport = self._transport
         if transport is None:
             return
-        first = (_FIN if last else 0) | opcode
-        bit = _MASKED if self._is_client else 0
-        size = len(content)
-        if size < 126:
-            head = bytes((first, bit | size))
-        elif size < 65536:
-            head = _pack_medium_head(first, bit | 126, size)
-        else:
-            head = _pack_large_head(first, bit | 127, size)
+        head = _frame_head(len(content), (_FIN if last else 0) | opcode, _MASKED if self._is_client else 0)
         if self._is_client:
             mask = os.urandom(4)
             head += mask
@@ -308,13 +299,14 @@ class WebSocketConnection(asyncio.Protocol, Connection):
             self._transport.close()
 
 
-def _frame_head(size: int) -> bytes:
-    """The header of an unfragmented, unmasked text frame."""
+@lru_cache(maxsize=1024)
+def _frame_head(size: int, first: int = _FIN | Opcode.TEXT, mask_bit: int = 0) -> bytes:
+    """The header of a frame, without the mask: if nothing else is said, of an unfragmented, unmasked text."""
     if size < 126:
-        return _SMALL_HEADS[size]
+        return bytes((first, mask_bit | size))
     if size < 65536:
-        return _pack_medium_head(0x81, 126, size)
-    return _pack_large_head(0x81, 127, size)
+        return _pack_medium_head(first, mask_bit | 126, size)
+    return _pack_large_head(first, mask_bit | 127, size)
 
 
 # Server
@@ -381,19 +373,18 @@ async def connect_websocket(
     if parts.scheme not in ("ws", "wss") or parts.hostname is None:
         raise ConnectionRefusedError(f"{url} is not the URL of a WebSocket")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    handshake = UpgradeClient(parts.netloc.rpartition("@")[2], target, token=token)
-    loop = asyncio.get_running_loop()
+    host = parts.netloc.rpartition("@")[2]
     connection = WebSocketConnection(accept, is_client=True)
     try:
         async with asyncio.timeout(timeout):
-            transport, opening = await loop.create_connection(
-                lambda: _Opening(handshake, connection, loop.create_future()),
+            transport, handshake = await asyncio.get_running_loop().create_connection(
+                lambda: UpgradeClient(host, target, connection, token=token),
                 parts.hostname,
                 parts.port or (443 if secure else 80),
                 ssl=True if secure else None,
             )
             try:
-                await opening.done
+                await handshake.done
             except BaseException:
                 transport.abort()
                 raise
@@ -402,42 +393,3 @@ async def connect_websocket(
     except TimeoutError:
         raise ConnectionRefusedError(f"{url} did not answer within {timeout:.0f} seconds") from None
     return connection
-
-
-class _Opening(asyncio.Protocol):
-    """The client's side of the handshake; then the connection takes over."""
-
-    def __init__(self, handshake: UpgradeClient, connection: WebSocketConnection, done: asyncio.Future[None]) -> None:
-        self._handshake = handshake
-        self._connection = connection
-        self._received = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self.done = done
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._handshake.request)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        end = self._received.find(b"\r\n\r\n")
-        if self._transport is None or self.done.done():
-            return
-        try:
-            if end < 0:
-                if len(self._received) > HEAD_LIMIT:
-                    raise Refused("its answer is too long")
-                return
-            self._handshake.check(bytes(self._received[:end]))
-        except Refused as refusal:
-            self.done.set_exception(refusal)
-            return
-        self._transport.set_protocol(self._connection)
-        self._connection.connection_made(self._transport)
-        self.done.set_result(None)
-        if rest := bytes(self._received[end + 4 :]):
-            self._connection.data_received(rest)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(Refused(f"it hung up: {exc}" if exc else "it hung up"))

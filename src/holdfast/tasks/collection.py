@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -120,43 +120,41 @@ class Collector:
             return 0
         return await asyncio.to_thread(_remove, self._directory / task_id, dry_run=dry_run)
 
-    async def _forget_orphans(self, host: Host, states: dict[str, ProcessState], *, dry_run: bool) -> _Orphans:
+    async def _forget_orphans(self, host: Host, states: dict[str, ProcessState], *, dry_run: bool) -> _Forgotten:
         """Forget processes that have the name of a task's, and no task; one that is running is nobody's to end."""
-        found = _Orphans()
         # Asked after the host was: a process that is in its list has had its row for longer.
         known = await self._ledger.process_ids()
-        for process_id in sorted(states.keys() - known):
-            if not _PROCESS_ID.fullmatch(process_id):
-                continue
-            try:
-                forgotten = await host.forget(process_id, dry_run=dry_run)
-            except NotClosed:
-                found.running.append(process_id)
-                continue
-            found.forgotten += forgotten.existed
-            found.bytes += forgotten.bytes
-        return found
+        return await _forget(host, filter(_PROCESS_ID.fullmatch, states.keys() - known), dry_run=dry_run)
 
-    async def _forget_servers(self, host: Host, states: dict[str, ProcessState], *, dry_run: bool) -> _Orphans:
+    async def _forget_servers(self, host: Host, states: dict[str, ProcessState], *, dry_run: bool) -> _Forgotten:
         """Forget the shared servers of agents that have ended; what tasks did in them is in the logs of the tasks."""
-        found = _Orphans()
-        for process_id, state in sorted(states.items()):
-            if process_id.startswith(SERVER_PREFIX) and state in _ENDED:
-                forgotten = await host.forget(process_id, dry_run=dry_run)
-                found.forgotten += forgotten.existed
-                found.bytes += forgotten.bytes
-        return found
+        ended = (each for each, state in states.items() if each.startswith(SERVER_PREFIX) and state in _ENDED)
+        return await _forget(host, ended, dry_run=dry_run)
 
     async def _delete_abandoned(self, *, dry_run: bool) -> tuple[int, int]:
         known = await self._ledger.task_ids()
         return await asyncio.to_thread(_remove_abandoned, self._directory, known, dry_run=dry_run)
 
 
-class _Orphans:
+class _Forgotten:
     def __init__(self) -> None:
         self.forgotten = 0
         self.bytes = 0
         self.running: list[str] = []
+
+
+async def _forget(host: Host, process_ids: Iterable[str], *, dry_run: bool) -> _Forgotten:
+    """Forget those of the processes that are closed."""
+    found = _Forgotten()
+    for process_id in sorted(process_ids):
+        try:
+            forgotten = await host.forget(process_id, dry_run=dry_run)
+        except NotClosed:
+            found.running.append(process_id)
+            continue
+        found.forgotten += forgotten.existed
+        found.bytes += forgotten.bytes
+    return found
 
 
 def _remove_abandoned(directory: Path, known: Collection[str], *, dry_run: bool) -> tuple[int, int]:

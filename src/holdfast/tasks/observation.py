@@ -22,33 +22,14 @@ class Observed(NamedTuple):
 
 
 async def observe(task: TaskRow, facts: AttemptFacts, *, queries: Queries, kept: Path) -> Observed:
-    """What changed in *task*'s working directory, as :func:`files_of_task` tells it."""
-    warnings: list[str] = []
-    unknowns: dict[str, str] = {}
-    files = await files_of_task(task, facts, queries=queries, kept=kept, warnings=warnings, unknowns=unknowns)
-    return Observed(files, warnings, unknowns)
-
-
-async def files_of_task(
-    task: TaskRow,
-    facts: AttemptFacts,
-    *,
-    queries: Queries,
-    kept: Path,
-    warnings: list[str],
-    unknowns: dict[str, str],
-) -> Files:
     """What changed in *task*'s working directory since its baseline, beside what its agent claims in *facts*.
 
     :param kept: where Holdfast keeps its own files
-    :param warnings: gets what is doubtful
-    :param unknowns: gets why nothing is known, if so
     """
     cwd = task.acceptance.settled.cwd
     others = queries.concurrent_in(cwd, task.created_at, task.id)
     if task.baseline is None:
-        unknowns["files"] = "nothing was started"
-        return Files(concurrent_tasks_in_workdir=await others)
+        return Observed(Files(concurrent_tasks_in_workdir=await others), [], {"files": "nothing was started"})
     reservation = task.reservation
     # Ours, not the agent's.  The output file is there already if the result is being made for a second time.
     # A worktree may lie among it, and is what we look at.
@@ -57,12 +38,11 @@ async def files_of_task(
         leave_out.append(Path(reservation.path))
     changes, concurrent = await asyncio.gather(observe_changes(task.baseline, leave_out=leave_out), others)
     claims = await asyncio.to_thread(reconcile_claims, changes, facts.claimed_files, Path(cwd))
-    if changes.reason is not None:
-        unknowns["files"] = changes.reason
-    warnings += changes.notes
+    unknowns = {} if changes.reason is None else {"files": changes.reason}
+    warnings = [*changes.notes]
     if changes.omitted:
         warnings.append(f"{changes.omitted} more files changed than are listed")
-    return Files(
+    files = Files(
         method=changes.method.value,
         dirty_before=changes.dirty_before,
         changed=[
@@ -81,3 +61,4 @@ async def files_of_task(
         head_after=changes.head_after,
         concurrent_tasks_in_workdir=concurrent,
     )
+    return Observed(files, warnings, unknowns)

@@ -114,8 +114,12 @@ def check_stop(turn: Turn) -> None:
         return
     for command in turn.commands.pending():
         turn.commands.answer(command, None if command.action == "interrupt" else "the turn was not begun")
-    say("failed", failure="cancelled", message="It was cancelled before Codex began to work.", begun=False)
+    _say_cancelled()
     raise Ended(EX_OK)
+
+
+def _say_cancelled() -> None:
+    say("failed", failure="cancelled", message="It was cancelled before Codex began to work.", begun=False)
 
 
 def refused(error: RpcError) -> Ended:
@@ -148,7 +152,7 @@ def lost(turn: Turn, reason: str) -> int:
     """The exit status when the server cannot be had; another start of this program may find out more."""
     begun = turn.begun
     if turn.stop_by is not None and not begun:
-        say("failed", failure="cancelled", message="It was cancelled before Codex began to work.", begun=False)
+        _say_cancelled()
         return EX_OK
     what = "The turn may have begun" if begun else "Nothing was begun"
     say("lost", reason=reason, mayHaveBegun=begun, threadId=turn.thread_id)

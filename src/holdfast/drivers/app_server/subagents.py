@@ -62,6 +62,12 @@ class _SubAgent:
         self.open: set[str] = set()
         self.done: set[str] = set()
 
+    def forget_open(self) -> None:
+        """Say that what is open will not be heard to end."""
+        for item_id in self.open:
+            say("forgotten", itemId=item_id)
+        self.open.clear()
+
 
 class SubAgents:
     """Those of one turn: what they do is told, marked as theirs, and they end with it.
@@ -171,9 +177,7 @@ class SubAgents:
             if agent.label is None:
                 agent.label = _label({}, agent)
                 agent.kept.clear()
-            for item_id in agent.open:
-                say("forgotten", itemId=item_id)
-            agent.open.clear()
+            agent.forget_open()
         self._strangers.clear()
         self._spawning.clear()
         self._recount()
@@ -262,9 +266,7 @@ class SubAgents:
             if item.get("type") not in _QUIET and self._is_news(agent, str(method), item):
                 self._write(agent, message, raw)
         elif method == "turn/completed":
-            for item_id in agent.open:
-                say("forgotten", itemId=item_id)
-            agent.open.clear()
+            agent.forget_open()
             self._write(agent, message, raw)
 
     def _is_news(self, agent: _SubAgent, method: str, item: Json) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 from holdfast.host.configuration.toml import InvalidToml, Table, parse
 from holdfast.host.files.place import locate
 from holdfast.host.files.reading import open_regular
-from holdfast.host.files.refusal import describe, refused
+from holdfast.host.files.refusal import reason_of, refused
 from holdfast.host.files.scope import Scope
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, RpcError
 
@@ -67,8 +67,7 @@ class Files:
         try:
             content = self.read(path, CONFIGURATION_LIMIT)
         except (OSError, RpcError) as error:
-            reason = error.message if isinstance(error, RpcError) else describe(error)
-            raise cannot_load(f"Failed to read {kind} {path}: {reason}") from None
+            raise cannot_load(f"Failed to read {kind} {path}: {reason_of(error)}") from None
         if content is None:
             return None
         try:

@@ -27,6 +27,11 @@ def describe(error: OSError) -> str:
     return f"{_WORDS.get(number) or os.strerror(number)} (os error {number})"
 
 
+def reason_of(error: OSError | RpcError) -> str:
+    """Why a file cannot be had, whoever refused it."""
+    return error.message if isinstance(error, RpcError) else describe(error)
+
+
 def from_os_error(error: OSError) -> RpcError:
     """The protocol's error for an error of the operating system."""
     return RpcError(_CODES.get(error.errno or 0, INTERNAL_ERROR), describe(error))
