@@ -14,10 +14,13 @@ from holdfast.host.dummy import DummyHost, DummyProcess
 from holdfast.store.store import Store
 from holdfast.tasks.request import TaskRequest, new_task_id
 from holdfast.tasks.service import TaskService
+from holdfast.tasks.state import State
 from holdfast.tasks.view import TaskView
 
 #: Bounds every wait, seconds.
 PATIENCE = 60.0
+#: What a task is asked for with.
+ENVIRONMENT = {"PATH": "/bin"}
 
 
 class OneHost:
@@ -65,6 +68,17 @@ class Bench:
         service = TaskService(store, OneHost(self.host), NoServers(), tasks)
         await service.recover()
         return service
+
+    async def running(
+        self, store: Store, act: Callable[[DummyProcess], None], **changes: object
+    ) -> tuple[TaskService, TaskRequest]:
+        """A service with one task, which runs and does what *act* does."""
+        self.script(act)
+        request = self.request(**changes)
+        service = await self.service(store)
+        await service.accept(request, b"do it", ENVIRONMENT)
+        await until(service, store, request.task_id, lambda view: view.state is State.RUNNING)
+        return service, request
 
 
 @pytest.fixture

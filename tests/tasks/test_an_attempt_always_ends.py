@@ -17,9 +17,7 @@ from holdfast.tasks.request import Limits
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
 from holdfast.tasks.state import State
-from tests.tasks.conftest import PATIENCE, Bench, say, succeed, until
-
-ENVIRONMENT = {"PATH": "/bin"}
+from tests.tasks.conftest import ENVIRONMENT, PATIENCE, Bench, say, succeed, until
 
 
 @pytest.fixture(autouse=True)
@@ -86,12 +84,8 @@ async def test_a_restart_between_exit_and_close_still_ends(bench: Bench) -> None
         processes.append(process)
         talk(process)
 
-    bench.script(act)
-    request = bench.request()
     async with await Store.open(bench.directory / "holdfast.db") as store:
-        first = await bench.service(store)
-        await first.accept(request, b"do it", ENVIRONMENT)
-        await until(first, store, request.task_id, lambda view: view.state is State.RUNNING)
+        first, request = await bench.running(store, act)
         say(processes[0], '{"event":"turn_completed"}')
         processes[0].finish(0, close=False)
         await until(first, store, request.task_id, lambda view: view.evidence.startswith("reported"))
@@ -154,12 +148,8 @@ async def test_a_process_whose_end_nobody_saw_is_aborted(service: TaskService, b
 
 
 async def test_a_process_that_its_host_does_not_know_any_more_is_aborted(bench: Bench) -> None:
-    bench.script(talk)
-    request = bench.request()
     async with await Store.open(bench.directory / "holdfast.db") as store:
-        first = await bench.service(store)
-        await first.accept(request, b"do it", ENVIRONMENT)
-        await until(first, store, request.task_id, lambda view: view.state is State.RUNNING)
+        first, request = await bench.running(store, talk)
         await first.aclose()
         bench.host.processes.clear()
         second = await bench.service(store)
@@ -187,12 +177,8 @@ async def test_a_host_that_refuses_is_unavailable_with_its_reason(service: TaskS
 
 
 async def test_a_host_that_goes_away_in_the_middle_leaves_the_outcome_unknown(bench: Bench) -> None:
-    bench.script(talk)
-    request = bench.request()
     async with await Store.open(bench.directory / "holdfast.db") as store:
-        service = await bench.service(store)
-        await service.accept(request, b"do it", ENVIRONMENT)
-        await until(service, store, request.task_id, lambda view: view.state is State.RUNNING)
+        service, request = await bench.running(store, talk)
         bench.host.unavailable = True
         await service.cancel(request.task_id)
         await service.wait(request.task_id, PATIENCE)
@@ -206,12 +192,8 @@ async def test_a_host_that_goes_away_between_two_folds_has_nothing_counted_twice
     monkeypatch.setattr(attempt_module, "HOST_PATIENCE", PATIENCE)
     # What has no events stays in memory.
     monkeypatch.setattr(attempt_module, "_FOLD_INTERVAL", PATIENCE)
-    bench.script(talk)
-    request = bench.request()
     async with await Store.open(bench.directory / "holdfast.db") as store:
-        service = await bench.service(store)
-        await service.accept(request, b"do it", ENVIRONMENT)
-        await until(service, store, request.task_id, lambda view: view.state is State.RUNNING)
+        service, request = await bench.running(store, talk)
         (process,) = bench.host.processes.values()
         process.emit("stderr", b"0123456789")
         bench.host.away_after = process.emit("stdout", b'{"event":').seq

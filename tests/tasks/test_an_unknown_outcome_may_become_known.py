@@ -17,12 +17,9 @@ from holdfast.tasks.ledger import Ledger
 from holdfast.tasks.request import Notification, TaskRequest
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
-from holdfast.tasks.state import State
 from holdfast.tasks.view import TaskView
 
-from .conftest import PATIENCE, Bench, say, succeed, until
-
-ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+from .conftest import ENVIRONMENT, PATIENCE, Bench, say, succeed, until
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +34,7 @@ def talk(process: DummyProcess) -> None:
 
 async def unknown(bench: Bench, store: Store, *, cancel: bool, **fields: Any) -> tuple[TaskService, TaskRequest]:
     """A service with a task that runs on a host that went away."""
-    bench.script(talk)
-    request = bench.request(**fields)
-    first = await bench.service(store)
-    await first.accept(request, b"do it", ENVIRONMENT)
-    await until(first, store, request.task_id, lambda view: view.state is State.RUNNING)
+    first, request = await bench.running(store, talk, **fields)
     await first.aclose()
     bench.host.unavailable = True
     service = await bench.service(store)
@@ -88,12 +81,8 @@ async def test_b11_what_was_counted_before_the_host_went_away_is_not_counted_aga
 ) -> None:
     # What has no events stays in memory.
     monkeypatch.setattr("holdfast.tasks.attempt._FOLD_INTERVAL", PATIENCE)
-    bench.script(talk)
-    request = bench.request()
     async with await Store.open(bench.directory / "holdfast.db") as store:
-        service = await bench.service(store)
-        await service.accept(request, b"do it", ENVIRONMENT)
-        await until(service, store, request.task_id, lambda view: view.state is State.RUNNING)
+        service, request = await bench.running(store, talk)
         (process,) = bench.host.processes.values()
         bench.host.away_after = process.emit("stderr", b"0123456789").seq
         await service.wait(request.task_id, PATIENCE)
