@@ -58,6 +58,8 @@ class FakeTask:
         self.changed = threading.Condition()
         #: Followers are cut off, once each, after this many lines.
         self.cuts: list[int] = []
+        #: Readers of the answer are cut off, once each, after this byte of it.
+        self.message_cuts: list[int] = []
         self.cancels = 0
         #: What a cancel does; by default the task ends at once.
         self.finish_on_cancel = True
@@ -306,6 +308,12 @@ def _handler(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
         def _task_message(self, task: FakeTask) -> None:
             offset = int(self.query.get("offset", "0"))
             end = offset + int(self.query.get("limit", str(len(task.message))))
+            if task.message_cuts:
+                cut = task.message_cuts.pop(0)
+                self._head(200, max(0, min(end, len(task.message)) - offset), "application/octet-stream")
+                self.wfile.write(task.message[offset:cut])
+                self._sever()
+                return
             self._send(200, task.message[offset:end], "application/octet-stream")
 
         def _task_cancel(self, task: FakeTask) -> None:
@@ -360,11 +368,14 @@ def _handler(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
             self._send(status, msgspec.json.encode(document), "application/json")
 
         def _send(self, status: int, body: bytes, kind: str) -> None:
+            self._head(status, len(body), kind)
+            self.wfile.write(body)
+
+        def _head(self, status: int, length: int, kind: str) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(length))
             self.end_headers()
-            self.wfile.write(body)
 
     def _find(prefix: str) -> FakeTask:
         found = [task for task in daemon.tasks.values() if task.id.startswith(prefix)]

@@ -29,6 +29,35 @@ def test_a_stream_that_breaks_is_read_on_behind_the_last_line(cli, daemon: FakeD
     assert len(daemon.tasks) == 1
 
 
+@pytest.mark.parametrize("options", [(), ("--field", "message")])
+def test_an_answer_that_breaks_off_is_read_on_behind_its_last_byte(cli, daemon: FakeDaemon, options) -> None:
+    task = daemon.add()
+    task.finish(b"0123456789")
+    task.message_cuts = [0, 4, 4, 9]
+    outcome = cli("result", task.id, *options)
+    assert (outcome.status, outcome.out, outcome.err) == (0, b"0123456789", "")
+    asked = [path for _, path in daemon.requests if path.endswith("/message")]
+    assert len(asked) == 5
+
+
+def test_a_part_of_an_answer_that_breaks_off_is_read_on(cli, daemon: FakeDaemon) -> None:
+    task = daemon.add()
+    task.finish(b"0123456789")
+    task.message_cuts = [5, 7]
+    outcome = cli("result", task.id, "--offset", "3", "--limit", "5")
+    assert (outcome.status, outcome.out, outcome.err) == (0, b"34567", "")
+
+
+def test_progress_so_far_that_breaks_off_is_read_on(cli, daemon: FakeDaemon) -> None:
+    task = daemon.add()
+    for number in range(3):
+        task.say("tool", f"step {number}")
+    task.cuts = [0, 2]
+    outcome = cli("logs", task.id)
+    assert outcome.status == 0
+    assert [line.split()[-1] for line in outcome.out.decode().splitlines()] == ["0", "1", "2"]
+
+
 def test_a_lost_answer_does_not_make_a_second_task(cli, daemon: FakeDaemon) -> None:
     daemon.on_create = lambda task: task.finish(b"done")
     daemon.lose_answers = 2

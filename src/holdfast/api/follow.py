@@ -29,12 +29,19 @@ class Follower:
     """Reads the progress of one task; an interrupted reading goes on behind the last line that was seen."""
 
     def __init__(
-        self, daemon: Daemon, task_id: str, *, after: str | None = None, deadline: float | None = None
+        self,
+        daemon: Daemon,
+        task_id: str,
+        *,
+        after: str | None = None,
+        deadline: float | None = None,
+        follow: bool = True,
     ) -> None:
+        """*after* is a cursor, *deadline* monotonic seconds; without *follow* it ends with what has happened yet."""
         self._daemon = daemon
         self._task_id = task_id
-        #: Monotonic seconds.
         self._deadline = deadline
+        self._follow = follow
         self._cursor = after
         self._last: Progress | None = None
 
@@ -46,7 +53,9 @@ class Follower:
         while self._last is None or self._last.kind != FINISHED:
             client = self._daemon.client
             try:
-                for progress in client.progress(self._task_id, after=self._cursor, silence=self._patience()):
+                for progress in client.progress(
+                    self._task_id, after=self._cursor, follow=self._follow, silence=self._patience()
+                ):
                     self._cursor = progress.cursor
                     self._last = progress
                     self._daemon.found()
@@ -54,6 +63,8 @@ class Follower:
                     if progress.kind == FINISHED:
                         return
                     self._patience()
+                if not self._follow:
+                    return
                 self._daemon.lost(client, DaemonGone("The daemon ended the stream before the task was finished."))
             except StreamSilent:
                 # Nothing to report for a long time is normal; a daemon that no longer answers is not.

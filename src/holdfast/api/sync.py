@@ -7,20 +7,19 @@ between calls: tasks belong to the daemon, which is found, or started, or found 
 from __future__ import annotations
 
 import builtins
-import hashlib
 import logging
 from collections.abc import Generator, Iterable
 from contextlib import closing, contextmanager
 from typing import Literal, Unpack
 
+from holdfast.api.answer import answer_bytes
 from holdfast.api.daemon_access import Daemon
 from holdfast.api.follow import Follower, StillRunning, as_finished, log_entries, until_finished
 from holdfast.api.interruption import waiting
 from holdfast.api.order import HasId, Order, WorkOptions, describe, with_output_marker
 from holdfast.clock import monotonic
-from holdfast.daemon.client import DaemonClient, LogEntry
-from holdfast.daemon.transport import DaemonGone
-from holdfast.errors import HoldfastError, InternalError, InvalidRequest
+from holdfast.daemon.client import LogEntry
+from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.tasks.result import Result
 from holdfast.tasks.view import Progress, TaskView
 
@@ -152,21 +151,9 @@ def message(task: str | HasId, *, offset: int | None = None, limit: int | None =
 
     :raises NotFinished: it has none yet
     """
-
-    def read(client: DaemonClient) -> bytes:
-        answer = client.result(_id(task)).message
-        data = b"".join(client.message(_id(task), offset=offset, limit=limit))
-        rest = max(0, answer.bytes - (offset or 0))
-        if len(data) < (rest if limit is None else min(rest, limit)):
-            raise DaemonGone("The daemon went away in the middle of the answer.", hint="Read it again.")
-        if len(data) == answer.bytes and answer.sha256 not in (None, hashlib.sha256(data).hexdigest()):
-            raise InternalError(
-                f"The {len(data)} bytes that arrived are not the answer.", hint=f"Read it from {answer.path}."
-            )
-        return data
-
     with Daemon() as daemon:
-        return daemon.call(read)
+        finished = daemon.call(lambda client: client.result(_id(task)))
+        return b"".join(answer_bytes(daemon, finished, offset=offset or 0, limit=limit))
 
 
 def cancel(task: str | HasId) -> TaskView:

@@ -35,8 +35,7 @@ def logs(*, task_id: str, follow: bool, raw: bool, as_json: bool, attempt: int |
     with Daemon() as daemon:
         task_id = daemon.call(lambda client: client.task(task_id)).id
         if not (raw or as_json):
-            lines = Follower(daemon, task_id).lines() if follow else daemon.client.progress(task_id, follow=False)
-            for line in lines:
+            for line in Follower(daemon, task_id, follow=follow).lines():
                 terminal.write_line(_readable(line))
             return 0
         for entry in log_entries(daemon, task_id, attempt=attempt, follow=follow):

@@ -7,6 +7,7 @@ from typing import Any, cast
 import click
 import msgspec
 
+from holdfast.api.answer import answer_bytes
 from holdfast.cli import completion_values, result_output, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.error_report import UsageError
@@ -59,8 +60,8 @@ def result(
                 daemon, task_id, wanted, quiet=quiet, append_marker=append_marker, fail_on_reject=fail_on_reject
             )
         if field == _ANSWER:
-            daemon.call(lambda client: client.result_document(task_id))
-            terminal.write(daemon.client.message(task_id, offset=offset, limit=limit))
+            finished = daemon.call(lambda client: client.result(task_id))
+            terminal.write(answer_bytes(daemon, finished, offset=offset or 0, limit=limit))
         else:
             document = daemon.call(lambda client: client.result_document(task_id))
             terminal.write_line(_render(_pick(msgspec.json.decode(document), field)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,11 +11,11 @@ from typing import Final
 import msgspec
 
 from holdfast.agents.failure import FailureClass, Remedy
+from holdfast.api.answer import answer_bytes
 from holdfast.cli import duration, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.error_report import UsageError
 from holdfast.daemon.client import DaemonClient
-from holdfast.errors import InternalError
 from holdfast.tasks.marker import with_marker
 from holdfast.tasks.result import REJECTED_EXIT_CODE, ErrorPart, Result, Status
 
@@ -103,7 +102,7 @@ def show(
     elif wanted in (Format.RECEIPT, Format.RECEIPT_EXTENDED):
         terminal.write_line("\n".join(receipt(result, extended=wanted is Format.RECEIPT_EXTENDED)))
     elif result.status in _SHOWS_ANSWER and result.message.bytes:
-        answer: Iterable[bytes] = _checked(daemon.client.message(result.task_id), result)
+        answer: Iterable[bytes] = answer_bytes(daemon, result)
         if append_marker and result.marker is not None:
             answer = with_marker(answer, result.marker)
         last = terminal.write(answer)
@@ -228,19 +227,3 @@ def _epilogue(result: Result) -> str:
         facts.append(f"{result.usage.input_tokens:,} tokens in, {result.usage.output_tokens:,} out")
     facts.append(f"task {result.task_id}")
     return terminal.printable(" · ".join(facts))
-
-
-def _checked(chunks: Iterable[bytes], result: Result) -> Iterator[bytes]:
-    """Pass on *chunks*, and make sure at the end that they were the answer, all of it."""
-    digest = hashlib.sha256()
-    size = 0
-    for chunk in chunks:
-        digest.update(chunk)
-        size += len(chunk)
-        yield chunk
-    expected = result.message.sha256
-    if size != result.message.bytes or (expected is not None and digest.hexdigest() != expected):
-        raise InternalError(
-            f"The {size} bytes that arrived are not the {result.message.bytes} bytes of the answer.",
-            hint=f"Read it again with 'holdfast result {result.task_id}', or from {result.message.path}.",
-        )

@@ -12,6 +12,7 @@ import msgspec
 
 from holdfast.agents.adapter import Drive
 from holdfast.agents.catalogue import find_agent
+from holdfast.api.answer import answer_bytes
 from holdfast.cli import completion_values, prompt, result_output, terminal
 from holdfast.cli.daemon_access import Daemon
 from holdfast.cli.output_options import output_options
@@ -150,7 +151,7 @@ def print_review(daemon: Daemon, task_id: str, wanted: Format, *, quiet: bool, f
     view = daemon.call(lambda client: client.task(task_id))
     tag = rendering.tag_of(view)
     result = DaemonClient.decode_result(daemon.call(lambda client: client.result_document(view.id)))
-    message = b"".join(daemon.client.message(view.id)) if result.message.bytes else b""
+    message = b"".join(answer_bytes(daemon, result))
     found = rendering.review_of(result, tag, message)
     if wanted in (Format.JSON, Format.JSONL):
         terminal.write_line(msgspec.json.encode(found).decode())
