@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -70,6 +71,7 @@ def test_large_output_is_spliced_in_chunks(tmp_path: Path) -> None:
     log = ProcessLog.create(tmp_path)
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, CHUNK)
     data = os.urandom(CHUNK)
     for _ in range(5):
         os.write(write_end, data)

@@ -298,6 +298,63 @@ def test_answers_to_what_was_read_at_once_leave_together() -> None:
     on_the_loop(run)
 
 
+def test_what_an_event_brings_leaves_together_unless_what_comes_next_takes_long() -> None:
+    async def run() -> None:
+        poller = running_poller()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        recorder = Recorder()
+        SocketTransport(poller, ours, recorder)
+        source, sink = os.pipe()
+
+        def happened(events: int) -> None:
+            poller.unwatch(source)
+            recorder.transport.write(b"an answer")
+            recorder.transport.writelines([b", ", b"and news"])
+            poller.catch_up()
+            recorder.transport.write(b"more news")
+
+        poller.watch(source, READABLE, happened)
+        os.write(sink, b"x")
+        received = [await asyncio.to_thread(theirs.recv, 100) for _ in range(2)]
+        assert received == [b"an answer, and news", b"more news"]
+        # Outside of an event nobody would send it later.
+        recorder.transport.write(b"at once")
+        assert theirs.recv(100, socket.MSG_DONTWAIT) == b"at once"
+        for descriptor in (source, sink):
+            os.close(descriptor)
+        theirs.close()
+        await recorder.until(lambda: recorder.events[-1] == "lost")
+
+    on_the_loop(run)
+
+
+def test_a_failure_afterwards_is_reported_and_what_else_waits_is_called() -> None:
+    async def run() -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+        poller = running_poller()
+        source, sink = os.pipe()
+        called = asyncio.Event()
+
+        def fail() -> None:
+            raise ValueError("a defect")
+
+        def happened(events: int) -> None:
+            poller.unwatch(source)
+            poller.afterwards(fail)
+            poller.afterwards(called.set)
+
+        poller.watch(source, READABLE, happened)
+        os.write(sink, b"x")
+        await called.wait()
+        assert [str(error) for error in reported] == ["a defect"]
+        for descriptor in (source, sink):
+            os.close(descriptor)
+
+    on_the_loop(run)
+
+
 def test_a_protocol_that_fails_ends_its_connection_and_no_other() -> None:
     async def run() -> None:
         reported: list[Any] = []

@@ -19,17 +19,20 @@ import weakref
 from collections import deque
 from enum import IntEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from holdfast.errors import HoldfastError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 #: seq, time (ns UTC), offset in the stream's file, length, exit code, signal, kind; see :class:`Entry`.
 _RECORD: Final = struct.Struct("<QqQIhBB")
+_pack: Final = _RECORD.pack
 RECORD_SIZE: Final = _RECORD.size
-#: The largest chunk that one record describes, in bytes.
-CHUNK: Final = 64 * 1024
-#: Bytes moved from a pipe at one go: several records, but one system call.
-_SPLICE: Final = 256 * 1024
+#: The largest chunk that one record describes, and that is moved from a pipe at one go, in bytes: as much as the pipe
+#: of a child holds.
+CHUNK: Final = 256 * 1024
 #: How many of the newest records are also held in memory, for readers that are up to date.
 _TAIL: Final = 64
 #: Stands in the index for "how it ended is not known".
@@ -78,6 +81,8 @@ class Entry(NamedTuple):
     kind: int
 
 
+#: Makes an entry of a tuple, without the function that a named tuple has for it.
+_new_entry: Final = cast("Callable[[type[Entry], tuple[int, ...]], Entry]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
 #: An entry without its number.
 _Unindexed = tuple[int, int, int, int, int, int]
 
@@ -177,7 +182,7 @@ class ProcessLog:
         return self._sizes.get(kind, 0)
 
     def splice(self, kind: int, source: int) -> int:
-        """Move what is in the pipe *source*, up to some chunks, into the file of *kind* and index it.
+        """Move what is in the pipe *source*, up to a chunk, into the file of *kind* and index it.
 
         Returns the number of bytes moved, 0 at end of file.
 
@@ -191,7 +196,7 @@ class ProcessLog:
         try:
             target = self._file(kind)
             offset = self._sizes[kind]
-            moved = os.splice(source, target, _SPLICE, offset_dst=offset, flags=os.SPLICE_F_NONBLOCK)
+            moved = os.splice(source, target, CHUNK, offset_dst=offset, flags=os.SPLICE_F_NONBLOCK)
         except OSError as error:
             if error.errno in _FULL:
                 raise LogFull(f"No room for output in {self._directory}.") from error
@@ -247,9 +252,21 @@ class ProcessLog:
         self.flush()
 
     def _append(self, kind: int, offset: int, length: int) -> None:
-        now = time.time_ns()
-        for start in range(0, length, CHUNK):
-            self._unindexed.append((now, offset + start, min(CHUNK, length - start), 0, 0, kind))
+        fields = (time.time_ns(), offset, length, 0, 0, kind)
+        if not self._unindexed:
+            # As flush() does it, for one: somebody may be waiting.
+            seq = self.last_seq + 1
+            entry = _new_entry(Entry, (seq, *fields))
+            try:
+                written = os.pwrite(self._index, _pack(*entry), (seq - 1) * RECORD_SIZE)
+            except OSError:
+                # What it was flush() will tell, if it is still so.
+                written = 0
+            if written == RECORD_SIZE:
+                self._tail.append(entry)
+                self.last_seq = seq
+                return
+        self._unindexed.append(fields)
         self.flush()
 
     def flush(self) -> None:
@@ -262,7 +279,7 @@ class ProcessLog:
             return
         seq = self.last_seq
         entries = [Entry(number, *fields) for number, fields in enumerate(unindexed, seq + 1)]
-        packed = b"".join([_RECORD.pack(*entry) for entry in entries])
+        packed = b"".join([_pack(*entry) for entry in entries])
         position = seq * RECORD_SIZE
         try:
             written = 0
@@ -284,6 +301,8 @@ class ProcessLog:
         if after >= last:
             return []
         tail = self._tail
+        if tail and after == last - 1:
+            return [tail[-1]]
         if tail and tail[0].seq <= after + 1:
             skip = after + 1 - tail[0].seq
             if not skip and len(tail) <= limit:

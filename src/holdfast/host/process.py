@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from holdfast.host.child import Child
 from holdfast.host.drop import SignalDrop
 from holdfast.host.input import Input
-from holdfast.host.log import CHUNK, UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
+from holdfast.host.log import UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
 from holdfast.host.spawn import Streams, set_terminal_size
 from holdfast.host.tree import Tree
 from holdfast.host.writes import WriteLedger
@@ -27,6 +28,8 @@ _TURN: Final = 2
 _LAST_WORDS: Final = 256
 #: Bytes that a terminal gives at one go; the kernel takes as many pages as it is asked for before it looks.
 _PAGE: Final = 4096
+#: Bytes that are worth being moved at one go.
+_PORTION: Final = 64 * 1024
 #: Nanoseconds without output that end a burst.
 _SILENCE_NS: Final = 500_000
 #: Seconds until a full file system is tried again.
@@ -163,56 +166,61 @@ class HostedProcess:
         if kind is EntryKind.PTY:
             self._poller.watch(descriptor, self._terminal_events(), self._terminal_ready)
         else:
-            self._poller.watch(descriptor, READABLE, lambda events: self._output_ready(descriptor, kind, events))
+            self._poller.watch(descriptor, READABLE, partial(self._output_ready, descriptor, kind))
 
     # Output
 
     def _output_ready(self, descriptor: int, kind: EntryKind, events: int) -> None:
+        assert self._streams is not None
+        moved = 0
         if events == HUNG_UP:
             self._close_output(descriptor)
         else:
-            size = self.log.size(kind)
-            self._move(descriptor, kind, _TURN)
-            self._pace(self.log.size(kind) - size)
-        self._check_closed()
+            moved = self._move(descriptor, kind, _TURN)
+        if descriptor not in self._streams.outputs:
+            self._check_closed()
         if not self.closed:
+            # What only the next turn needs comes afterwards: somebody may be waiting for this.
             self._notify()
+            self._pace(moved)
 
     def _pace(self, moved: int) -> None:
         """Let what pours in by small portions gather; never what comes after a silence, or a little of it."""
         now = time.monotonic_ns()
         self._poured = self._poured + moved if now - self._moved_ns < _SILENCE_NS else 0
         self._moved_ns = now
-        if moved < CHUNK <= self._poured:
+        if moved < _PORTION <= self._poured:
             self._poller.gather()
 
     def _terminal_ready(self, events: int) -> None:
         assert self._streams is not None
         descriptor = self._streams.stdin
-        size = self.log.size(EntryKind.PTY)
-        self._move(descriptor, EntryKind.PTY, _TURN)
-        self._pace(self.log.size(EntryKind.PTY) - size)
+        moved = self._move(descriptor, EntryKind.PTY, _TURN)
         if self.input.waiting and descriptor in self._streams.outputs:
             self.input.feed()
         self._check_closed()
         self._notify()
+        self._pace(moved)
 
-    def _move(self, descriptor: int, kind: EntryKind, turns: int) -> None:
-        """Move what is there into the log; at end of file close the stream."""
+    def _move(self, descriptor: int, kind: EntryKind, turns: int) -> int:
+        """Move what is there into the log, and say how much; at end of file close the stream."""
         read = self._read_terminal if kind is EntryKind.PTY else self.log.splice
+        total = 0
         try:
             for _ in range(turns):
                 moved = read(kind, descriptor)
+                total += moved
                 if not moved:
                     self._close_output(descriptor)
-                    return
-                if moved < CHUNK and turns == _TURN and kind is not EntryKind.PTY:
+                    break
+                if moved < _PORTION and turns == _TURN and kind is not EntryKind.PTY:
                     # A second look would find little or nothing, and readiness is told again.
-                    return
+                    break
         except BlockingIOError:
-            return
+            pass
         except LogFull as error:
             self._stall(descriptor, error)
+        return total
 
     def _read_terminal(self, kind: int, descriptor: int) -> int:
         """Move what the terminal has to the log; it gives at most a page at a time, so gather it in a pipe."""
@@ -297,6 +305,9 @@ class HostedProcess:
         if self.askers:
             for asker in tuple(self.askers):
                 asker.pump()
+            # Who waited gets the answer, and the processor, before the others are told: it is often woken on ours.
+            self._poller.catch_up()
+            os.sched_yield()
         for observer in tuple(self.observers):
             observer.pump()
 

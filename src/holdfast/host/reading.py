@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pybase64 import b64encode
@@ -44,6 +45,7 @@ class LongPoll(Deferred):
         self._process = process
         self._params = params
         self._after = after
+        self._read = partial(_read_now, process, params, after)
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, answer: Callable[[Callable[[], bytes]], None]) -> None:
@@ -61,12 +63,14 @@ class LongPoll(Deferred):
             self._over()
 
     def _over(self) -> None:
-        self.abandon()
+        self._process.askers.discard(self)
         # A client that does not read its replies gets no more of them; it may still send.
         if self._client.connection.writable:
-            self._answer(lambda: _read_now(self._process, self._params, self._after))
+            self._answer(self._read)
         else:
             self._client.when_writable(self._over)
+        # After the answer: somebody waits for that.
+        self.abandon()
 
     def abandon(self) -> None:
         self._process.askers.discard(self)
@@ -110,7 +114,7 @@ def _read_now(process: HostedProcess, params: parameters.Read, after: int) -> by
         b"true" if exited else b"false",
         b"%d" % exit_code if exit_code is not None else b"-1" if exited else b"null",
         b"true" if process.closed else b"false",
-        b"true" if process.sandbox_denied else b"false",
+        b"true" if exited and process.sandbox_denied else b"false",
         # An extension: what is gone is said, not left to be noticed by a jump of the numbers.
         b',"gap":{"first":%d,"last":%d}' % gap if gap else b"",
     )

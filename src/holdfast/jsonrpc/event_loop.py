@@ -49,6 +49,9 @@ class Poller(selectors.BaseSelector):
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._fresh: set[int] = set()
         self._gathering = False
+        #: Whether something is being called back.
+        self.calling = False
+        self._afterwards: list[Callable[[], None]] = []
         #: Set when a request was read: another one may follow its answer.
         self.conversing = False
         self._prompt = 0
@@ -79,6 +82,15 @@ class Poller(selectors.BaseSelector):
     def forget(self, descriptor: int) -> None:
         """Stop watching a descriptor of which no other process has a copy; closing it does the rest."""
         self._callbacks.pop(descriptor, None)
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        """Call *call* when what is being called back is done, or at the next :meth:`catch_up`."""
+        self._afterwards.append(call)
+
+    def catch_up(self) -> None:
+        """Call now what waits for the end of the present callback: what comes next takes long."""
+        while self._afterwards:
+            self._afterwards.pop(0)()
 
     def gather(self) -> None:
         """Wait a moment before the next events are looked at: something pours in, in portions too small to be worth it.
@@ -136,6 +148,7 @@ class Poller(selectors.BaseSelector):
                 time.sleep(_GATHER)
             found = self._converse(timeout) if self.conversing else self._epoll.poll(timeout, _BATCH)
             fresh.clear()
+            self.calling = True
             for descriptor, events in found:
                 callback = callbacks.get(descriptor)
                 if callback is None:
@@ -145,6 +158,12 @@ class Poller(selectors.BaseSelector):
                         callback(events)
                     except Exception as error:
                         self._failed(error)
+                    while self._afterwards:
+                        try:
+                            self.catch_up()
+                        except Exception as error:
+                            self._failed(error)
+            self.calling = False
             if rest or self.interrupted or not found or not timeout:
                 return rest
             if deadline is not None:

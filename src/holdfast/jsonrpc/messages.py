@@ -104,13 +104,11 @@ def decode(data: bytes | bytearray | memoryview | str) -> Message:
     return message
 
 
-def _id_bytes(identity: RequestId) -> bytes:
-    return b"%d" % identity if isinstance(identity, int) else encode_json(identity)
-
-
 def encode_result(identity: RequestId, result: bytes) -> bytes:
     """A response; *result* is JSON already."""
-    return b'{"id":' + _id_bytes(identity) + b',"result":' + result + b"}"
+    if isinstance(identity, int):
+        return b'{"id":%d,"result":%b}' % (identity, result)
+    return b'{"id":%b,"result":%b}' % (encode_json(identity), result)
 
 
 def encode_error(identity: RequestId, code: int, message: str) -> bytes:

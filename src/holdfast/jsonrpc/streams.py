@@ -1,7 +1,8 @@
 """Stream sockets of servers: accepted, read and written on the poller, with asyncio's protocols on top.
 
-What a protocol writes while it is given data leaves in one go afterwards, so that the answers to what was read at once
-cost one system call; anything else is written at once, and only what the kernel does not take is kept.
+What little is written to a connection while an event is being dealt with leaves in one go afterwards: the answers to
+what was read at once, or an answer and the notifications that come with it, cost one system call, and who is woken by
+them finds the processor free.  Anything else is written at once, and only what the kernel does not take is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from holdfast.jsonrpc.event_loop import READABLE, WRITABLE, EventLoop, Poller
 
 #: Bytes read at one go.
 _PORTION: Final = 64 * 1024
-#: Answers up to this size, in bytes, wait for those to what was read with them, until so many bytes have gathered.
+#: What is no larger than this, in bytes, waits for the end of the event, until so many bytes have gathered.
 _SMALL: Final = 4096
 _GATHERED: Final = 64 * 1024
 #: Buffers handed to the kernel at one go; it takes no more than 1024.
@@ -43,8 +44,8 @@ class SocketTransport(asyncio.Transport):
         self._size = 0
         self._high = 64 * 1024
         self._low = 16 * 1024
-        #: Whether the protocol is being given data.
-        self._receiving = False
+        #: Whether something waits for the end of the event.
+        self._held = False
         #: Whether the kernel took less than it was given.
         self._blocked = False
         self._paused = False
@@ -84,9 +85,10 @@ class SocketTransport(asyncio.Transport):
         if self._closing or not data:
             return
         size = len(data)
-        if self._receiving and not self._blocked and size <= _SMALL and self._size < _GATHERED:
+        if self._poller.calling and not self._blocked and size <= _SMALL and self._size < _GATHERED:
             self._buffer.append(bytes(data))
             self._size += size
+            self._hold()
             return
         if self._blocked or self._buffer:
             self._keep(bytes(data))
@@ -109,7 +111,11 @@ class SocketTransport(asyncio.Transport):
             return
         for data in list_of_data:
             self._keep(bytes(data) if isinstance(data, bytearray) else data)
-        if not self._blocked and not (self._receiving and self._size <= _SMALL):
+        if self._blocked:
+            return
+        if self._poller.calling and self._size <= _SMALL:
+            self._hold()
+        else:
             self._flush()
 
     def close(self) -> None:
@@ -153,7 +159,6 @@ class SocketTransport(asyncio.Transport):
             self.close()
             return
         self._poller.conversing = True
-        self._receiving = True
         try:
             self._protocol.data_received(data)
         except Exception as error:
@@ -162,12 +167,18 @@ class SocketTransport(asyncio.Transport):
                 {"message": "a protocol failed", "exception": error, "transport": self, "protocol": self._protocol}
             )
             self._lose(error)
-        finally:
-            self._receiving = False
-        if self._buffer and not self._blocked:
-            self._flush()
 
     # Writing
+
+    def _hold(self) -> None:
+        if not self._held:
+            self._held = True
+            self._poller.afterwards(self._release)
+
+    def _release(self) -> None:
+        self._held = False
+        if self._buffer and not self._blocked:
+            self._flush()
 
     def _keep(self, data: bytes | memoryview) -> None:
         self._buffer.append(data)
