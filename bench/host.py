@@ -3,7 +3,8 @@
     python bench/host.py                      # needs codex: $HOLDFAST_TEST_CODEX, .tools/agents or PATH
     python bench/host.py --runs 9 --only starts
 
-Read the ratios (ours / theirs) and the bars beside them; absolute figures say more about the machine.  The client is a
+Read the ratios (ours / theirs) and the bars beside them; absolute figures say more about the machine.  "bare" is what
+the machine allows whoever does the same and nothing with it, and no server can be above it.  The client is a
 blocking socket with a WebSocket framing of its own, so that what it costs is small and the same for both.  "quickack"
 is a client that sets TCP_QUICKACK before each read, which hides that the reference server leaves Nagle's algorithm on.
 
@@ -295,6 +296,21 @@ def pushed_terminal(client: Client, size: int) -> float:
     return size / (time.perf_counter() - began) / 1e6
 
 
+def bare_terminal(size: int) -> float:
+    """MB of a terminal's output per second for a loop that reads and throws away: a bound for every server."""
+    terminal, other_end = os.openpty()
+    argv = ["/usr/bin/head", "-c", str(size), "/dev/zero"]
+    began = time.perf_counter()
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=other_end, start_new_session=True):
+        os.close(other_end)
+        left = size
+        while left:
+            left -= len(os.read(terminal, 65_536))
+        seconds = time.perf_counter() - began
+    os.close(terminal)
+    return size / seconds / 1e6
+
+
 def processor(server: Server, client: Client, size: int) -> float:
     """Seconds of processor time for each GB pushed."""
     before = server.cpu()
@@ -357,6 +373,8 @@ class Measurement(NamedTuple):
     measure: Callable[[Server, Client, bool], float]
     #: Whether only the first measurement tells anything.
     once: bool = False
+    #: What this machine allows at best, measured in the same turns.
+    bound: Callable[[], float] | None = None
 
 
 MEASUREMENTS: list[Measurement] = [
@@ -374,7 +392,12 @@ MEASUREMENTS: list[Measurement] = [
     Measurement("output pushed", "MB/s", True, ">= 2", lambda s, c, ours: pushed(c, 200_000_000)),
     Measurement("processor for output pushed", "s/GB", True, "<= 0.4", lambda s, c, ours: processor(s, c, 200_000_000)),
     Measurement(
-        "output of a terminal pushed", "MB/s", True, ">= 1.3", lambda s, c, ours: pushed_terminal(c, 20_000_000)
+        "output of a terminal pushed",
+        "MB/s",
+        True,
+        ">= 1.3",
+        lambda s, c, ours: pushed_terminal(c, 20_000_000),
+        bound=lambda: bare_terminal(20_000_000),
     ),
     Measurement("long poll wakes, ordinary client", "us", False, "<= 0.1", lambda s, c, ours: wakes(c, 20)),
     Measurement("long poll wakes, quickack client", "us", True, "<= 1", lambda s, c, ours: wakes(c, 60)),
@@ -417,7 +440,7 @@ def main() -> None:
             load = " ".join(f"{value:.1f}" for value in os.getloadavg())
             if not options.json:
                 print(f"load {load}, {os.cpu_count()} processors, {options.runs} runs, medians")
-            for name, unit, quickack, bar, measure, once in MEASUREMENTS:
+            for name, unit, quickack, bar, measure, once, bound in MEASUREMENTS:
                 if options.only not in name:
                     continue
                 samples: dict[str, list[float]] = {which: [] for which in servers}
@@ -427,6 +450,8 @@ def main() -> None:
                         client = Client(server.url, quickack=quickack)
                         samples[which].append(measure(server, client, which == "ours"))
                         client.close()
+                    if bound is not None:
+                        samples.setdefault("bound", []).append(bound())
                 median = {which: statistics.median(values) for which, values in samples.items()}
                 results[name] = {**median, "unit": unit, "bar": bar}
                 line = f"{name:34} ours {median['ours']:9.1f} {unit:5}"
@@ -436,6 +461,8 @@ def main() -> None:
                     if bar:
                         reached = ratio >= float(bar[3:]) if bar[0] == ">" else ratio <= float(bar[3:])
                         line += f"  bar {bar}x{'' if reached else ', missed'}"
+                if "bound" in median:
+                    line += f"  (bare: {median['bound']:.1f})"
                 if not options.json:
                     print(line, flush=True)
             for which, server in servers.items():
