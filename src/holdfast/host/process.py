@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
-import time
 from collections.abc import Callable
-from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -17,21 +14,12 @@ from holdfast.host.child import Child
 from holdfast.host.drop import SignalDrop
 from holdfast.host.input import Input
 from holdfast.host.log import UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
+from holdfast.host.output import Output
 from holdfast.host.spawn import Streams, set_terminal_size
 from holdfast.host.tree import Tree
 from holdfast.host.writes import WriteLedger
-from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller
+from holdfast.jsonrpc.event_loop import Poller
 
-#: Times that what is there is moved before other streams get their turn.
-_TURN: Final = 2
-#: The same when the process has exited and its last words are collected.
-_LAST_WORDS: Final = 256
-#: Bytes that a terminal gives at one go; the kernel takes as many pages as it is asked for before it looks.
-_PAGE: Final = 4096
-#: Bytes that are worth being moved at one go.
-_PORTION: Final = 64 * 1024
-#: Nanoseconds without output that end a burst.
-_SILENCE_NS: Final = 500_000
 #: Seconds until a full file system is tried again.
 RETRY_AFTER: Final = 0.5
 
@@ -107,16 +95,18 @@ class HostedProcess:
         self._on_closed = on_closed
         self._streams: Streams | None = None
         self._child: Child | None = None
-        self._stalled_outputs: set[int] = set()
-        #: When output was last moved, and how much since the last silence.
-        self._moved_ns = 0
-        self._poured = 0
         self._exit_recorded = False
         self._close_recorded = False
         self._sandbox_denied: bool | None = None
         self.writes = WriteLedger(directory)
         self.input = Input(
-            self.writes, poller, rewatch_terminal=self._rewatch_terminal, closed=lambda: on_stdin_closed(self)
+            self.writes,
+            poller,
+            rewatch_terminal=lambda: self._output.rewatch_terminal(),
+            closed=lambda: on_stdin_closed(self),
+        )
+        self._output = Output(
+            log, self.input, poller, moved=self._notify, closed=self._output_closed, stalled=self._stall
         )
 
     # Start
@@ -127,8 +117,7 @@ class HostedProcess:
         self.tree = Tree(pid, ticks, self.description.marker)
         self._streams = streams
         self.input.open(streams)
-        for descriptor, kind in streams.outputs.items():
-            self._watch_output(descriptor, kind)
+        self._output.open(streams)
         self._child = child
         child.watch(self._end_seen)
         if self.drop is not None:
@@ -141,9 +130,8 @@ class HostedProcess:
         self.tree = Tree(pid, ticks, self.description.marker)
         self._streams = streams
         self.input.open(streams)
-        for descriptor, kind in tuple(streams.outputs.items()):
-            self._watch_output(descriptor, kind)
-            self._move(descriptor, kind, _TURN)
+        self._output.open(streams)
+        self._output.move_now()
         self._child = child
         if self.drop is not None:
             self.drop.watch(self._events_arrived)
@@ -162,89 +150,12 @@ class HostedProcess:
         """The descriptors that the process cannot do without, by name."""
         return self._streams.by_name() if self._streams is not None and not self.closed else {}
 
-    def _watch_output(self, descriptor: int, kind: EntryKind) -> None:
-        if kind is EntryKind.PTY:
-            self._poller.watch(descriptor, self._terminal_events(), self._terminal_ready)
-        else:
-            self._poller.watch(descriptor, READABLE, partial(self._output_ready, descriptor, kind))
-
     # Output
 
-    def _output_ready(self, descriptor: int, kind: EntryKind, events: int) -> None:
-        assert self._streams is not None
-        moved = 0
-        if events == HUNG_UP:
-            self._close_output(descriptor)
-        else:
-            moved = self._move(descriptor, kind, _TURN)
-        if descriptor not in self._streams.outputs:
-            self._check_closed()
-        if not self.closed:
-            # What only the next turn needs comes afterwards: somebody may be waiting for this.
-            self._notify()
-            self._pace(moved)
-
-    def _pace(self, moved: int) -> None:
-        """Let what pours in by small portions gather; never what comes after a silence, or a little of it."""
-        now = time.monotonic_ns()
-        self._poured = self._poured + moved if now - self._moved_ns < _SILENCE_NS else 0
-        self._moved_ns = now
-        if moved < _PORTION <= self._poured:
-            self._poller.gather()
-
-    def _terminal_ready(self, events: int) -> None:
-        assert self._streams is not None
-        descriptor = self._streams.stdin
-        moved = self._move(descriptor, EntryKind.PTY, _TURN)
-        if self.input.waiting and descriptor in self._streams.outputs:
-            self.input.feed()
+    def _output_closed(self) -> None:
         self._check_closed()
-        self._notify()
-        self._pace(moved)
-
-    def _move(self, descriptor: int, kind: EntryKind, turns: int) -> int:
-        """Move what is there into the log, and say how much; at end of file close the stream."""
-        read = self._read_terminal if kind is EntryKind.PTY else self.log.splice
-        total = 0
-        try:
-            for _ in range(turns):
-                moved = read(kind, descriptor)
-                total += moved
-                if not moved:
-                    self._close_output(descriptor)
-                    break
-                if moved < _PORTION and turns == _TURN and kind is not EntryKind.PTY:
-                    # A second look would find little or nothing, and readiness is told again.
-                    break
-        except BlockingIOError:
-            pass
-        except LogFull as error:
-            self._stall(descriptor, error)
-        return total
-
-    def _read_terminal(self, kind: int, descriptor: int) -> int:
-        """Move what the terminal has to the log; it gives at most a page at a time, so gather it in a pipe."""
-        assert self._streams is not None
-        assert self._streams.gather is not None
-        source, sink = self._streams.gather
-        ended = False
-        try:
-            while not ended:
-                ended = not os.splice(descriptor, sink, _PAGE, flags=os.SPLICE_F_NONBLOCK)
-        except BlockingIOError:
-            # The terminal is empty, or the pipe is full.
-            pass
-        except OSError as error:
-            # EIO is how Linux says that nobody holds the other side any more.
-            if error.errno != errno.EIO:
-                raise
-            ended = True
-        try:
-            return self.log.splice(kind, source)
-        except BlockingIOError:
-            if ended:
-                return 0
-            raise
+        if not self.closed:
+            self._notify()
 
     def _events_arrived(self) -> None:
         if self._collect_events():
@@ -256,27 +167,11 @@ class HostedProcess:
         try:
             return self.drop.collect(self.log)
         except LogFull as error:
-            self._stall(None, error)
+            self._stall(error)
             return False
 
-    def _close_output(self, descriptor: int) -> None:
-        assert self._streams is not None
-        del self._streams.outputs[descriptor]
-        self._poller.unwatch(descriptor)
-        if descriptor == self._streams.stdin:
-            self.input.abandon()
-            self._streams.stdin = -1
-        os.close(descriptor)
-        if self._streams.gather is not None:
-            for end in self._streams.gather:
-                os.close(end)
-            self._streams.gather = None
-
-    def _stall(self, descriptor: int | None, reason: LogFull) -> None:
-        """Stop reading until there is room again; the child waits in its write."""
-        if descriptor is not None:
-            self._poller.unwatch(descriptor)
-            self._stalled_outputs.add(descriptor)
+    def _stall(self, reason: LogFull) -> None:
+        """Write to the log again when there may be room."""
         if self.stalled is None:
             asyncio.get_running_loop().call_later(RETRY_AFTER, self._retry)
         self.stalled = reason.message
@@ -288,14 +183,9 @@ class HostedProcess:
         try:
             self.log.flush()
         except LogFull as error:
-            self._stall(None, error)
+            self._stall(error)
             return
-        assert self._streams is not None
-        stalled, self._stalled_outputs = self._stalled_outputs, set()
-        for descriptor in stalled:
-            kind = self._streams.outputs[descriptor]
-            self._watch_output(descriptor, kind)
-            self._move(descriptor, kind, 1)
+        self._output.go_on()
         self._collect_events()
         self._end_seen()
         self._check_closed()
@@ -321,9 +211,7 @@ class HostedProcess:
         end = child.end()
         if end is None:
             return
-        for descriptor, kind in tuple(self._streams.outputs.items()):
-            if descriptor not in self._stalled_outputs:
-                self._move(descriptor, kind, _LAST_WORDS)
+        self._output.move_last_words()
         self._collect_events()
         self.exit = end
         closed = not self._streams.outputs
@@ -334,7 +222,7 @@ class HostedProcess:
                 self.log.append_end(exit_code=end[0], signal=end[1], exited=True, closed=closed)
             self.log.flush()
         except LogFull as error:
-            self._stall(None, error)
+            self._stall(error)
             return
         child.reap()
         self._child = None
@@ -353,7 +241,7 @@ class HostedProcess:
                 self.log.append_end(exited=False, closed=True)
             self.log.flush()
         except LogFull as error:
-            self._stall(None, error)
+            self._stall(error)
             return
         self.closed = True
         self.input.abandon()
@@ -403,15 +291,6 @@ class HostedProcess:
         """Let the process see end of file after what is queued."""
         if self.exit is None:
             self.input.end()
-
-    def _rewatch_terminal(self) -> None:
-        assert self._streams is not None
-        descriptor = self._streams.stdin
-        if descriptor in self._streams.outputs and descriptor not in self._stalled_outputs:
-            self._poller.change(descriptor, self._terminal_events())
-
-    def _terminal_events(self) -> int:
-        return READABLE | WRITABLE if self.input.waiting else READABLE
 
     @property
     def has_terminal(self) -> bool:

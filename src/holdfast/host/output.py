@@ -1,0 +1,199 @@
+"""Output on its way from a process to its log: moved as it comes, from pipe to file, and seen by nobody before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from holdfast.host.input import Input
+from holdfast.host.log import EntryKind, LogFull, ProcessLog
+from holdfast.host.spawn import Streams
+from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller
+
+#: Times that what is there is moved before other streams get their turn.
+_TURN: Final = 2
+#: The same when the process has exited and its last words are collected.
+_LAST_WORDS: Final = 256
+#: Bytes that a terminal gives at one go; the kernel takes as many pages as it is asked for before it looks.
+_PAGE: Final = 4096
+#: Bytes that are worth being moved at one go.
+_PORTION: Final = 64 * 1024
+#: Nanoseconds without output that end a burst.
+_SILENCE_NS: Final = 500_000
+
+
+class Output:
+    """The streams that one process writes to."""
+
+    def __init__(
+        self,
+        log: ProcessLog,
+        source: Input,
+        poller: Poller,
+        *,
+        moved: Callable[[], None],
+        closed: Callable[[], None],
+        stalled: Callable[[LogFull], None],
+    ) -> None:
+        """*source* is the input of the process, which a terminal shares.
+
+        :param moved: called when something is in the log that was not
+        :param closed: called instead when a stream was closed
+        :param stalled: called when the log takes nothing at the moment; who does :meth:`go_on` decides when
+        """
+        self._log = log
+        self._input = source
+        self._poller = poller
+        self._moved = moved
+        self._closed = closed
+        self._stalled = stalled
+        self._streams: Streams | None = None
+        #: What is not read because the log was full.
+        self._waiting: set[int] = set()
+        #: When output was last moved, and how much since the last silence.
+        self._moved_ns = 0
+        self._poured = 0
+
+    def open(self, streams: Streams) -> None:
+        """Move what comes from *streams* from now on."""
+        self._streams = streams
+        for descriptor, kind in streams.outputs.items():
+            self._watch(descriptor, kind)
+
+    def move_now(self) -> None:
+        """Move what there is already."""
+        for descriptor, kind in self._opened():
+            self._move(descriptor, kind, _TURN)
+
+    def move_last_words(self) -> None:
+        """Move what an ended process has left."""
+        for descriptor, kind in self._opened():
+            if descriptor not in self._waiting:
+                self._move(descriptor, kind, _LAST_WORDS)
+
+    def go_on(self) -> None:
+        """Read again what was not read because the log was full."""
+        assert self._streams is not None
+        waiting, self._waiting = self._waiting, set()
+        for descriptor in waiting:
+            kind = self._streams.outputs[descriptor]
+            self._watch(descriptor, kind)
+            self._move(descriptor, kind, 1)
+
+    def rewatch_terminal(self) -> None:
+        """Look, or look no more, for when the terminal takes input."""
+        assert self._streams is not None
+        descriptor = self._streams.stdin
+        if descriptor in self._streams.outputs and descriptor not in self._waiting:
+            self._poller.change(descriptor, self._terminal_events())
+
+    def _opened(self) -> tuple[tuple[int, EntryKind], ...]:
+        assert self._streams is not None
+        return tuple(self._streams.outputs.items())
+
+    def _watch(self, descriptor: int, kind: EntryKind) -> None:
+        if kind is EntryKind.PTY:
+            self._poller.watch(descriptor, self._terminal_events(), self._terminal_ready)
+        else:
+            self._poller.watch(descriptor, READABLE, partial(self._ready, descriptor, kind))
+
+    def _terminal_events(self) -> int:
+        return READABLE | WRITABLE if self._input.waiting else READABLE
+
+    def _ready(self, descriptor: int, kind: EntryKind, events: int) -> None:
+        assert self._streams is not None
+        moved = 0
+        if events == HUNG_UP:
+            self._close(descriptor)
+        else:
+            moved = self._move(descriptor, kind, _TURN)
+        if descriptor in self._streams.outputs:
+            # What only the next turn needs comes afterwards: somebody may be waiting for this.
+            self._moved()
+            self._pace(moved)
+        else:
+            self._closed()
+
+    def _terminal_ready(self, events: int) -> None:
+        assert self._streams is not None
+        descriptor = self._streams.stdin
+        moved = self._move(descriptor, EntryKind.PTY, _TURN)
+        if descriptor in self._streams.outputs:
+            if self._input.waiting:
+                self._input.feed()
+            self._moved()
+            self._pace(moved)
+        else:
+            self._closed()
+
+    def _pace(self, moved: int) -> None:
+        """Let what pours in by small portions gather; never what comes after a silence, or a little of it."""
+        now = time.monotonic_ns()
+        self._poured = self._poured + moved if now - self._moved_ns < _SILENCE_NS else 0
+        self._moved_ns = now
+        if moved < _PORTION <= self._poured:
+            self._poller.gather()
+
+    def _move(self, descriptor: int, kind: EntryKind, turns: int) -> int:
+        """Move what is there into the log, and say how much; at end of file close the stream."""
+        read = self._read_terminal if kind is EntryKind.PTY else self._log.splice
+        total = 0
+        try:
+            for _ in range(turns):
+                moved = read(kind, descriptor)
+                total += moved
+                if not moved:
+                    self._close(descriptor)
+                    break
+                if moved < _PORTION and turns == _TURN and kind is not EntryKind.PTY:
+                    # A second look would find little or nothing, and readiness is told again.
+                    break
+        except BlockingIOError:
+            pass
+        except LogFull as error:
+            # The child waits in its write until there is room again.
+            self._poller.unwatch(descriptor)
+            self._waiting.add(descriptor)
+            self._stalled(error)
+        return total
+
+    def _read_terminal(self, kind: int, descriptor: int) -> int:
+        """Move what the terminal has to the log; it gives at most a page at a time, so gather it in a pipe."""
+        assert self._streams is not None
+        assert self._streams.gather is not None
+        source, sink = self._streams.gather
+        ended = False
+        try:
+            while not ended:
+                ended = not os.splice(descriptor, sink, _PAGE, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            # The terminal is empty, or the pipe is full.
+            pass
+        except OSError as error:
+            # EIO is how Linux says that nobody holds the other side any more.
+            if error.errno != errno.EIO:
+                raise
+            ended = True
+        try:
+            return self._log.splice(kind, source)
+        except BlockingIOError:
+            if ended:
+                return 0
+            raise
+
+    def _close(self, descriptor: int) -> None:
+        assert self._streams is not None
+        del self._streams.outputs[descriptor]
+        self._poller.unwatch(descriptor)
+        if descriptor == self._streams.stdin:
+            self._input.abandon()
+            self._streams.stdin = -1
+        os.close(descriptor)
+        if self._streams.gather is not None:
+            for end in self._streams.gather:
+                os.close(end)
+            self._streams.gather = None
