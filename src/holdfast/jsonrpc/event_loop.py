@@ -29,8 +29,8 @@ _GATHER: Final = 0.0001
 #: In a conversation, that is after so many requests in a row that came within so many nanoseconds of the last answer,
 #: the next one is looked out for, so long, before the loop goes to sleep: to be woken takes longer than to answer.
 _PROMPT: Final = 8
-_PROMPT_NS: Final = 200_000
-_LOOK_OUT_NS: Final = 60_000
+_PROMPT_NS: Final = 400_000
+_LOOK_OUT_NS: Final = 250_000
 
 
 _Arguments = TypeVarTuple("_Arguments")
