@@ -179,7 +179,8 @@ class Poller(selectors.BaseSelector):
         found: list[tuple[int, int]] = []
         if self._prompt >= _PROMPT and timeout and not self._alone:
             while not (found := self._epoll.poll(0, _BATCH)) and time.monotonic_ns() - answered < _LOOK_OUT_NS:
-                pass
+                # Whoever was answered may have been woken on this processor.
+                os.sched_yield()
             if not found:
                 self._prompt = 0
         if not found:
