@@ -16,7 +16,7 @@ import msgspec
 
 from holdfast.errors import HoldfastError
 from holdfast.host import control, handshake, parameters, reading, starting, status, subscribing
-from holdfast.host.methods import METHODS, Deferred, Reply, decode_params, find_method
+from holdfast.host.methods import METHODS, Deferred, decode_params, find_method
 from holdfast.host.process import HostedProcess
 from holdfast.host.push import Cursor, Notifications, Subscription
 from holdfast.host.server import ProcessHost
@@ -115,7 +115,14 @@ class ClientConnection:
 
     def _requested(self, identity: RequestId, name: str, params: msgspec.Raw) -> None:
         try:
-            reply = self._call(name, params)
+            method = METHODS.get(name) or find_method(name)
+            if method is None:
+                raise RpcError(METHOD_NOT_FOUND, f"exec-server stub does not implement `{name}` yet")
+            value = decode_params(method, params)
+            if (self.session is None or not self._ready) and name != "initialize":
+                step = "call initialize" if self.session is None else "send initialized"
+                raise RpcError(INVALID_REQUEST, f"client must {step} before using {method.group} methods")
+            reply = method.call(self, value)
         except HoldfastError as error:
             self._refuse(identity, error)
             return
@@ -186,16 +193,6 @@ class ClientConnection:
             found = self._resources[kind] = make(self)
         assert isinstance(found, kind)
         return found
-
-    def _call(self, name: str, params: msgspec.Raw) -> Reply:
-        method = METHODS.get(name) or find_method(name)
-        if method is None:
-            raise RpcError(METHOD_NOT_FOUND, f"exec-server stub does not implement `{name}` yet")
-        value = decode_params(method, params)
-        if (self.session is None or not self._ready) and name != "initialize":
-            step = "call initialize" if self.session is None else "send initialized"
-            raise RpcError(INVALID_REQUEST, f"client must {step} before using {method.group} methods")
-        return method.call(self, value)
 
     async def _finish(self, identity: RequestId, reply: Awaitable[bytes]) -> None:
         try:

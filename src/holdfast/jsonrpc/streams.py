@@ -88,7 +88,8 @@ class SocketTransport(asyncio.Transport):
         if self._poller.calling and not self._blocked and size <= _SMALL and self._size < _GATHERED:
             self._buffer.append(bytes(data))
             self._size += size
-            self._hold()
+            if not self._held:
+                self._hold()
             return
         if self._blocked or self._buffer:
             self._keep(bytes(data))
@@ -114,7 +115,8 @@ class SocketTransport(asyncio.Transport):
         if self._blocked:
             return
         if self._poller.calling and self._size <= _SMALL:
-            self._hold()
+            if not self._held:
+                self._hold()
         else:
             self._flush()
 
@@ -171,9 +173,8 @@ class SocketTransport(asyncio.Transport):
     # Writing
 
     def _hold(self) -> None:
-        if not self._held:
-            self._held = True
-            self._poller.afterwards(self._release)
+        self._held = True
+        self._poller.afterwards(self._release)
 
     def _release(self) -> None:
         self._held = False
