@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.host.log import CHUNK, RECORD_SIZE, EntryKind, LogFull, ProcessLog
+from holdfast.host.page_cache import STEP, WINDOW
 
 KINDS = st.sampled_from([EntryKind.STDOUT, EntryKind.STDERR, EntryKind.SIGNAL])
 PIECES = st.lists(st.tuples(KINDS, st.binary(min_size=1, max_size=50)), max_size=150)
@@ -84,6 +86,40 @@ def test_large_output_is_spliced_in_chunks(tmp_path: Path) -> None:
     assert (tmp_path / "stdout").read_bytes() == data * 5
     assert [entry.length for entry in log.entries(0, 10)] == [CHUNK] * 5
     log.close()
+
+
+def test_a_long_log_leaves_the_page_cache_behind_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advised: list[tuple[int, int, int]] = []
+    called = threading.Event()
+    advise = os.posix_fadvise
+
+    def watch(descriptor: int, offset: int, length: int, advice: int) -> None:
+        advise(descriptor, offset, length, advice)
+        advised.append((offset, length, advice))
+        called.set()
+        # Whoever asks next must not be kept waiting by this.
+        assert go_on.wait(30)
+
+    go_on = threading.Event()
+    monkeypatch.setattr(os, "posix_fadvise", watch)
+    log = ProcessLog.create(tmp_path)
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, CHUNK)
+    data = os.urandom(CHUNK)
+    for _ in range((WINDOW + 2 * STEP) // CHUNK):
+        os.write(write_end, data)
+        assert log.splice(EntryKind.STDOUT, read_end) == CHUNK
+    assert called.wait(30)
+    assert advised == [(STEP, WINDOW, os.POSIX_FADV_DONTNEED)]
+    go_on.set()
+    entries = log.entries(0, 10_000)
+    assert len(entries) == (WINDOW + 2 * STEP) // CHUNK
+    assert all(log.data(entry) == data for entry in entries)
+    log.close()
+    for descriptor in (read_end, write_end):
+        os.close(descriptor)
 
 
 def test_files_are_private_and_only_those_that_are_needed(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from holdfast.errors import HoldfastError
+from holdfast.host.page_cache import STEP, WINDOW, drop_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,8 +203,10 @@ class ProcessLog:
                 raise LogFull(f"No room for output in {self._directory}.") from error
             raise
         if moved:
-            self._sizes[kind] = offset + moved
+            end = self._sizes[kind] = offset + moved
             self._append(kind, offset, moved)
+            if end > WINDOW and end // STEP != offset // STEP:
+                drop_behind(target, end)
         return moved
 
     @staticmethod
