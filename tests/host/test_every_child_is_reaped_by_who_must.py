@@ -6,10 +6,9 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from holdfast.clock import boot_id
-from holdfast.host.keeper import Keeper
+from holdfast.host.keeper import Keeper, stat_fields
 from holdfast.host.process import Description
 from holdfast.host.recovery import _find  # pyright: ignore[reportPrivateUsage]
 from holdfast.host.spawn import Streams
@@ -93,16 +92,12 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
 """
 
 
-def _state(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-
-
 def _keeps_what_a_dying_server_left() -> bool:
     keeper = Keeper(lambda channel, estate, announce: 0)
     dying = subprocess.Popen([sys.executable, "-c", HALF_DEAD])
     living = subprocess.Popen(["sleep", "1000"])
     try:
-        while _state(dying.pid) != b"Z":
+        while stat_fields(dying.pid)[0] != b"Z":
             time.sleep(0.01)
         orphan = os.posix_spawn("/bin/true", ["true"], {})
         os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)

@@ -23,12 +23,13 @@ def answer_bytes(daemon: Daemon, result: Result, *, offset: int = 0, limit: int 
         raise InvalidRequest("An answer has no bytes before its first.", hint="Give offset and limit of 0 or more.")
     end = result.message.bytes if limit is None else min(result.message.bytes, offset + limit)
     start = position = min(offset, end)
-    digest = hashlib.sha256() if (offset, end) == (0, result.message.bytes) else None
+    whole = (offset, end) == (0, result.message.bytes)
+    digest = hashlib.sha256() if whole else None
     while position < end:
         client = daemon.client
         try:
             # The whole is asked for as such: it can be sent without being looked at.
-            part = {} if (position, end) == (0, result.message.bytes) else {"offset": position, "limit": end - position}
+            part = {} if whole and position == 0 else {"offset": position, "limit": end - position}
             for chunk in client.message(result.task_id, **part):
                 position += len(chunk)
                 if digest is not None:

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections import deque
 from enum import IntEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 #: seq, time (ns UTC), offset in the stream's file, length, exit code, signal, kind; see :class:`Entry`.
 _RECORD: Final = struct.Struct("<QqQIhBB")
-_pack: Final = _RECORD.pack
 RECORD_SIZE: Final = _RECORD.size
 #: The largest chunk that one record describes, and that is moved from a pipe at one go, in bytes: as much as the pipe
 #: of a child holds.
@@ -178,10 +178,6 @@ class ProcessLog:
 
     # Writing
 
-    def size(self, kind: int) -> int:
-        """Bytes of a kind that this log has taken so far."""
-        return self._sizes.get(kind, 0)
-
     def splice(self, kind: int, source: int) -> int:
         """Move what is in the pipe *source*, up to a chunk, into the file of *kind* and index it.
 
@@ -255,21 +251,7 @@ class ProcessLog:
         self.flush()
 
     def _append(self, kind: int, offset: int, length: int) -> None:
-        fields = (time.time_ns(), offset, length, 0, 0, kind)
-        if not self._unindexed:
-            # As flush() does it, for one: somebody may be waiting.
-            seq = self.last_seq + 1
-            entry = _new_entry(Entry, (seq, *fields))
-            try:
-                written = os.pwrite(self._index, _pack(*entry), (seq - 1) * RECORD_SIZE)
-            except OSError:
-                # What it was flush() will tell, if it is still so.
-                written = 0
-            if written == RECORD_SIZE:
-                self._tail.append(entry)
-                self.last_seq = seq
-                return
-        self._unindexed.append(fields)
+        self._unindexed.append((time.time_ns(), offset, length, 0, 0, kind))
         self.flush()
 
     def flush(self) -> None:
@@ -281,8 +263,13 @@ class ProcessLog:
         if not unindexed:
             return
         seq = self.last_seq
-        entries = [Entry(number, *fields) for number, fields in enumerate(unindexed, seq + 1)]
-        packed = b"".join([_pack(*entry) for entry in entries])
+        entries: list[Entry] = []
+        packed = b""
+        # Nearly always it is one, and somebody may be waiting for it.
+        for number, fields in enumerate(unindexed, seq + 1):
+            entry = _new_entry(Entry, (number, *fields))
+            entries.append(entry)
+            packed += _RECORD.pack(*entry)
         position = seq * RECORD_SIZE
         try:
             written = 0
@@ -304,13 +291,9 @@ class ProcessLog:
         if after >= last:
             return []
         tail = self._tail
-        if tail and after == last - 1:
-            return [tail[-1]]
         if tail and tail[0].seq <= after + 1:
             skip = after + 1 - tail[0].seq
-            if not skip and len(tail) <= limit:
-                return list(tail)
-            return [tail[position] for position in range(skip, min(len(tail), skip + limit))]
+            return list(islice(tail, skip, skip + limit))
         count = min(limit, last - after)
         index = self._index if self._index >= 0 else self._open("index", 0)
         try:

@@ -96,39 +96,29 @@ class Output:
         return tuple(self._streams.outputs.items())
 
     def _watch(self, descriptor: int, kind: EntryKind) -> None:
-        if kind is EntryKind.PTY:
-            self._poller.watch(descriptor, self._terminal_events(), self._terminal_ready)
-        else:
-            self._poller.watch(descriptor, READABLE, partial(self._ready, descriptor, kind))
+        events = self._terminal_events() if kind is EntryKind.PTY else READABLE
+        self._poller.watch(descriptor, events, partial(self._ready, descriptor, kind))
 
     def _terminal_events(self) -> int:
         return READABLE | WRITABLE if self._input.waiting else READABLE
 
     def _ready(self, descriptor: int, kind: EntryKind, events: int) -> None:
         assert self._streams is not None
+        is_terminal = kind is EntryKind.PTY
         moved = 0
-        if events == HUNG_UP:
+        # A terminal that was hung up may still hold something.
+        if events == HUNG_UP and not is_terminal:
             self._close(descriptor)
         else:
             moved = self._move(descriptor, kind, _TURN)
-        if descriptor in self._streams.outputs:
-            # What only the next turn needs comes afterwards: somebody may be waiting for this.
-            self._moved()
-            self._pace(moved)
-        else:
+        if descriptor not in self._streams.outputs:
             self._closed()
-
-    def _terminal_ready(self, events: int) -> None:
-        assert self._streams is not None
-        descriptor = self._streams.stdin
-        moved = self._move(descriptor, EntryKind.PTY, _TURN)
-        if descriptor in self._streams.outputs:
-            if self._input.waiting:
-                self._input.feed()
-            self._moved()
-            self._pace(moved)
-        else:
-            self._closed()
+            return
+        if is_terminal and self._input.waiting:
+            self._input.feed()
+        # What only the next turn needs comes afterwards: somebody may be waiting for this.
+        self._moved()
+        self._pace(moved)
 
     def _pace(self, moved: int) -> None:
         """Let what pours in by small portions gather; never what comes after a silence, or a little of it."""

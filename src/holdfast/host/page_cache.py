@@ -12,7 +12,7 @@ import os
 import threading
 from typing import Final
 
-#: How much of the end of each file is left in the page cache, in bytes: readers are seldom further behind.
+#: How far before the end of the file it is looked, in bytes; a log that is shorter stays where it is.
 WINDOW: Final = 32 * 1024 * 1024
 #: Bytes after which it is looked at again.
 STEP: Final = 4 * 1024 * 1024

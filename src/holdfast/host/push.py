@@ -19,8 +19,6 @@ from holdfast.jsonrpc.messages import encode_json
 TURN: Final = 256 * 1024
 #: Bytes read, encoded and handed over at one go: few system calls, and all of it stays in the processor's cache.
 _PORTION: Final = 256 * 1024
-#: A record up to this size, in bytes, is a message of one piece.
-_LITTLE: Final = 2048
 #: Records looked up at once.
 _BATCH: Final = 64
 
@@ -83,13 +81,6 @@ class Notifications(Cursor):
                 self.receiver.wait_for_room(self)
                 return
             entries = log.entries(self.position, _BATCH)
-            if len(entries) == 1 and entries[0].length <= _LITTLE:
-                # Nearly always, and somebody may be waiting for it.
-                entry = entries[0]
-                if message := b"".join(self._encode(entry, log.data(entry))):
-                    connection.send(message)
-                self.position = entry.seq
-                continue
             size = 0
             for number, entry in enumerate(entries, 1):
                 size += entry.length

@@ -63,7 +63,6 @@ class LongPoll(Deferred):
             self._over()
 
     def _over(self) -> None:
-        self._process.askers.discard(self)
         # A client that does not read its replies gets no more of them; it may still send.
         if self._client.connection.writable:
             self._answer(self._read)
@@ -114,7 +113,7 @@ def _read_now(process: HostedProcess, params: parameters.Read, after: int) -> by
         b"true" if exited else b"false",
         b"%d" % exit_code if exit_code is not None else b"-1" if exited else b"null",
         b"true" if process.closed else b"false",
-        b"true" if exited and process.sandbox_denied else b"false",
+        b"true" if process.sandbox_denied else b"false",
         # An extension: what is gone is said, not left to be noticed by a jump of the numbers.
         b',"gap":{"first":%d,"last":%d}' % gap if gap else b"",
     )

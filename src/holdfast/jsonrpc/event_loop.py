@@ -90,7 +90,11 @@ class Poller(selectors.BaseSelector):
     def catch_up(self) -> None:
         """Call now what waits for the end of the present callback: what comes next takes long."""
         while self._afterwards:
-            self._afterwards.pop(0)()
+            call = self._afterwards.pop(0)
+            try:
+                call()
+            except Exception as error:
+                self._failed(error)
 
     def gather(self) -> None:
         """Wait a moment before the next events are looked at: something pours in, in portions too small to be worth it.
@@ -158,11 +162,8 @@ class Poller(selectors.BaseSelector):
                         callback(events)
                     except Exception as error:
                         self._failed(error)
-                    while self._afterwards:
-                        try:
-                            self.catch_up()
-                        except Exception as error:
-                            self._failed(error)
+                    if self._afterwards:
+                        self.catch_up()
             self.calling = False
             if rest or self.interrupted or not found or not timeout:
                 return rest

@@ -106,9 +106,7 @@ def decode(data: bytes | bytearray | memoryview | str) -> Message:
 
 def encode_result(identity: RequestId, result: bytes) -> bytes:
     """A response; *result* is JSON already."""
-    if isinstance(identity, int):
-        return b'{"id":%d,"result":%b}' % (identity, result)
-    return b'{"id":%b,"result":%b}' % (encode_json(identity), result)
+    return b'{"id":%b,"result":%b}' % (b"%d" % identity if isinstance(identity, int) else encode_json(identity), result)
 
 
 def encode_error(identity: RequestId, code: int, message: str) -> bytes:

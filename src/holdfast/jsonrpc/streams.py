@@ -44,8 +44,6 @@ class SocketTransport(asyncio.Transport):
         self._size = 0
         self._high = 64 * 1024
         self._low = 16 * 1024
-        #: Whether something waits for the end of the event.
-        self._held = False
         #: Whether the kernel took less than it was given.
         self._blocked = False
         self._paused = False
@@ -86,10 +84,10 @@ class SocketTransport(asyncio.Transport):
             return
         size = len(data)
         if self._poller.calling and not self._blocked and size <= _SMALL and self._size < _GATHERED:
+            if not self._buffer:
+                self._poller.afterwards(self._release)
             self._buffer.append(bytes(data))
             self._size += size
-            if not self._held:
-                self._hold()
             return
         if self._blocked or self._buffer:
             self._keep(bytes(data))
@@ -110,13 +108,14 @@ class SocketTransport(asyncio.Transport):
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         if self._closing:
             return
+        waits = bool(self._buffer)
         for data in list_of_data:
             self._keep(bytes(data) if isinstance(data, bytearray) else data)
         if self._blocked:
             return
         if self._poller.calling and self._size <= _SMALL:
-            if not self._held:
-                self._hold()
+            if not waits:
+                self._poller.afterwards(self._release)
         else:
             self._flush()
 
@@ -172,12 +171,7 @@ class SocketTransport(asyncio.Transport):
 
     # Writing
 
-    def _hold(self) -> None:
-        self._held = True
-        self._poller.afterwards(self._release)
-
     def _release(self) -> None:
-        self._held = False
         if self._buffer and not self._blocked:
             self._flush()
 
