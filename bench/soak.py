@@ -53,6 +53,13 @@ def killed_counters(kills: int, seed: int) -> Callable[[Path], Awaitable[Numbers
     return lambda directory: side_by_side(directory, kills, one)
 
 
+def killed_pourers(kills: int, seed: int) -> Callable[[Path], Awaitable[Numbers]]:
+    def one(state: Path, share: int, each: int) -> Awaitable[Numbers]:
+        return promises.pouring_survives_kills(state, tty=each % 2 == 0, kills=share, seed=seed + each)
+
+    return lambda directory: side_by_side(directory, kills, one)
+
+
 def killed_starts(kills: int, seed: int) -> Callable[[Path], Awaitable[Numbers]]:
     def one(state: Path, share: int, each: int) -> Awaitable[Numbers]:
         return promises.starts_survive_kills(state, kills=share, seed=seed + each)
@@ -88,6 +95,7 @@ def wanted(options: argparse.Namespace) -> list[Promise]:
     if kills := size["kills"]:
         made += [
             ("every byte of a counter once and in order, and its exit status", killed_counters(kills, options.seed)),
+            ("every byte of what pours once and in order", killed_pourers(max(8, kills // 2), options.seed)),
             ("every start once, with its output and exit status", killed_starts(max(8, kills // 2), options.seed)),
         ]
     if keepers := size["keepers"]:

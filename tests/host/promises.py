@@ -97,6 +97,43 @@ def resident(pid: int) -> int:
     return int(found[1]) * 1024
 
 
+#: Writes blocks of 64 KiB, each with its number, as fast as they are taken and with a breath after two megabytes, until a
+#: file appears; then notes how many they were and exits with 41.
+POURER = """
+import os, sys, time
+stop, total = sys.argv[1:]
+block, count = bytearray((i * 31 + i // 256 * 7) & 255 for i in range(65536)), 0
+while not os.path.exists(stop):
+    for _ in range(32):
+        block[:8] = count.to_bytes(8, "big")
+        rest = memoryview(block)
+        while rest:
+            rest = rest[os.write(1, rest):]
+        count += 1
+    time.sleep(0.01)
+open(total, "w").write(str(count))
+sys.exit(41)
+"""
+
+
+class BlockChecker:
+    """Checks the blocks of a pourer chunk by chunk, wherever the chunks were cut."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._block = bytearray((i * 31 + i // 256 * 7) & 255 for i in range(65536))
+
+    def take(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            number, begin = divmod(self.size, 65536)
+            self._block[:8] = number.to_bytes(8, "big")
+            length = min(65536 - begin, len(data) - at)
+            assert data[at : at + length] == self._block[begin : begin + length], f"wrong bytes after {self.size}"
+            at += length
+            self.size += length
+
+
 class CountChecker:
     """Checks a counter's output chunk by chunk, wherever the chunks were cut."""
 
@@ -158,6 +195,41 @@ async def counting_survives_kills(state: Path, *, tty: bool, kills: int, seed: i
             rest = [record async for record in client.records("c", after_seq=after)]
             assert [len(record.data) for record in rest if isinstance(record, Record)] == lengths[after:]
     return {"kills": kills, "bytes": out.size, "records": len(lengths)}
+
+
+async def pouring_survives_kills(state: Path, *, tty: bool, kills: int, seed: int) -> Numbers:
+    """Output that pours in, which takes another way than a trickle, is whole, however often the server is killed."""
+    dice = random.Random(seed)
+    stop, total = state.parent / f"{state.name}-stop", state.parent / f"{state.name}-total"
+    async with serving(state) as (server, client):
+        await client.start(python("p", POURER, str(stop), str(total), tty=tty))
+        out = BlockChecker()
+        largest = 0
+        ends: list[Record] = []
+
+        async def follow() -> None:
+            nonlocal largest
+            async for record in client.records("p"):
+                assert isinstance(record, Record), record
+                if record.kind in OUTPUT:
+                    out.take(record.data)
+                    largest = max(largest, len(record.data))
+                else:
+                    ends.append(record)
+
+        following = asyncio.ensure_future(follow())
+        try:
+            for _ in range(kills):
+                await asyncio.sleep(dice.uniform(0.0, 0.1))
+                await kill_serving(server.pid)
+        finally:
+            stop.touch()
+        await asyncio.wait_for(following, 120)
+        assert out.size == int(total.read_text()) * 65536
+        assert [record.exit_code for record in ends] == [41, None]
+        # What a pipe holds is 64 KiB before it is known that something pours.
+        assert largest > 65536
+    return {"kills": kills, "bytes": out.size}
 
 
 async def starts_survive_kills(state: Path, *, kills: int, seed: int) -> Numbers:

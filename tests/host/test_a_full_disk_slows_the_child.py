@@ -18,10 +18,10 @@ from .harness import PATH, start_host, within
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
+    """A file system of 8 MiB."""
     mount = tmp_path / "disk"
     mount.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], capture_output=True, text=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", mount], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"cannot mount a small file system here: {done.stderr.strip()}")
     try:
@@ -35,8 +35,9 @@ async def test_the_child_waits_until_there_is_room(small_disk: Path, tty: bool) 
     state = small_disk / "state"
     state.mkdir(mode=0o700)
     ballast = small_disk / "ballast"
-    ballast.write_bytes(b"x" * 1_500_000)
-    size = 1_400_000
+    ballast.write_bytes(b"x" * 7_000_000)
+    # More than fits beside the ballast and in the pipe, which holds a MiB once it pours.
+    size = 5_000_000
     server = start_host(state)
     try:
         client = await HostClient.connect(server.url)

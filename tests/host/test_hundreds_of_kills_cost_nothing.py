@@ -41,6 +41,16 @@ async def test_a_counter_is_whole_after_the_death_of_a_keeper_and_of_servers(sta
     )
 
 
+async def test_what_pours_is_whole_after_dozens_of_kills(state: Path) -> None:
+    numbers = await all_of(
+        *(
+            promises.pouring_survives_kills(directory(state, each), tty=each % 2 == 0, kills=12, seed=each)
+            for each in range(4)
+        )
+    )
+    assert sum(each["kills"] for each in numbers) == 48
+
+
 async def test_starts_are_neither_doubled_nor_forgotten_by_a_hundred_kills(state: Path) -> None:
     numbers = await all_of(
         *(promises.starts_survive_kills(directory(state, each), kills=13, seed=each) for each in range(8))

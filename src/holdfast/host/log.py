@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from holdfast.errors import HoldfastError
 from holdfast.host.page_cache import STEP, WINDOW, drop_behind
+from holdfast.host.preallocation import give_back, reserve
+from holdfast.host.staging import CAPACITY, Staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +33,12 @@ if TYPE_CHECKING:
 #: seq, time (ns UTC), offset in the stream's file, length, exit code, signal, kind; see :class:`Entry`.
 _RECORD: Final = struct.Struct("<QqQIhBB")
 RECORD_SIZE: Final = _RECORD.size
-#: The largest chunk that one record describes, and that is moved from a pipe at one go, in bytes: as much as the pipe
-#: of a child holds.
-CHUNK: Final = 256 * 1024
+#: The largest chunk that one record describes, in bytes.
+CHUNK: Final = 512 * 1024
+#: Bytes of disk that are reserved at a time for a stream that pours.
+_RESERVE: Final = 8 * 1024 * 1024
+#: How much of a stream that pours stays in the page cache, in bytes: memory that is used again and again is quick.
+_REMEMBERED: Final = 4 * 1024 * 1024
 #: How many of the newest records are also held in memory, for readers that are up to date.
 _TAIL: Final = 64
 #: Stands in the index for "how it ended is not known".
@@ -88,6 +93,16 @@ _new_entry: Final = cast("Callable[[type[Entry], tuple[int, ...]], Entry]", tupl
 _Unindexed = tuple[int, int, int, int, int, int]
 
 
+class _Staged(NamedTuple):
+    """What was taken from a stream last, and where."""
+
+    staging: Staging
+    generation: int
+    kind: int
+    offset: int
+    length: int
+
+
 class LogFull(HoldfastError):
     """The file system has no room; nothing was lost, and the same call may succeed later."""
 
@@ -105,6 +120,11 @@ class ProcessLog:
         self._tail: deque[Entry] = deque(maxlen=_TAIL)
         #: Records whose bytes are safe but which did not fit into the index yet; invisible until they do.
         self._unindexed: list[_Unindexed] = []
+        #: What was taken last by :meth:`pour`, and whether it is in its file.
+        self._staged: _Staged | None = None
+        self._landed = True
+        #: Up to where there is room for sure, by kind; -1 where none can be reserved.
+        self._reserved: dict[int, int] = {}
         #: The highest sequence number that readers may see.
         self.last_seq = 0
         #: Whether the output was deleted by retention; readers are told of gaps instead.
@@ -164,6 +184,11 @@ class ProcessLog:
             except FileNotFoundError:
                 continue
             self._sizes[kind] = end = ends[kind]
+            if size >= CAPACITY:
+                # An earlier server may have reserved more than was needed.
+                descriptor = self._open(name, 0)
+                give_back(descriptor)
+                os.close(descriptor)
             while end < size:
                 length = min(CHUNK, size - end)
                 self._append(kind, end, length)
@@ -188,8 +213,7 @@ class ProcessLog:
         """
         if kind not in self._files and not self._worth_a_file(source):
             return 0
-        if self._unindexed:
-            self.flush()
+        self.flush()
         try:
             target = self._file(kind)
             offset = self._sizes[kind]
@@ -201,9 +225,61 @@ class ProcessLog:
         if moved:
             end = self._sizes[kind] = offset + moved
             self._append(kind, offset, moved)
-            if end > WINDOW and end // STEP != offset // STEP:
-                drop_behind(target, end)
+            self._drop_behind(kind, offset, end)
         return moved
+
+    def pour(self, kind: int, source: int, staging: Staging) -> int:
+        """The same as :meth:`splice` for a stream that pours: larger portions, through *staging*, for less work.
+
+        :raises BlockingIOError: the pipe is empty
+        :raises LogFull: no room; the bytes are safe and will be indexed by :meth:`flush`
+        """
+        self.flush()
+        if not (staging.free and self._reserve(kind)):
+            return self.splice(kind, source)
+        offset = self._sizes[kind]
+        name = STREAM_FILES[EntryKind(kind)]
+        taken = staging.take(source, self._directory.rpartition("/")[2], name, offset)
+        if taken:
+            self._staged = _Staged(staging, staging.generation, kind, offset, taken)
+            self._landed = False
+            self.flush()
+        return taken
+
+    def _reserve(self, kind: int) -> bool:
+        """See to it that there is room for what is taken next: nothing else holds it when it is out of the pipe."""
+        descriptor = self._files.get(kind)
+        if descriptor is None:
+            return False
+        end = self._sizes[kind] + CAPACITY
+        reserved = self._reserved.get(kind, 0)
+        if 0 <= reserved < end:
+            begin = self._sizes[kind]
+            reserved = self._reserved[kind] = begin + _RESERVE if reserve(descriptor, begin, _RESERVE) else -1
+        return reserved >= end
+
+    def _land(self) -> None:
+        """Write to its file what was taken, and put it on the list for the index."""
+        assert self._staged is not None
+        staging, _, kind, offset, length = self._staged
+        end = offset + length
+        try:
+            forgotten = staging.land(self._files[kind], offset, forget=offset >= _REMEMBERED)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise LogFull(f"No room for output in {self._directory}.") from error
+            raise
+        self._landed = True
+        self._sizes[kind] = end
+        now = time.time_ns()
+        for begin in range(offset, end, CHUNK):
+            self._unindexed.append((now, begin, min(CHUNK, end - begin), 0, 0, kind))
+        if not forgotten:
+            self._drop_behind(kind, offset, end)
+
+    def _drop_behind(self, kind: int, offset: int, end: int) -> None:
+        if end > WINDOW and end // STEP != offset // STEP:
+            drop_behind(self._files[kind], end)
 
     @staticmethod
     def _worth_a_file(source: int) -> bool:
@@ -222,8 +298,7 @@ class ProcessLog:
 
         :raises LogFull: no room; the caller keeps the data and calls again
         """
-        if self._unindexed:
-            self.flush()
+        self.flush()
         try:
             target = self._file(kind)
             offset = self._sizes[kind]
@@ -255,10 +330,12 @@ class ProcessLog:
         self.flush()
 
     def flush(self) -> None:
-        """Bring records into the index that did not fit before.
+        """Bring into the log what did not fit before.
 
         :raises LogFull: there is still no room
         """
+        if not self._landed:
+            self._land()
         unindexed = self._unindexed
         if not unindexed:
             return
@@ -318,7 +395,7 @@ class ProcessLog:
             os.close(descriptor)
 
     def data_of(self, entries: list[Entry]) -> list[bytes | memoryview]:
-        """The bytes of several entries; those that lie one after the other in a file are read together."""
+        """The bytes of several entries, until the log grows; what lies in a file one after the other is read together."""
         found: list[bytes | memoryview] = []
         first = 0
         while first < len(entries):
@@ -328,15 +405,27 @@ class ProcessLog:
             while last < len(entries) and entries[last].kind == begin.kind and entries[last].offset == end:
                 end += entries[last].length
                 last += 1
-            if last == first + 1:
+            view = self._staged_data(begin.kind, begin.offset, end)
+            if view is None and last == first + 1:
                 found.append(self.data(begin))
             else:
-                view = memoryview(self.data(begin._replace(length=end - begin.offset)))
+                if view is None:
+                    view = memoryview(self.data(begin._replace(length=end - begin.offset)))
                 for entry in entries[first:last]:
                     start = entry.offset - begin.offset
                     found.append(view[start : start + entry.length])
             first = last
         return found
+
+    def _staged_data(self, kind: int, begin: int, end: int) -> memoryview | None:
+        """The part from *begin* to *end* of the file of *kind*, if it is still where it was written from."""
+        staged = self._staged
+        if staged is None or staged.kind != kind or staged.generation != staged.staging.generation:
+            return None
+        offset = staged.offset
+        if begin < offset or end > offset + staged.length:
+            return None
+        return staged.staging.view(begin - offset, end - offset)
 
     def stored_bytes(self) -> int:
         """Bytes that the stream files take."""
@@ -370,6 +459,9 @@ class ProcessLog:
         """Close the files; reading goes on working, writing does not."""
         if self._release is not None:
             self._release.detach()
+        for kind in self._reserved:
+            give_back(self._files[kind])
+        self._reserved = {}
         descriptors = [self._index, *self._files.values()]
         self._index = -1
         self._files = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -12,16 +13,19 @@ from typing import Final
 from holdfast.host.input import Input
 from holdfast.host.log import EntryKind, LogFull, ProcessLog
 from holdfast.host.spawn import Streams
+from holdfast.host.staging import CAPACITY, Staging
 from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller
 
 #: Times that what is there is moved before other streams get their turn.
 _TURN: Final = 2
 #: The same when the process has exited and its last words are collected.
 _LAST_WORDS: Final = 256
-#: Bytes that a terminal gives at one go; the kernel takes as many pages as it is asked for before it looks.
-_PAGE: Final = 4096
-#: Bytes that are worth being moved at one go.
+#: Bytes that are taken from a terminal at one go.  The kernel holds 4096 and fetches more as soon as some were taken,
+#: on another processor: it is at it while we take the other half.
+_HALF: Final = 1920
+#: Bytes that are worth being moved at one go: what a pipe holds.
 _PORTION: Final = 64 * 1024
+_F_SETPIPE_SZ: Final = 1031
 #: Nanoseconds without output that end a burst.
 _SILENCE_NS: Final = 500_000
 
@@ -34,6 +38,7 @@ class Output:
         log: ProcessLog,
         source: Input,
         poller: Poller,
+        staging: Staging,
         *,
         moved: Callable[[], None],
         closed: Callable[[], None],
@@ -48,6 +53,7 @@ class Output:
         self._log = log
         self._input = source
         self._poller = poller
+        self._staging = staging
         self._moved = moved
         self._closed = closed
         self._stalled = stalled
@@ -57,6 +63,8 @@ class Output:
         #: When output was last moved, and how much since the last silence.
         self._moved_ns = 0
         self._poured = 0
+        #: The pipes that hold as much as is taken from them at one go.
+        self._enlarged: tuple[int, ...] = ()
 
     def open(self, streams: Streams) -> None:
         """Move what comes from *streams* from now on."""
@@ -123,14 +131,16 @@ class Output:
     def _pace(self, moved: int) -> None:
         """Let what pours in by small portions gather; never what comes after a silence, or a little of it."""
         now = time.monotonic_ns()
-        self._poured = self._poured + moved if now - self._moved_ns < _SILENCE_NS else 0
+        # What fills the pipe has been waiting: it was not silent, somebody else had the processor.
+        silent = moved < _PORTION and now - self._moved_ns >= _SILENCE_NS
+        self._poured = 0 if silent else self._poured + moved
         self._moved_ns = now
         if moved < _PORTION <= self._poured:
             self._poller.gather()
 
     def _move(self, descriptor: int, kind: EntryKind, turns: int) -> int:
         """Move what is there into the log, and say how much; at end of file close the stream."""
-        read = self._read_terminal if kind is EntryKind.PTY else self._log.splice
+        read = self._read_terminal if kind is EntryKind.PTY else self._empty
         total = 0
         try:
             for _ in range(turns):
@@ -151,15 +161,28 @@ class Output:
             self._stalled(error)
         return total
 
+    def _empty(self, kind: int, pipe: int) -> int:
+        """Move what is in *pipe* into the log."""
+        if self._poured < _PORTION:
+            return self._log.splice(kind, pipe)
+        if pipe not in self._enlarged:
+            self._enlarged = (*self._enlarged, pipe)
+            try:
+                fcntl.fcntl(pipe, _F_SETPIPE_SZ, CAPACITY)
+            except OSError:
+                # The user's quota of pipe memory is spent; it works as well with less, only slower.
+                pass
+        return self._log.pour(kind, pipe, self._staging)
+
     def _read_terminal(self, kind: int, descriptor: int) -> int:
-        """Move what the terminal has to the log; it gives at most a page at a time, so gather it in a pipe."""
+        """Move what the terminal has into the log; it gives little at a time, so gather it in a pipe."""
         assert self._streams is not None
         assert self._streams.gather is not None
         source, sink = self._streams.gather
         ended = False
         try:
             while not ended:
-                ended = not os.splice(descriptor, sink, _PAGE, flags=os.SPLICE_F_NONBLOCK)
+                ended = not os.splice(descriptor, sink, _HALF, flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
             # The terminal is empty, or the pipe is full.
             pass
@@ -169,7 +192,7 @@ class Output:
                 raise
             ended = True
         try:
-            return self._log.splice(kind, source)
+            return self._empty(kind, source)
         except BlockingIOError:
             if ended:
                 return 0

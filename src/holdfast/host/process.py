@@ -16,6 +16,7 @@ from holdfast.host.input import Input
 from holdfast.host.log import UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
 from holdfast.host.output import Output
 from holdfast.host.spawn import Streams, set_terminal_size
+from holdfast.host.staging import Staging
 from holdfast.host.tree import Tree
 from holdfast.host.writes import WriteLedger
 from holdfast.jsonrpc.event_loop import Poller
@@ -70,6 +71,7 @@ class HostedProcess:
         log: ProcessLog,
         *,
         poller: Poller,
+        staging: Staging,
         on_closed: Callable[[HostedProcess], None],
         on_stdin_closed: Callable[[HostedProcess], None] = lambda process: None,
     ) -> None:
@@ -106,7 +108,7 @@ class HostedProcess:
             closed=lambda: on_stdin_closed(self),
         )
         self._output = Output(
-            log, self.input, poller, moved=self._notify, closed=self._output_closed, stalled=self._stall
+            log, self.input, poller, staging, moved=self._notify, closed=self._output_closed, stalled=self._stall
         )
 
     # Start

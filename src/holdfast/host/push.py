@@ -16,9 +16,9 @@ from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.messages import encode_json
 
 #: Bytes of output sent for one process before the others of the same connection get their turn.
-TURN: Final = 256 * 1024
-#: Bytes read, encoded and handed over at one go: few system calls, and all of it stays in the processor's cache.
-_PORTION: Final = 256 * 1024
+TURN: Final = 1024 * 1024
+#: Bytes read, encoded and handed over at one go: who receives them is woken once and finds more when it is done.
+_PORTION: Final = 1024 * 1024
 #: Records looked up at once.
 _BATCH: Final = 64
 

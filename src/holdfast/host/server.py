@@ -31,6 +31,7 @@ from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.recovery import Running, recover
 from holdfast.host.retention import Retention
 from holdfast.host.session import Session
+from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, StartClock, Tree, end_tree
 from holdfast.jsonrpc.event_loop import running_poller
 from holdfast.jsonrpc.messages import STOPPING, RpcError
@@ -45,6 +46,8 @@ RETAIN_BYTES: Final = 20 * 1024**3
 _SWEEP: Final = 2.0
 #: Seconds that persistent processes get to end by themselves when the host is told to stop.
 STOP_GRACE: Final = 2.0
+#: Under which name the keeper holds the staging memory; no directory of a process is called so.
+_STAGING: Final = "staging"
 #: Seconds that a host which is told to stop waits for the last streams to close.
 _LAST_CLOSE: Final = 1.0
 
@@ -65,6 +68,7 @@ class ProcessHost:
         self._link = link
         link.on_ended = self._kept_child_ended
         self._kept: dict[int, KeptChild] = {}
+        self._staging = Staging(self._hold_staging)
         self.retention = Retention(retain_bytes)
         self.directory = directory
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
@@ -98,6 +102,8 @@ class ProcessHost:
     def recover(self) -> None:
         """Bring back what earlier servers left: what runs goes on, what they lost is declared lost and ended."""
         held, children = self._link.take_over()
+        if (staged := held.pop(_STAGING, None)) is not None:
+            self._staging = Staging.recover(self._hold_staging, staged, self._processes_directory)
         for found in recover(
             self._processes_directory, held, children, self._new_process, outlived=self._link.outlived
         ):
@@ -154,6 +160,7 @@ class ProcessHost:
             directory,
             log,
             poller=self._poller,
+            staging=self._staging,
             on_closed=self._process_closed,
             on_stdin_closed=self._stdin_closed,
         )
@@ -161,9 +168,13 @@ class ProcessHost:
     def _stdin_closed(self, process: HostedProcess) -> None:
         self._link.drop(process.key, "stdin")
 
+    def _hold_staging(self, descriptors: dict[str, int]) -> None:
+        self._link.hold(_STAGING, descriptors)
+
     def holdings(self) -> dict[str, dict[str, int]]:
-        """Everything that a keeper has to hold, by process directory and name."""
+        """Everything that a keeper has to hold, by process directory (or what else it belongs to) and name."""
         held = {process.key: process.holdings() for process in self.live}
+        held[_STAGING] = self._staging.holdings()
         return {key: descriptors for key, descriptors in held.items() if descriptors}
 
     async def _end_lost(self, process: HostedProcess, tree: Tree) -> None:

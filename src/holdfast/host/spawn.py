@@ -24,15 +24,12 @@ from holdfast.host.log import EntryKind
 
 #: Rows and columns of a new terminal (the reference implementation's).
 TERMINAL_SIZE: Final = (24, 80)
-#: Capacity asked for each output pipe, in bytes: a child may run this far ahead before it waits for the host.
-PIPE_CAPACITY: Final = 256 * 1024
 #: Where a program is looked for when the child has no PATH.
 _DEFAULT_PATH: Final = "/usr/local/bin:/bin:/usr/bin"
 
 #: What the keeper calls the streams.
 _NAMES: Final = {EntryKind.STDOUT: "stdout", EntryKind.STDERR: "stderr", EntryKind.PTY: "pty"}
 _OUTPUTS: Final = ((1, EntryKind.STDOUT), (2, EntryKind.STDERR))
-_F_SETPIPE_SZ: Final = 1031
 #: Dispositions that this interpreter changed and a child must not inherit.
 _RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 
@@ -128,20 +125,11 @@ def prepare(*, tty: bool, pipe_stdin: bool, stdin_file: str | None = None) -> Pr
             preparation.child_ends.append(write_end)
             # It may stay blocking: it is only ever spliced from, and each splice says that it does not wait.
             preparation.streams.outputs[read_end] = kind
-            _enlarge(read_end)
             actions.append((os.POSIX_SPAWN_DUP2, write_end, number))
     except BaseException:
         preparation.close()
         raise
     return preparation
-
-
-def _enlarge(pipe: int) -> None:
-    try:
-        fcntl.fcntl(pipe, _F_SETPIPE_SZ, PIPE_CAPACITY)
-    except OSError:
-        # The user's quota of pipe memory is spent; the default capacity works as well, only slower.
-        pass
 
 
 def _open_regular(path: str) -> int:
@@ -161,7 +149,6 @@ def _prepare_terminal() -> Preparation:
         os.set_blocking(master, False)
         name = os.ttyname(slave)
         gather = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        _enlarge(gather[1])
     except BaseException:
         os.close(master)
         os.close(slave)
