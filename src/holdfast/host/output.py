@@ -25,6 +25,8 @@ _LAST_WORDS: Final = 256
 _HALF: Final = 1920
 #: Bytes that are worth being moved at one go: what a pipe holds.
 _PORTION: Final = 64 * 1024
+#: Bytes that are worth being told at once, while they are still in the processor's cache.
+_PLENTY: Final = CAPACITY // 2
 _F_SETPIPE_SZ: Final = 1031
 #: Nanoseconds without output that end a burst.
 _SILENCE_NS: Final = 500_000
@@ -149,8 +151,8 @@ class Output:
                 if not moved:
                     self._close(descriptor)
                     break
-                if moved < _PORTION and turns == _TURN and kind is not EntryKind.PTY:
-                    # A second look would find little or nothing, and readiness is told again.
+                if turns == _TURN and kind is not EntryKind.PTY and not _PORTION <= moved < _PLENTY:
+                    # A second look would find little or nothing, or it is time to tell; readiness is told again.
                     break
         except BlockingIOError:
             pass
