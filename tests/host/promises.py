@@ -97,8 +97,8 @@ def resident(pid: int) -> int:
     return int(found[1]) * 1024
 
 
-#: Writes blocks of 64 KiB, each with its number, as fast as they are taken and with a breath after two megabytes, until a
-#: file appears; then notes how many they were and exits with 41.
+#: Writes blocks of 64 KiB, each with its number, as fast as they are taken and with a breath after two megabytes, until
+#: a file appears; then notes how many they were and exits with 41.
 POURER = """
 import os, sys, time
 stop, total = sys.argv[1:]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from holdfast.clock import boot_id
 from holdfast.host.client import HostClient
-from holdfast.host.log import EntryKind, ProcessLog
+from holdfast.host.log import ProcessLog
+from holdfast.host.log_format import EntryKind
 from holdfast.host.port import Record
 from holdfast.host.process import Description
 

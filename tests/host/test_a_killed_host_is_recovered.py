@@ -11,7 +11,7 @@ from pathlib import Path
 
 from holdfast.clock import boot_id
 from holdfast.host.client import HostClient
-from holdfast.host.log import RECORD_SIZE
+from holdfast.host.log_format import RECORD
 from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record
 from holdfast.host.tree import start_time
 
@@ -71,7 +71,7 @@ async def test_torn_and_unindexed_ends_are_repaired(state: Path) -> None:
     (directory,) = (state / "processes").iterdir()
     index = directory / "index"
     # As if the host had been killed after it moved the bytes and before it indexed all of them.
-    index.write_bytes(index.read_bytes()[: RECORD_SIZE + 11])
+    index.write_bytes(index.read_bytes()[: RECORD.size + 11])
     async with running(state) as (client, _):
         records = await read(client, "torn")
         assert records[0] == before[0]

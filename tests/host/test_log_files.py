@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.host.log import CHUNK, RECORD_SIZE, EntryKind, LogFull, ProcessLog
+from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log_format import CHUNK, RECORD, EntryKind
 from holdfast.host.page_cache import STEP, WINDOW
 
 KINDS = st.sampled_from([EntryKind.STDOUT, EntryKind.STDERR, EntryKind.SIGNAL])
@@ -43,7 +44,7 @@ def test_a_cursor_gives_what_follows_it_and_nothing_else(
         log.close()
 
 
-@given(pieces=PIECES, cut=st.integers(0, 150 * RECORD_SIZE))
+@given(pieces=PIECES, cut=st.integers(0, 150 * RECORD.size))
 def test_whatever_part_of_the_index_a_crash_leaves_no_byte_is_lost(
     pieces: list[tuple[EntryKind, bytes]], cut: int
 ) -> None:
@@ -61,7 +62,7 @@ def test_whatever_part_of_the_index_a_crash_leaves_no_byte_is_lost(
         for wanted in (EntryKind.STDOUT, EntryKind.STDERR, EntryKind.SIGNAL):
             before = b"".join(data for kind, data in pieces if kind == wanted)
             assert b"".join(data for _, kind, data in found if kind == wanted) == before
-        kept = cut // RECORD_SIZE
+        kept = cut // RECORD.size
         assert found[: min(kept, len(pieces))] == [
             (seq, kind, data) for seq, (kind, data) in enumerate(pieces[:kept], 1)
         ]

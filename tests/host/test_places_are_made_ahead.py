@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast.host.log import EntryKind
+from holdfast.host.log_format import EntryKind
 from holdfast.host.place import recycle_place
 from holdfast.host.places import Places
 from holdfast.host.process import Started

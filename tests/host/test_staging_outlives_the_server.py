@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.host.log import CHUNK, EntryKind, LogFull, ProcessLog
+from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log_format import CHUNK, EntryKind
 from holdfast.host.staging import CAPACITY, Staging
 
 _F_SETPIPE_SZ = 1031

@@ -13,37 +13,25 @@ from __future__ import annotations
 import errno
 import os
 import select
-import struct
 import time
 import weakref
 from collections import deque
-from enum import IntEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from holdfast.errors import HoldfastError
+from holdfast.host.log_format import CHUNK, RECORD, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind, new_entry
 from holdfast.host.page_cache import STEP, WINDOW, drop_behind
 from holdfast.host.preallocation import give_back, reserve
 from holdfast.host.staging import CAPACITY, Staging
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-#: seq, time (ns UTC), offset in the stream's file, length, exit code, signal, kind; see :class:`Entry`.
-_RECORD: Final = struct.Struct("<QqQIhBB")
-RECORD_SIZE: Final = _RECORD.size
-#: The largest chunk that one record describes, in bytes.
-CHUNK: Final = 512 * 1024
 #: Bytes of disk that are reserved at a time for a stream that pours.
 _RESERVE: Final = 8 * 1024 * 1024
 #: How much of a stream that pours stays in the page cache, in bytes: memory that is used again and again is quick.
 _REMEMBERED: Final = 4 * 1024 * 1024
 #: How many of the newest records are also held in memory, for readers that are up to date.
 _TAIL: Final = 64
-#: Stands in the index for "how it ended is not known".
-UNKNOWN_EXIT: Final = -1
-
 #: The file whose existence says that the output was deleted.
 _DROPPED: Final = "dropped"
 
@@ -51,44 +39,6 @@ _DROPPED: Final = "dropped"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-class EntryKind(IntEnum):
-    """What a record of the index describes; the values are part of the file format."""
-
-    STDOUT = 1
-    STDERR = 2
-    PTY = 3
-    SIGNAL = 4
-    EXITED = 5
-    CLOSED = 6
-
-
-#: The file that holds the bytes of a kind.
-STREAM_FILES: Final = {
-    EntryKind.STDOUT: "stdout",
-    EntryKind.STDERR: "stderr",
-    EntryKind.PTY: "pty",
-    EntryKind.SIGNAL: "signals",
-}
-
-
-class Entry(NamedTuple):
-    """One record of the index."""
-
-    seq: int
-    #: Nanoseconds since the epoch, UTC.
-    time_ns: int
-    #: Where the bytes begin in the stream's file, and how many they are.
-    offset: int
-    length: int
-    #: ``EXITED`` only: 0-255, or 128 + signal number; :data:`UNKNOWN_EXIT` if nobody saw the end.
-    exit_code: int
-    #: ``EXITED`` only: the signal that ended the process, or 0.
-    signal: int
-    kind: int
-
-
-#: Makes an entry of a tuple, without the function that a named tuple has for it.
-_new_entry: Final = cast("Callable[[type[Entry], tuple[int, ...]], Entry]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
 #: An entry without its number.
 _Unindexed = tuple[int, int, int, int, int, int]
 
@@ -144,9 +94,9 @@ class ProcessLog:
         log = cls(directory)
         log._index = log._open("index", os.O_CREAT)
         size = os.fstat(log._index).st_size
-        log.last_seq = size // RECORD_SIZE
-        if size % RECORD_SIZE:
-            os.ftruncate(log._index, log.last_seq * RECORD_SIZE)
+        log.last_seq = size // RECORD.size
+        if size % RECORD.size:
+            os.ftruncate(log._index, log.last_seq * RECORD.size)
         log._index_the_rest()
         return log
 
@@ -154,7 +104,7 @@ class ProcessLog:
     def complete(cls, directory: Path | str) -> ProcessLog:
         """Open a log that nobody will write to any more; it holds no descriptor."""
         log = cls(directory)
-        log.last_seq = os.stat(f"{log._directory}/index").st_size // RECORD_SIZE
+        log.last_seq = os.stat(f"{log._directory}/index").st_size // RECORD.size
         log.dropped = os.path.exists(f"{log._directory}/{_DROPPED}")
         return log
 
@@ -213,7 +163,8 @@ class ProcessLog:
         """
         if kind not in self._files and not self._worth_a_file(source):
             return 0
-        self.flush()
+        if self._unindexed or not self._landed:
+            self.flush()
         try:
             target = self._file(kind)
             offset = self._sizes[kind]
@@ -225,7 +176,8 @@ class ProcessLog:
         if moved:
             end = self._sizes[kind] = offset + moved
             self._append(kind, offset, moved)
-            self._drop_behind(kind, offset, end)
+            if end > WINDOW:
+                self._drop_behind(kind, offset, end)
         return moved
 
     def pour(self, kind: int, source: int, staging: Staging) -> int:
@@ -274,11 +226,11 @@ class ProcessLog:
         now = time.time_ns()
         for begin in range(offset, end, CHUNK):
             self._unindexed.append((now, begin, min(CHUNK, end - begin), 0, 0, kind))
-        if not forgotten:
+        if end > WINDOW and not forgotten:
             self._drop_behind(kind, offset, end)
 
     def _drop_behind(self, kind: int, offset: int, end: int) -> None:
-        if end > WINDOW and end // STEP != offset // STEP:
+        if end // STEP != offset // STEP:
             drop_behind(self._files[kind], end)
 
     @staticmethod
@@ -298,7 +250,8 @@ class ProcessLog:
 
         :raises LogFull: no room; the caller keeps the data and calls again
         """
-        self.flush()
+        if self._unindexed or not self._landed:
+            self.flush()
         try:
             target = self._file(kind)
             offset = self._sizes[kind]
@@ -326,8 +279,19 @@ class ProcessLog:
         self.flush()
 
     def _append(self, kind: int, offset: int, length: int) -> None:
-        self._unindexed.append((time.time_ns(), offset, length, 0, 0, kind))
-        self.flush()
+        """Index a chunk; nothing else waits for the index."""
+        fields = (time.time_ns(), offset, length, 0, 0, int(kind))
+        entry = new_entry(Entry, (self.last_seq + 1, *fields))
+        try:
+            indexed = os.pwrite(self._index, RECORD.pack(*entry), self.last_seq * RECORD.size) == RECORD.size
+        except OSError:
+            indexed = False
+        if indexed:
+            self._tail.append(entry)
+            self.last_seq += 1
+        else:
+            self._unindexed.append(fields)
+            self.flush()
 
     def flush(self) -> None:
         """Bring into the log what did not fit before.
@@ -342,12 +306,11 @@ class ProcessLog:
         seq = self.last_seq
         entries: list[Entry] = []
         packed = b""
-        # Nearly always it is one, and somebody may be waiting for it.
         for number, fields in enumerate(unindexed, seq + 1):
-            entry = _new_entry(Entry, (number, *fields))
+            entry = new_entry(Entry, (number, *fields))
             entries.append(entry)
-            packed += _RECORD.pack(*entry)
-        position = seq * RECORD_SIZE
+            packed += RECORD.pack(*entry)
+        position = seq * RECORD.size
         try:
             written = 0
             while written < len(packed):
@@ -374,11 +337,11 @@ class ProcessLog:
         count = min(limit, last - after)
         index = self._index if self._index >= 0 else self._open("index", 0)
         try:
-            packed = os.pread(index, count * RECORD_SIZE, after * RECORD_SIZE)
+            packed = os.pread(index, count * RECORD.size, after * RECORD.size)
         finally:
             if self._index < 0:
                 os.close(index)
-        return [Entry._make(fields) for fields in _RECORD.iter_unpack(packed)]
+        return [Entry._make(fields) for fields in RECORD.iter_unpack(packed)]
 
     def data(self, entry: Entry) -> bytes:
         """The bytes that *entry* describes; none for ``EXITED`` and ``CLOSED``."""
@@ -395,7 +358,7 @@ class ProcessLog:
             os.close(descriptor)
 
     def data_of(self, entries: list[Entry]) -> list[bytes | memoryview]:
-        """The bytes of several entries, until the log grows; what lies in a file one after the other is read together."""
+        """The bytes of several entries, until the log grows; what lies side by side in a file is read together."""
         found: list[bytes | memoryview] = []
         first = 0
         while first < len(entries):

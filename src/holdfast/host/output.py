@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -11,8 +10,9 @@ from functools import partial
 from typing import Final
 
 from holdfast.host.input import Input
-from holdfast.host.log import EntryKind, LogFull, ProcessLog
-from holdfast.host.spawn import Streams
+from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log_format import EntryKind
+from holdfast.host.spawn import Streams, enlarge_pipe
 from holdfast.host.staging import CAPACITY, Staging
 from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller
 
@@ -20,14 +20,12 @@ from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller
 _TURN: Final = 2
 #: The same when the process has exited and its last words are collected.
 _LAST_WORDS: Final = 256
-#: Bytes that are taken from a terminal at one go.  The kernel holds 4096 and fetches more as soon as some were taken,
-#: on another processor: it is at it while we take the other half.
-_HALF: Final = 1920
+#: Bytes that a terminal gives at one go; the kernel takes as many pages as it is asked for before it looks.
+_PAGE: Final = 4096
 #: Bytes that are worth being moved at one go: what a pipe holds.
 _PORTION: Final = 64 * 1024
 #: Bytes that are worth being told at once, while they are still in the processor's cache.
 _PLENTY: Final = CAPACITY // 2
-_F_SETPIPE_SZ: Final = 1031
 #: Nanoseconds without output that end a burst.
 _SILENCE_NS: Final = 500_000
 
@@ -106,29 +104,36 @@ class Output:
         return tuple(self._streams.outputs.items())
 
     def _watch(self, descriptor: int, kind: EntryKind) -> None:
-        events = self._terminal_events() if kind is EntryKind.PTY else READABLE
-        self._poller.watch(descriptor, events, partial(self._ready, descriptor, kind))
+        if kind is EntryKind.PTY:
+            self._poller.watch(descriptor, self._terminal_events(), partial(self._terminal_ready, descriptor))
+        else:
+            self._poller.watch(descriptor, READABLE, partial(self._pipe_ready, descriptor, kind))
 
     def _terminal_events(self) -> int:
         return READABLE | WRITABLE if self._input.waiting else READABLE
 
-    def _ready(self, descriptor: int, kind: EntryKind, events: int) -> None:
-        assert self._streams is not None
-        is_terminal = kind is EntryKind.PTY
-        moved = 0
-        # A terminal that was hung up may still hold something.
-        if events == HUNG_UP and not is_terminal:
+    def _pipe_ready(self, descriptor: int, kind: EntryKind, events: int) -> None:
+        if events == HUNG_UP:
             self._close(descriptor)
-        else:
-            moved = self._move(descriptor, kind, _TURN)
-        if descriptor not in self._streams.outputs:
             self._closed()
-            return
-        if is_terminal and self._input.waiting:
+        else:
+            self._tell(descriptor, self._move(descriptor, kind, _TURN))
+
+    def _terminal_ready(self, descriptor: int, events: int) -> None:
+        # Also when it was hung up it may still hold something.
+        moved = self._move(descriptor, EntryKind.PTY, _TURN)
+        if self._input.waiting:
             self._input.feed()
-        # What only the next turn needs comes afterwards: somebody may be waiting for this.
-        self._moved()
-        self._pace(moved)
+        self._tell(descriptor, moved)
+
+    def _tell(self, descriptor: int, moved: int) -> None:
+        assert self._streams is not None
+        if descriptor in self._streams.outputs:
+            # What only the next turn needs comes afterwards: somebody may be waiting for this.
+            self._moved()
+            self._pace(moved)
+        else:
+            self._closed()
 
     def _pace(self, moved: int) -> None:
         """Let what pours in by small portions gather; never what comes after a silence, or a little of it."""
@@ -142,7 +147,10 @@ class Output:
 
     def _move(self, descriptor: int, kind: EntryKind, turns: int) -> int:
         """Move what is there into the log, and say how much; at end of file close the stream."""
-        read = self._read_terminal if kind is EntryKind.PTY else self._empty
+        if kind is EntryKind.PTY:
+            read = self._read_terminal
+        else:
+            read = self._log.splice if self._poured < _PORTION else self._pour
         total = 0
         try:
             for _ in range(turns):
@@ -163,28 +171,22 @@ class Output:
             self._stalled(error)
         return total
 
-    def _empty(self, kind: int, pipe: int) -> int:
-        """Move what is in *pipe* into the log."""
-        if self._poured < _PORTION:
-            return self._log.splice(kind, pipe)
+    def _pour(self, kind: int, pipe: int) -> int:
+        """Move what pours in by large portions."""
         if pipe not in self._enlarged:
             self._enlarged = (*self._enlarged, pipe)
-            try:
-                fcntl.fcntl(pipe, _F_SETPIPE_SZ, CAPACITY)
-            except OSError:
-                # The user's quota of pipe memory is spent; it works as well with less, only slower.
-                pass
+            enlarge_pipe(pipe, CAPACITY)
         return self._log.pour(kind, pipe, self._staging)
 
     def _read_terminal(self, kind: int, descriptor: int) -> int:
-        """Move what the terminal has into the log; it gives little at a time, so gather it in a pipe."""
+        """Move what the terminal has into the log; it gives at most a page at a time, so gather it in a pipe."""
         assert self._streams is not None
         assert self._streams.gather is not None
         source, sink = self._streams.gather
         ended = False
         try:
             while not ended:
-                ended = not os.splice(descriptor, sink, _HALF, flags=os.SPLICE_F_NONBLOCK)
+                ended = not os.splice(descriptor, sink, _PAGE, flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
             # The terminal is empty, or the pipe is full.
             pass
@@ -194,7 +196,7 @@ class Output:
                 raise
             ended = True
         try:
-            return self._empty(kind, source)
+            return self._log.splice(kind, source)
         except BlockingIOError:
             if ended:
                 return 0

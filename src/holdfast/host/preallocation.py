@@ -16,7 +16,7 @@ _libc: Final = ctypes.CDLL(None)
 
 
 def reserve(descriptor: int, offset: int, size: int) -> bool:
-    """Reserve the disk's room for *size* bytes at *offset*; False if there is none, or the file system knows no such thing."""
+    """Reserve room on the disk for *size* bytes at *offset*; False if there is none, or none can be reserved."""
     fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
     if fallocate is None:
         return False

@@ -13,7 +13,8 @@ import msgspec
 from holdfast.host.child import Child
 from holdfast.host.drop import SignalDrop
 from holdfast.host.input import Input
-from holdfast.host.log import UNKNOWN_EXIT, EntryKind, LogFull, ProcessLog
+from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
 from holdfast.host.output import Output
 from holdfast.host.spawn import Streams, set_terminal_size
 from holdfast.host.staging import Staging
@@ -202,6 +203,10 @@ class HostedProcess:
             os.sched_yield()
         for observer in tuple(self.observers):
             observer.pump()
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        """Call *call* when those who wait for what is being dealt with have it, or some time after."""
+        self._poller.afterwards(call)
 
     # End
 

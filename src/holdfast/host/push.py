@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from pybase64 import b64encode
 
-from holdfast.host.log import CHUNK, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind
+from holdfast.host.log_format import CHUNK, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind
 from holdfast.host.process import HostedProcess
 from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.messages import encode_json

@@ -21,7 +21,8 @@ from holdfast.directories import remove_directory
 from holdfast.host.cgroup import recall
 from holdfast.host.estate import Held
 from holdfast.host.forgetting import delete_forgotten
-from holdfast.host.log import UNKNOWN_EXIT, EntryKind, ProcessLog
+from holdfast.host.log import ProcessLog
+from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.spawn import Streams
 from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time

@@ -1,11 +1,11 @@
 """Memory of the keeper's, through which output that pours in reaches its file.
 
 Moving a pipe into a file at one stroke (``splice``) is safe, but slow: page by page, with the pipe locked against the
-child all the while.  Moving it into memory and writing that to the file takes two thirds of the processor's time, leaves
-the pipe to the child, and whoever is up to date is served from that memory.  But what was taken out of the pipe is
-nowhere else until it is in the file, so the memory must outlive the server: it is a file without a name that the keeper
-holds as well.  How much has arrived is its position, which the kernel moves on in the very system call that empties the
-pipe; where it belongs was written down before.  The next server brings in what is missing.
+child all the while.  Moving it into memory and writing that to the file takes two thirds of the processor's time,
+leaves the pipe to the child, and whoever is up to date is served from that memory.  But what was taken out of the pipe
+is nowhere else until it is in the file, so the memory must outlive the server: it is a file without a name that the
+keeper holds as well.  How much has arrived is its position, which the kernel moves on in the very system call that
+empties the pipe; where it belongs was written down before.  The next server brings in what is missing.
 """
 
 from __future__ import annotations

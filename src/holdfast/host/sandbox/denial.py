@@ -10,7 +10,8 @@ from __future__ import annotations
 import signal
 from typing import Final
 
-from holdfast.host.log import EntryKind, ProcessLog
+from holdfast.host.log import ProcessLog
+from holdfast.host.log_format import EntryKind
 
 #: What the words of a denial contain, in small letters.
 _WORDS: Final = (
