@@ -23,18 +23,19 @@ find_python() {
 }
 
 # Run apt-get for what the distribution splits off, if that is ours to do.
+try_package() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    say "Installing $1 with apt-get ..."
+    log=$(mktemp)
+    installed=0
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y "$1"; } >"$log" 2>&1 || installed=1
+    [ "$installed" = 0 ] || cat "$log" >&2
+    rm -f "$log"
+    return "$installed"
+}
+
 install_package() {
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "Installing $1 with apt-get ..."
-        log=$(mktemp)
-        if { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y "$1"; } >"$log" 2>&1; then
-            rm -f "$log"
-            return
-        fi
-        cat "$log" >&2
-        rm -f "$log"
-    fi
-    fail "$2" "Install it (as root: apt-get install $1), then run $0 again."
+    try_package "$1" || fail "$2" "Install it (as root: apt-get install $1), then run $0 again."
 }
 
 make_venv() {
@@ -65,6 +66,12 @@ setup_python() {
     PIP_CONSTRAINT=$PWD/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
         .venv/bin/python -m pip install --quiet --editable . $requirements
     printf '%s' "$wanted" >"$stamp"
+}
+
+# What the host runs a process in that a client wants in a sandbox.
+setup_sandbox() {
+    command -v bwrap >/dev/null || try_package bubblewrap ||
+        say "bubblewrap (bwrap) is not installed: the tests that need a sandbox will be skipped."
 }
 
 CODEX_VERSION=0.169.0

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from holdfast.host.log_format import EntryKind
-from holdfast.host.place import recycle_place
+from holdfast.host.place import Nursery, recycle_place
 from holdfast.host.places import Places
 from holdfast.host.process import Started
 from holdfast.host.tree import start_time
@@ -108,3 +108,27 @@ async def test_the_start_time_that_is_written_down_is_that_of_the_operating_syst
         await client.result("process/terminate", {"processId": f"p{number}"})
         await client.until_closed(f"p{number}")
     await client.close()
+
+
+def test_a_part_of_the_disk_that_has_become_slow_is_left(tmp_path: Path) -> None:
+    (tmp_path / "processes").mkdir()
+    nursery = Nursery(tmp_path)
+
+    def where() -> str:
+        nursery.make_directory(f"{tmp_path}/processes/{len(os.listdir(tmp_path / 'processes'))}")
+        (name,) = os.listdir(tmp_path / "nurseries")
+        return name
+
+    first = where()
+    for _ in range(15):
+        nursery.took(1.0)
+    # One that was quick again: it was somebody else who kept the machine busy.
+    nursery.took(0.00001)
+    for _ in range(15):
+        nursery.took(1.0)
+    assert where() == first
+    nursery.took(1.0)
+    second = where()
+    assert second != first
+    assert where() == second
+    nursery.close()

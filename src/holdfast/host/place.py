@@ -3,8 +3,8 @@
 ext4 looks for a free inode in the block group of the directory and passes over those that were deleted in the last
 minutes, one by one, at each creation: where tests or builds delete by the thousand, one small file costs a millisecond.
 So a place is made in a *nursery*, a directory that the file system is asked to put into a group of its own (the top of
-a hierarchy, in its terms), and then moved to where it belongs; what is later made inside stays in that group.  Other
-file systems ignore the wish.
+a hierarchy, in its terms), and then moved to where it belongs; what is later made inside stays in that group.  A group
+in which somebody else has deleted is found out by the time that it takes, and left.  Other file systems ignore the wish.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, NamedTuple
 
+from holdfast.clock import monotonic
 from holdfast.directories import remove_directory
 from holdfast.host.log import ProcessLog
 
@@ -24,6 +25,10 @@ _RECORD: Final = "process"
 _INDEX: Final = "index"
 #: Places made in one nursery before the next one: what the host itself deleted meanwhile is passed over as well.
 _LITTER: Final = 1000
+#: Seconds that a place may take (usually it is a twentieth of a millisecond), and how many that take longer, one after
+#: the other, are reason enough to look for another group.
+_SLOW: Final = 0.0003
+_SUSPICIOUS: Final = 16
 
 # linux/fs.h; the argument is an int, whatever the size in the number says.
 _FS_IOC_GETFLAGS: Final = 0x80006601 | array.array("l").itemsize << 16
@@ -69,6 +74,7 @@ class Nursery:
         _spread_below(self._above)
         self._directory = ""
         self._made = 0
+        self._slow = 0
         self._lock = Lock()
 
     def make_directory(self, directory: str) -> None:
@@ -81,9 +87,16 @@ class Nursery:
             os.mkdir(cradle, 0o700)
             os.rename(cradle, directory)
 
+    def took(self, seconds: float) -> None:
+        """A place was made in that time."""
+        with self._lock:
+            self._slow = self._slow + 1 if seconds > _SLOW else 0
+            if self._slow >= _SUSPICIOUS:
+                self._made = _LITTER
+
     def _renew(self) -> None:
         left, self._directory = self._directory, f"{self._above}/{os.urandom(8).hex()}"
-        self._made = 0
+        self._made = self._slow = 0
         os.mkdir(self._directory, 0o700)
         if left:
             remove_directory(left)
@@ -98,6 +111,7 @@ def make_place(nursery: Nursery, directory: str) -> None:
 
     :raises OSError: no room, or no descriptors; nothing is left
     """
+    began = monotonic()
     nursery.make_directory(directory)
     try:
         for name in (_RECORD, _INDEX):
@@ -105,6 +119,7 @@ def make_place(nursery: Nursery, directory: str) -> None:
     except BaseException:
         remove_place(directory)
         raise
+    nursery.took(monotonic() - began)
 
 
 def make_places(nursery: Nursery, directories: list[str]) -> list[str]:
