@@ -74,8 +74,8 @@ def killed_keepers(keepers: int, seed: int) -> Callable[[Path], Awaitable[Number
             several = range(first, min(keepers, first + 4))
             await asyncio.gather(
                 *(
-                    promises.counting_survives_a_keeper(
-                        fresh(directory, str(each)), tty=each % 2 == 0, kills=2, seed=seed + each
+                    promises.output_survives_a_keeper(
+                        fresh(directory, str(each)), tty=each % 2 == 0, pours=each % 4 > 1, kills=2, seed=seed + each
                     )
                     for each in several
                 )

@@ -279,16 +279,17 @@ async def kill_keeper(keeper: int) -> int:
     return heir
 
 
-async def counting_survives_a_keeper(state: Path, *, tty: bool, kills: int, seed: int) -> Numbers:
-    """A keeper is killed while a counter runs, then servers of the keeper that took its place."""
+async def output_survives_a_keeper(state: Path, *, tty: bool, pours: bool, kills: int, seed: int) -> Numbers:
+    """A keeper is killed while a process writes, then servers of the keeper that took its place."""
     dice = random.Random(seed)
     stop, total = state.parent / f"{state.name}-stop", state.parent / f"{state.name}-total"
     server = start_host(state)
     keeper = server.pid
     client = await HostClient.connect(server.url, reconnect_for=60.0)
     try:
-        await client.start(python("c", COUNTER, str(stop), str(total), "0", tty=tty))
-        out = CountChecker()
+        script, *more = (POURER,) if pours else (COUNTER, "0")
+        await client.start(python("c", script, str(stop), str(total), *more, tty=tty))
+        out = BlockChecker() if pours else CountChecker()
         ends: list[Record] = []
 
         async def follow() -> None:
@@ -310,7 +311,7 @@ async def counting_survives_a_keeper(state: Path, *, tty: bool, kills: int, seed
         finally:
             stop.touch()
         await asyncio.wait_for(following, 120)
-        assert out.size == int(total.read_text()) * 10
+        assert out.size == int(total.read_text()) * (65536 if pours else 10)
         assert [record.exit_code for record in ends] == [41, None]
     finally:
         await client.aclose()

@@ -32,11 +32,13 @@ async def test_a_counter_is_whole_after_a_hundred_kills(state: Path) -> None:
     assert all(each["bytes"] for each in numbers)
 
 
-async def test_a_counter_is_whole_after_the_death_of_a_keeper_and_of_servers(state: Path) -> None:
+async def test_output_is_whole_after_the_death_of_a_keeper_and_of_servers(state: Path) -> None:
     await all_of(
         *(
-            promises.counting_survives_a_keeper(directory(state, each), tty=each % 2 == 0, kills=3, seed=each)
-            for each in range(4)
+            promises.output_survives_a_keeper(
+                directory(state, each), tty=each % 2 == 0, pours=each >= 4, kills=3, seed=each
+            )
+            for each in range(6)
         )
     )
 

@@ -4,7 +4,7 @@ ext4 looks for a free inode in the block group of the directory and passes over 
 minutes, one by one, at each creation: where tests or builds delete by the thousand, one small file costs a millisecond.
 So a place is made in a *nursery*, a directory that the file system is asked to put into a group of its own (the top of
 a hierarchy, in its terms), and then moved to where it belongs; what is later made inside stays in that group.  A group
-in which somebody else has deleted is found out by the time that it takes, and left.  Other file systems ignore the wish.
+in which somebody else deletes is found out by the time that it takes, and left.  Other file systems ignore the wish.
 """
 
 from __future__ import annotations
