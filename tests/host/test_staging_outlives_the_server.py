@@ -257,7 +257,7 @@ def test_a_disk_that_refuses_keeps_it_in_memory_and_the_order_of_everything(
 
 
 def test_without_reserved_room_it_takes_the_slower_way(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.host.log.reserve", lambda descriptor, offset, size: False)
+    monkeypatch.setattr("holdfast.host.pouring.reserve", lambda descriptor, offset, size: False)
     rig.say(b"first")
     rig.log.splice(EntryKind.STDOUT, rig.read_end)
     rig.say(b"second")

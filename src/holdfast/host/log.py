@@ -18,18 +18,15 @@ import weakref
 from collections import deque
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from holdfast.errors import HoldfastError
 from holdfast.host.log_format import CHUNK, RECORD, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind, new_entry
 from holdfast.host.page_cache import STEP, WINDOW, drop_behind
-from holdfast.host.preallocation import give_back, reserve
+from holdfast.host.pouring import Pouring
+from holdfast.host.preallocation import give_back
 from holdfast.host.staging import CAPACITY, Staging
 
-#: Bytes of disk that are reserved at a time for a stream that pours.
-_RESERVE: Final = 8 * 1024 * 1024
-#: How much of a stream that pours stays in the page cache, in bytes: memory that is used again and again is quick.
-_REMEMBERED: Final = 4 * 1024 * 1024
 #: How many of the newest records are also held in memory, for readers that are up to date.
 _TAIL: Final = 64
 #: The file whose existence says that the output was deleted.
@@ -41,16 +38,6 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 #: An entry without its number.
 _Unindexed = tuple[int, int, int, int, int, int]
-
-
-class _Staged(NamedTuple):
-    """What was taken from a stream last, and where."""
-
-    staging: Staging
-    generation: int
-    kind: int
-    offset: int
-    length: int
 
 
 class LogFull(HoldfastError):
@@ -70,11 +57,9 @@ class ProcessLog:
         self._tail: deque[Entry] = deque(maxlen=_TAIL)
         #: Records whose bytes are safe but which did not fit into the index yet; invisible until they do.
         self._unindexed: list[_Unindexed] = []
-        #: What was taken last by :meth:`pour`, and whether it is in its file.
-        self._staged: _Staged | None = None
-        self._landed = True
-        #: Up to where there is room for sure, by kind; -1 where none can be reserved.
-        self._reserved: dict[int, int] = {}
+        #: The streams that pour, by kind, and the one whose output is not in its file yet.
+        self._pourings: dict[int, Pouring] = {}
+        self._pending: int | None = None
         #: The highest sequence number that readers may see.
         self.last_seq = 0
         #: Whether the output was deleted by retention; readers are told of gaps instead.
@@ -163,7 +148,7 @@ class ProcessLog:
         """
         if kind not in self._files and not self._worth_a_file(source):
             return 0
-        if self._unindexed or not self._landed:
+        if self._unindexed or self._pending is not None:
             self.flush()
         try:
             target = self._file(kind)
@@ -187,43 +172,34 @@ class ProcessLog:
         :raises LogFull: no room; the bytes are safe and will be indexed by :meth:`flush`
         """
         self.flush()
-        if not (staging.free and self._reserve(kind)):
-            return self.splice(kind, source)
+        pouring = self._pourings.get(kind)
+        if pouring is None:
+            descriptor = self._files.get(kind)
+            if descriptor is None:
+                return self.splice(kind, source)
+            key, name = self._directory.rpartition("/")[2], STREAM_FILES[EntryKind(kind)]
+            pouring = self._pourings[kind] = Pouring(staging, key, name, descriptor)
         offset = self._sizes[kind]
-        name = STREAM_FILES[EntryKind(kind)]
-        taken = staging.take(source, self._directory.rpartition("/")[2], name, offset)
+        if not pouring.possible(offset):
+            return self.splice(kind, source)
+        taken = pouring.take(source, offset)
         if taken:
-            self._staged = _Staged(staging, staging.generation, kind, offset, taken)
-            self._landed = False
+            self._pending = kind
             self.flush()
         return taken
 
-    def _reserve(self, kind: int) -> bool:
-        """See to it that there is room for what is taken next: nothing else holds it when it is out of the pipe."""
-        descriptor = self._files.get(kind)
-        if descriptor is None:
-            return False
-        end = self._sizes[kind] + CAPACITY
-        reserved = self._reserved.get(kind, 0)
-        if 0 <= reserved < end:
-            begin = self._sizes[kind]
-            reserved = self._reserved[kind] = begin + _RESERVE if reserve(descriptor, begin, _RESERVE) else -1
-        return reserved >= end
-
-    def _land(self) -> None:
+    def _land(self, kind: int) -> None:
         """Write to its file what was taken, and put it on the list for the index."""
-        assert self._staged is not None
-        staging, _, kind, offset, length = self._staged
-        end = offset + length
+        pouring = self._pourings[kind]
         try:
-            forgotten = staging.land(self._files[kind], offset, forget=offset >= _REMEMBERED)
+            forgotten = pouring.land()
         except OSError as error:
             if error.errno in _FULL:
                 raise LogFull(f"No room for output in {self._directory}.") from error
             raise
-        self._landed = True
-        self._sizes[kind] = end
-        now = time.time_ns()
+        self._pending = None
+        offset, now = pouring.offset, time.time_ns()
+        end = self._sizes[kind] = offset + pouring.length
         for begin in range(offset, end, CHUNK):
             self._unindexed.append((now, begin, min(CHUNK, end - begin), 0, 0, kind))
         if end > WINDOW and not forgotten:
@@ -250,7 +226,7 @@ class ProcessLog:
 
         :raises LogFull: no room; the caller keeps the data and calls again
         """
-        if self._unindexed or not self._landed:
+        if self._unindexed or self._pending is not None:
             self.flush()
         try:
             target = self._file(kind)
@@ -298,8 +274,8 @@ class ProcessLog:
 
         :raises LogFull: there is still no room
         """
-        if not self._landed:
-            self._land()
+        if self._pending is not None:
+            self._land(self._pending)
         unindexed = self._unindexed
         if not unindexed:
             return
@@ -368,7 +344,8 @@ class ProcessLog:
             while last < len(entries) and entries[last].kind == begin.kind and entries[last].offset == end:
                 end += entries[last].length
                 last += 1
-            view = self._staged_data(begin.kind, begin.offset, end)
+            pouring = self._pourings.get(begin.kind)
+            view = None if pouring is None else pouring.data(begin.offset, end)
             if view is None and last == first + 1:
                 found.append(self.data(begin))
             else:
@@ -379,16 +356,6 @@ class ProcessLog:
                     found.append(view[start : start + entry.length])
             first = last
         return found
-
-    def _staged_data(self, kind: int, begin: int, end: int) -> memoryview | None:
-        """The part from *begin* to *end* of the file of *kind*, if it is still where it was written from."""
-        staged = self._staged
-        if staged is None or staged.kind != kind or staged.generation != staged.staging.generation:
-            return None
-        offset = staged.offset
-        if begin < offset or end > offset + staged.length:
-            return None
-        return staged.staging.view(begin - offset, end - offset)
 
     def stored_bytes(self) -> int:
         """Bytes that the stream files take."""
@@ -422,9 +389,9 @@ class ProcessLog:
         """Close the files; reading goes on working, writing does not."""
         if self._release is not None:
             self._release.detach()
-        for kind in self._reserved:
-            give_back(self._files[kind])
-        self._reserved = {}
+        for pouring in self._pourings.values():
+            pouring.close()
+        self._pourings = {}
         descriptors = [self._index, *self._files.values()]
         self._index = -1
         self._files = {}

@@ -1,0 +1,73 @@
+"""A stream that pours: its file, the room that is reserved there, and what is on its way through the staging."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from holdfast.host.preallocation import give_back, reserve
+from holdfast.host.staging import CAPACITY, Staging
+
+#: Bytes of disk that are reserved at a time.
+_RESERVE: Final = 8 * 1024 * 1024
+#: How much of the file stays in the page cache, in bytes: memory that is used again and again is quick.
+_REMEMBERED: Final = 4 * 1024 * 1024
+
+
+class Pouring:
+    """The way of a stream by large portions: each is taken out of the pipe, and then lands in the file."""
+
+    def __init__(self, staging: Staging, key: str, name: str, descriptor: int) -> None:
+        """The stream's file is called *name*, belongs to the process *key*, and is open as *descriptor*."""
+        self._staging = staging
+        self._key = key
+        self._name = name
+        self._descriptor = descriptor
+        #: Up to where there is room for sure; -1 if none can be reserved.
+        self._reserved = 0
+        self._generation = 0
+        #: Where in the file belongs what was taken last, and how much it was.
+        self.offset = 0
+        self.length = 0
+        #: Whether that is in the file.
+        self.landed = True
+
+    def possible(self, offset: int) -> bool:
+        """Whether more can be taken, with room for it at *offset*: out of the pipe, nothing else holds it."""
+        if not self._staging.free:
+            return False
+        if 0 <= self._reserved < offset + CAPACITY:
+            self._reserved = offset + _RESERVE if reserve(self._descriptor, offset, _RESERVE) else -1
+        return self._reserved >= 0
+
+    def take(self, source: int, offset: int) -> int:
+        """Take what is in the pipe *source*, for *offset*; returns the number of bytes, 0 at end of file.
+
+        :raises BlockingIOError: the pipe is empty
+        :raises OSError: there is no memory, and nothing was taken
+        """
+        taken = self._staging.take(source, self._key, self._name, offset)
+        self._generation = self._staging.generation
+        self.offset, self.length = offset, taken
+        self.landed = not taken
+        return taken
+
+    def land(self) -> bool:
+        """Write to the file what was taken; returns whether the page cache will let go of it by itself.
+
+        :raises OSError: it cannot be written; the same call may succeed later
+        """
+        forgotten = self._staging.land(self._descriptor, self.offset, forget=self.offset >= _REMEMBERED)
+        self.landed = True
+        return forgotten
+
+    def data(self, begin: int, end: int) -> memoryview | None:
+        """The part from *begin* to *end* of the file, if it is still where it was written from."""
+        if self._generation != self._staging.generation or not self.landed:
+            return None
+        if begin < self.offset or end > self.offset + self.length:
+            return None
+        return self._staging.view(begin - self.offset, end - self.offset)
+
+    def close(self) -> None:
+        """Give back what was reserved and not needed."""
+        give_back(self._descriptor)
