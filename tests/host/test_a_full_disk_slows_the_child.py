@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from holdfast.host.client import HostClient
-from holdfast.host.port import ProcessSpec, ProcessStatus, Record
+from holdfast.host.port import Kind, ProcessSpec, ProcessStatus, Record
 
-from .harness import PATH, start_host, within
+from .harness import PATH, kill_server, start_host, within
 
 
 @pytest.fixture
@@ -28,6 +30,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield mount
     finally:
         subprocess.run(["umount", "-l", mount], check=True)
+
+
+async def stalled(client: HostClient, process_id: str) -> ProcessStatus:
+    while True:
+        status = await client.status(process_id)
+        assert status is not None
+        if status.stalled:
+            return status
+        await asyncio.sleep(0.02)
+
+
+async def read(client: HostClient, process_id: str) -> list[Record]:
+    return [record async for record in client.records(process_id) if isinstance(record, Record)]
 
 
 @pytest.mark.parametrize("tty", [False, True])
@@ -45,27 +60,56 @@ async def test_the_child_waits_until_there_is_room(small_disk: Path, tty: bool) 
         spec = ProcessSpec(process_id="f", argv=["sh", "-c", script], cwd=Path("/"), env={"PATH": PATH}, tty=tty)
         await client.start(spec)
 
-        async def stalled() -> ProcessStatus:
-            while True:
-                status = await client.status("f")
-                assert status is not None
-                if status.stalled:
-                    return status
-                await asyncio.sleep(0.02)
-
-        status = await within(stalled())
+        status = await within(stalled(client, "f"))
         assert status.exit_code is None
         os.truncate(ballast, 0)
 
-        async def read() -> list[Record]:
-            return [record async for record in client.records("f") if isinstance(record, Record)]
-
-        records = await within(read())
+        records = await within(read(client, "f"))
         assert sum(len(record.data) for record in records) == size
         assert records[-2].exit_code == 4
         after = await client.status("f")
         assert after is not None
         assert after.stalled is None
+        await client.aclose()
+    finally:
+        server.stop()
+
+
+async def test_what_cannot_be_written_outlives_the_server_and_is_written_when_it_can_be(state: Path) -> None:
+    """Room can be reserved behind the largest size that a file may have: when that is seen, the pipe is empty."""
+    size = 20_000_000
+    server = start_host(state)
+
+    def limit(most: int) -> None:
+        for pid in (server.pid, server.server_pid):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+    try:
+        client = await HostClient.connect(server.url)
+        limit(3_000_000)
+        argv = ["head", "-c", str(size), "/dev/zero"]
+        await client.start(ProcessSpec(process_id="f", argv=argv, cwd=Path("/"), env={"PATH": PATH}))
+        await client.start(ProcessSpec(process_id="g", argv=argv, cwd=Path("/"), env={"PATH": PATH}))
+        for _ in range(2):
+            for process_id in ("f", "g"):
+                assert (await within(stalled(client, process_id))).exit_code is None
+            await kill_server(server)
+        # Also who does not wait for it any more learns of its end.
+        await client.terminate("g")
+
+        async def exited() -> Record:
+            async for record in client.records("g"):
+                if isinstance(record, Record) and record.kind is Kind.EXITED:
+                    return record
+            raise AssertionError("it is closed, and has not exited")
+
+        assert (await within(exited())).signal == signal.SIGKILL
+        limit(resource.RLIM_INFINITY)
+        records = await within(read(client, "f"))
+        assert sum(len(record.data) for record in records) == size
+        assert records[-2].exit_code == 0
+        last = [record.kind for record in await within(read(client, "g"))][-1]
+        assert last is Kind.CLOSED
         await client.aclose()
     finally:
         server.stop()

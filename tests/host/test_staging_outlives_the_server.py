@@ -46,8 +46,8 @@ class Rig:
 
     def next_server(self) -> None:
         """What the next server does first, with what the keeper hands over."""
-        self.staging = Staging.recover(self.held.update, self.held, str(self.processes))
-        self.log = ProcessLog.recover(self.processes / "key")
+        self.staging = Staging.recover(self.held.update, self.held) if self.held else Staging(self.held.update)
+        self.log = ProcessLog.recover(self.processes / "key", self.staging)
 
     def output(self) -> bytes:
         return b"".join(bytes(data) for data in self.log.data_of(self.log.entries(0, 10_000)))
@@ -96,17 +96,31 @@ def test_a_stream_at_its_end_says_so(rig: Rig) -> None:
 
 
 def test_what_was_reserved_is_given_back(rig: Rig) -> None:
-    rig.say(b"x")
-    rig.log.splice(EntryKind.STDOUT, rig.read_end)
-    rig.say(b"y" * 50_000)
-    rig.pour()
     file = rig.processes / "key" / "stdout"
-    if file.stat().st_blocks * 512 < CAPACITY:
-        pytest.skip("this file system reserves nothing")
+
+    def pour() -> None:
+        rig.say(b"y" * 50_000)
+        rig.pour()
+        if file.stat().st_blocks * 512 < CAPACITY:
+            pytest.skip("this file system reserves nothing")
+
+    rig.say(b"x" * 70_000)
+    rig.log.splice(EntryKind.STDOUT, rig.read_end)
+    pour()
+    # Not more than what was said makes likely.
+    assert file.stat().st_blocks * 512 < 2 * CAPACITY
     rig.log.close()
-    assert file.stat().st_size == 50_001
+    assert file.stat().st_size == 120_000
     assert file.stat().st_blocks * 512 < CAPACITY
-    rig.log = ProcessLog.recover(rig.processes / "key")
+    rig.next_server()
+    pour()
+    for _ in range(2):
+        rig.say(b"z" * CAPACITY)
+        rig.pour()
+    assert file.stat().st_blocks * 512 > file.stat().st_size + 70_000
+    # An earlier server was killed, and did not give it back.
+    rig.next_server()
+    assert file.stat().st_blocks * 512 < file.stat().st_size + 70_000
 
 
 def dying(number: int, call: Callable[..., int], *, after: bool) -> Callable[..., int]:
@@ -188,14 +202,27 @@ def test_any_part_of_it_may_have_reached_the_file(
         rig.close()
 
 
-def test_what_belongs_to_a_deleted_process_is_gone_with_it(rig: Rig) -> None:
+def test_what_belongs_to_a_deleted_file_is_gone_with_it(rig: Rig) -> None:
     rig.say(b"first")
     rig.log.splice(EntryKind.STDOUT, rig.read_end)
     rig.say(b"second")
     rig.pour()
     (rig.processes / "key" / "stdout").unlink()
-    Staging.recover(rig.held.update, rig.held, str(rig.processes))
+    rig.next_server()
     assert not (rig.processes / "key" / "stdout").exists()
+    assert rig.staging.free
+
+
+def test_what_belongs_to_another_process_is_left_alone(rig: Rig) -> None:
+    rig.say(b"first")
+    rig.log.splice(EntryKind.STDOUT, rig.read_end)
+    rig.say(b"second")
+    rig.staging.take(rig.read_end, "other", "stdout", 5)
+    rig.next_server()
+    assert rig.output() == b"first"
+    rig.say(b"third")
+    assert rig.pour() == 5
+    assert rig.output() == b"firstthird"
 
 
 def test_a_symlink_in_the_place_of_the_file_is_not_followed(rig: Rig) -> None:
@@ -208,8 +235,51 @@ def test_a_symlink_in_the_place_of_the_file_is_not_followed(rig: Rig) -> None:
     (rig.processes / "key" / "stdout").unlink()
     (rig.processes / "key" / "stdout").symlink_to(victim)
     with pytest.raises(OSError, match="symbolic"):
-        Staging.recover(rig.held.update, rig.held, str(rig.processes))
+        rig.next_server()
     assert victim.read_bytes() == b"other"
+
+
+@pytest.mark.parametrize("refusal", [errno.EFBIG, errno.EIO])
+def test_a_disk_that_refuses_at_the_recovery_is_asked_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    genuine = os.pwritev
+
+    def pwritev(descriptor: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        raise OSError(refusal, os.strerror(refusal))
+
+    rig.say(b"first ")
+    rig.log.splice(EntryKind.STDOUT, rig.read_end)
+    rig.say(b"second ")
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    with pytest.raises(LogFull, match=os.strerror(refusal)):
+        rig.pour()
+    for _ in range(2):
+        rig.next_server()
+        assert rig.output() == b"first "
+        with pytest.raises(LogFull):
+            rig.log.flush()
+    # Its end is on record all the same.
+    with pytest.raises(LogFull):
+        rig.log.append_end(exit_code=3, exited=True, closed=False)
+    assert [entry.kind for entry in rig.log.entries(0, 10)] == [EntryKind.STDOUT, EntryKind.EXITED]
+    monkeypatch.setattr(os, "pwritev", genuine)
+    rig.log.flush()
+    assert rig.output() == b"first second "
+    rig.next_server()
+    assert rig.output() == b"first second "
+
+
+def test_without_memory_it_takes_the_slower_way(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    rig.say(b"first")
+    rig.log.splice(EntryKind.STDOUT, rig.read_end)
+    rig.say(b"second")
+    assert rig.pour() == 6
+    assert rig.output() == b"firstsecond"
 
 
 def test_a_disk_that_refuses_keeps_it_in_memory_and_the_order_of_everything(
@@ -235,6 +305,7 @@ def test_a_disk_that_refuses_keeps_it_in_memory_and_the_order_of_everything(
             again()
     with pytest.raises(LogFull):
         rig.log.append_end(exit_code=0, exited=True, closed=False)
+    assert rig.log.last(EntryKind.EXITED) is not None
     assert rig.output() == b"first "
     # Meanwhile others take the other way.
     other = Rig(rig.processes / "other")

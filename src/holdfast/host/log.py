@@ -10,6 +10,7 @@ Nothing is synced to the medium: the log outlives the death of any process, not 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -25,10 +26,13 @@ from holdfast.host.log_format import CHUNK, RECORD, STREAM_FILES, UNKNOWN_EXIT, 
 from holdfast.host.page_cache import STEP, WINDOW, drop_behind
 from holdfast.host.pouring import Pouring
 from holdfast.host.preallocation import give_back
-from holdfast.host.staging import CAPACITY, Staging
+from holdfast.host.staging import Staging
 
 #: How many of the newest records are also held in memory, for readers that are up to date.
 _TAIL: Final = 64
+#: Bytes of a block as ``stat`` counts them, and how many bytes behind the end of a file are worth being given back.
+_BLOCK: Final = 512
+_SURPLUS: Final = 64 * 1024
 #: The file whose existence says that the output was deleted.
 _DROPPED: Final = "dropped"
 
@@ -41,7 +45,7 @@ _Unindexed = tuple[int, int, int, int, int, int]
 
 
 class LogFull(HoldfastError):
-    """The file system has no room; nothing was lost, and the same call may succeed later."""
+    """The file system has no room (or cannot write); nothing was lost, and the same call may succeed later."""
 
     code = "log_full"
 
@@ -74,15 +78,18 @@ class ProcessLog:
         return log
 
     @classmethod
-    def recover(cls, directory: Path | str) -> ProcessLog:
-        """Open a log for writing after a crash: index what was written but not indexed."""
+    def recover(cls, directory: Path | str, staging: Staging | None = None) -> ProcessLog:
+        """Open a log for writing after a crash: index what was written but not indexed, or is left in *staging*.
+
+        What the disk does not take now stays in memory for :meth:`flush`.
+        """
         log = cls(directory)
         log._index = log._open("index", os.O_CREAT)
         size = os.fstat(log._index).st_size
         log.last_seq = size // RECORD.size
         if size % RECORD.size:
             os.ftruncate(log._index, log.last_seq * RECORD.size)
-        log._index_the_rest()
+        log._index_the_rest(staging)
         return log
 
     @classmethod
@@ -104,30 +111,41 @@ class ProcessLog:
             end = begin
         return None
 
+    @property
+    def _key(self) -> str:
+        """The name of the process's directory."""
+        return self._directory.rpartition("/")[2]
+
     def _open(self, name: str, flags: int) -> int:
         return os.open(f"{self._directory}/{name}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
 
-    def _index_the_rest(self) -> None:
+    def _index_the_rest(self, staging: Staging | None) -> None:
         ends = dict.fromkeys(STREAM_FILES, 0)
         for after in range(0, self.last_seq, 4096):
             for entry in self.entries(after, 4096):
                 if entry.kind in ends:
                     ends[EntryKind(entry.kind)] = entry.offset + entry.length
+        left = None if staging is None else staging.claim(self._key)
         for kind, name in STREAM_FILES.items():
             try:
-                size = os.stat(f"{self._directory}/{name}").st_size
+                status = os.stat(f"{self._directory}/{name}")
             except FileNotFoundError:
                 continue
-            self._sizes[kind] = end = ends[kind]
-            if size >= CAPACITY:
-                # An earlier server may have reserved more than was needed.
-                descriptor = self._open(name, 0)
-                give_back(descriptor)
-                os.close(descriptor)
-            while end < size:
-                length = min(CHUNK, size - end)
-                self._append(kind, end, length)
-                end = self._sizes[kind] = end + length
+            size = self._sizes[kind] = status.st_size
+            if staging is not None and left is not None and left.name == name and size < left.offset + left.length:
+                size = self._sizes[kind] = left.offset
+                self._pending = kind
+                self._pouring(kind, staging).resume(left)
+            elif status.st_blocks * _BLOCK > size + _SURPLUS:
+                # An earlier server reserved more than was needed.
+                give_back(self._file(kind))
+            for begin in range(ends[kind], size, CHUNK):
+                self._unindexed.append((time.time_ns(), begin, min(CHUNK, size - begin), 0, 0, kind))
+        if staging is not None and left is not None and self._pending is None:
+            # It had landed, whole; or its file is gone.
+            staging.drop()
+        with contextlib.suppress(LogFull):
+            self.flush()
 
     def _file(self, kind: int) -> int:
         descriptor = self._files.get(kind)
@@ -172,21 +190,28 @@ class ProcessLog:
         :raises LogFull: no room; the bytes are safe and will be indexed by :meth:`flush`
         """
         self.flush()
-        pouring = self._pourings.get(kind)
-        if pouring is None:
-            descriptor = self._files.get(kind)
-            if descriptor is None:
-                return self.splice(kind, source)
-            key, name = self._directory.rpartition("/")[2], STREAM_FILES[EntryKind(kind)]
-            pouring = self._pourings[kind] = Pouring(staging, key, name, descriptor)
+        pouring = self._pouring(kind, staging)
         offset = self._sizes[kind]
         if not pouring.possible(offset):
             return self.splice(kind, source)
-        taken = pouring.take(source, offset)
+        try:
+            taken = pouring.take(source, offset)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # There is no memory.
+            return self.splice(kind, source)
         if taken:
             self._pending = kind
             self.flush()
         return taken
+
+    def _pouring(self, kind: int, staging: Staging) -> Pouring:
+        pouring = self._pourings.get(kind)
+        if pouring is None:
+            name = STREAM_FILES[EntryKind(kind)]
+            pouring = self._pourings[kind] = Pouring(staging, self._key, name, self._file(kind))
+        return pouring
 
     def _land(self, kind: int) -> None:
         """Write to its file what was taken, and put it on the list for the index."""
@@ -194,9 +219,8 @@ class ProcessLog:
         try:
             forgotten = pouring.land()
         except OSError as error:
-            if error.errno in _FULL:
-                raise LogFull(f"No room for output in {self._directory}.") from error
-            raise
+            # It is out of the pipe: nothing but another try can save it, whatever the reason.
+            raise LogFull(f"Output cannot be written in {self._directory}: {error.strerror}.") from error
         self._pending = None
         offset, now = pouring.offset, time.time_ns()
         end = self._sizes[kind] = offset + pouring.length
@@ -274,8 +298,12 @@ class ProcessLog:
 
         :raises LogFull: there is still no room
         """
+        self._index_all()
         if self._pending is not None:
             self._land(self._pending)
+            self._index_all()
+
+    def _index_all(self) -> None:
         unindexed = self._unindexed
         if not unindexed:
             return

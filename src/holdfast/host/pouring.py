@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from holdfast.host.preallocation import give_back, reserve
-from holdfast.host.staging import CAPACITY, Staging
+from holdfast.host.staging import CAPACITY, Portion, Staging
 
-#: Bytes of disk that are reserved at a time.
+#: Bytes of disk that are reserved at a time at the most, and after which it is tried again if there were none.
 _RESERVE: Final = 8 * 1024 * 1024
 #: How much of the file stays in the page cache, in bytes: memory that is used again and again is quick.
 _REMEMBERED: Final = 4 * 1024 * 1024
@@ -22,8 +22,8 @@ class Pouring:
         self._key = key
         self._name = name
         self._descriptor = descriptor
-        #: Up to where there is room for sure; -1 if none can be reserved.
-        self._reserved = 0
+        #: Up to where in the file there is room for sure, and up to where it is not worth asking for.
+        self._reserved = self._refused_until = 0
         self._generation = 0
         #: Where in the file belongs what was taken last, and how much it was.
         self.offset = 0
@@ -35,9 +35,15 @@ class Pouring:
         """Whether more can be taken, with room for it at *offset*: out of the pipe, nothing else holds it."""
         if not self._staging.free:
             return False
-        if 0 <= self._reserved < offset + CAPACITY:
-            self._reserved = offset + _RESERVE if reserve(self._descriptor, offset, _RESERVE) else -1
-        return self._reserved >= 0
+        end = offset + CAPACITY
+        if self._reserved < end and offset >= self._refused_until:
+            # A stream that has not said much yet may say no more.
+            size = min(max(CAPACITY, offset), _RESERVE)
+            if reserve(self._descriptor, offset, size):
+                self._reserved = offset + size
+            else:
+                self._refused_until = offset + _RESERVE
+        return self._reserved >= end
 
     def take(self, source: int, offset: int) -> int:
         """Take what is in the pipe *source*, for *offset*; returns the number of bytes, 0 at end of file.
@@ -50,6 +56,12 @@ class Pouring:
         self.offset, self.length = offset, taken
         self.landed = not taken
         return taken
+
+    def resume(self, portion: Portion) -> None:
+        """What an earlier server had taken is to land."""
+        self._generation = self._staging.generation
+        self.offset, self.length = portion.offset, portion.length
+        self.landed = False
 
     def land(self) -> bool:
         """Write to the file what was taken; returns whether the page cache will let go of it by itself.

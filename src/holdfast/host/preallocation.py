@@ -13,14 +13,14 @@ from typing import Final
 _FALLOC_FL_KEEP_SIZE: Final = 1
 
 _libc: Final = ctypes.CDLL(None)
+_fallocate: Final = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
 
 
 def reserve(descriptor: int, offset: int, size: int) -> bool:
     """Reserve room on the disk for *size* bytes at *offset*; False if there is none, or none can be reserved."""
-    fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
-    if fallocate is None:
+    if _fallocate is None:
         return False
-    return fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(size)) == 0
+    return _fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(size)) == 0
 
 
 def give_back(descriptor: int) -> None:

@@ -134,6 +134,10 @@ class HostedProcess:
         self._streams = streams
         self.input.open(streams)
         self._output.open(streams)
+        try:
+            self.log.flush()
+        except LogFull as error:
+            self._stall(error)
         self._output.move_now()
         self._child = child
         if self.drop is not None:
@@ -203,10 +207,6 @@ class HostedProcess:
             os.sched_yield()
         for observer in tuple(self.observers):
             observer.pump()
-
-    def afterwards(self, call: Callable[[], None]) -> None:
-        """Call *call* when those who wait for what is being dealt with have it, or some time after."""
-        self._poller.afterwards(call)
 
     # End
 

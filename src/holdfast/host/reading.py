@@ -55,32 +55,27 @@ class LongPoll(Deferred):
             return
         # Any unsigned 64-bit number is a valid wait; a century is as good as the largest of them.
         wait = min(self._params.wait_ms / 1000, 3e9)
-        self._timer = asyncio.get_running_loop().call_later(wait, self._expired)
+        self._timer = asyncio.get_running_loop().call_later(wait, self._over)
         self._process.askers.add(self)
-
-    def _expired(self) -> None:
-        if self in self._process.askers:
-            self._over()
 
     def pump(self) -> None:
         if self._after < self._process.log.last_seq or self._process.closed:
             self._over()
 
     def _over(self) -> None:
-        self._process.askers.discard(self)
         # A client that does not read its replies gets no more of them; it may still send.
         if self._client.connection.writable:
             self._answer(self._read)
         else:
             self._client.when_writable(self._over)
-        if self._timer is not None:
-            # When the answer is gone: somebody waits for that.
-            self._process.afterwards(self._timer.cancel)
+        # After the answer: somebody waits for that.
+        self.abandon()
 
     def abandon(self) -> None:
         self._process.askers.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
 
 def _read_now(process: HostedProcess, params: parameters.Read, after: int) -> bytes:

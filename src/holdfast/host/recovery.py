@@ -9,6 +9,7 @@ is recorded as unknown unless somebody saw it, and what still lives of its tree 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from holdfast.directories import remove_directory
 from holdfast.host.cgroup import recall
 from holdfast.host.estate import Held
 from holdfast.host.forgetting import delete_forgotten
-from holdfast.host.log import ProcessLog
+from holdfast.host.log import LogFull, ProcessLog
 from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.spawn import Streams
+from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
 
 MakeProcess = Callable[[Description, str, ProcessLog], HostedProcess]
@@ -55,12 +57,18 @@ class Recovered:
 
 
 def recover(
-    processes_directory: str, held: Held, children: list[int], make: MakeProcess, *, outlived: bool
+    processes_directory: str,
+    held: Held,
+    children: list[int],
+    make: MakeProcess,
+    *,
+    staging: Staging,
+    outlived: bool,
 ) -> Iterator[Recovered]:
     """Yield every process of earlier servers, oldest first.
 
     What goes on takes its descriptors out of *held*.  *children* are the pids that the keeper can wait for;
-    *outlived* says that the keeper was there all the time.
+    *outlived* says that the keeper was there all the time; what is in *staging* lands.
     """
     delete_forgotten(Path(processes_directory).parent)
     found: list[tuple[Description, Started | None, str]] = []
@@ -85,7 +93,7 @@ def recover(
             if started is None:
                 remove_directory(directory)
                 continue
-            log = ProcessLog.recover(directory)
+            log = ProcessLog.recover(directory, staging)
             exit_recorded = log.last(EntryKind.EXITED) is not None
             del held[key]
             process = make(description, directory, log)
@@ -94,7 +102,7 @@ def recover(
         elif started is None and outlived:
             remove_directory(directory)
         else:
-            yield _lose(description, started, directory, ProcessLog.recover(directory), make)
+            yield _lose(description, started, directory, ProcessLog.recover(directory, staging), make)
 
 
 def _read(directory: str) -> tuple[Description, Started | None] | None:
@@ -116,7 +124,9 @@ def _lose(
     description: Description, started: Started | None, directory: str, log: ProcessLog, make: MakeProcess
 ) -> Recovered:
     """Complete the log of a process whose streams nobody held."""
-    log.append_end(exit_code=None, exited=log.last(EntryKind.EXITED) is None, closed=True)
+    # Without room for that it is lost all the same, and what comes after this server completes its log.
+    with contextlib.suppress(LogFull):
+        log.append_end(exit_code=None, exited=log.last(EntryKind.EXITED) is None, closed=True)
     survivors: Tree | None = None
     if description.boot_id == boot_id():
         # Killed before it wrote down the pid: then only the marker can find anything.

@@ -103,9 +103,14 @@ class ProcessHost:
         """Bring back what earlier servers left: what runs goes on, what they lost is declared lost and ended."""
         held, children = self._link.take_over()
         if (staged := held.pop(_STAGING, None)) is not None:
-            self._staging = Staging.recover(self._hold_staging, staged, self._processes_directory)
+            self._staging = Staging.recover(self._hold_staging, staged)
         for found in recover(
-            self._processes_directory, held, children, self._new_process, outlived=self._link.outlived
+            self._processes_directory,
+            held,
+            children,
+            self._new_process,
+            staging=self._staging,
+            outlived=self._link.outlived,
         ):
             process = found.process
             session_id = process.description.session_id

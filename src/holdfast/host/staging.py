@@ -5,7 +5,8 @@ child all the while.  Moving it into memory and writing that to the file takes t
 leaves the pipe to the child, and whoever is up to date is served from that memory.  But what was taken out of the pipe
 is nowhere else until it is in the file, so the memory must outlive the server: it is a file without a name that the
 keeper holds as well.  How much has arrived is its position, which the kernel moves on in the very system call that
-empties the pipe; where it belongs was written down before.  The next server brings in what is missing.
+empties the pipe; where it belongs was written down before.  The next server lets it land once more: the same bytes at
+the same place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import struct
 from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Bytes that are taken at one go: as much as a pipe holds at most if its owner has no privileges.
 CAPACITY: Final = 1024 * 1024
@@ -33,6 +34,14 @@ _PATIENCE: Final = 0.005
 _RESPITE: Final = 1.0
 
 
+class Portion(NamedTuple):
+    """What was taken at one go: for which file of a process, where in it, and how many bytes."""
+
+    name: str
+    offset: int
+    length: int
+
+
 class Staging:
     """One for all processes of a host: what is in it leaves before more is taken."""
 
@@ -43,24 +52,38 @@ class Staging:
         self._map: mmap.mmap | None = None
         #: Bytes that were taken, and those of them that have landed.
         self._taken = self._landed = 0
+        #: What an earlier server left, and the process that it belongs to.
+        self._left: tuple[str, Portion] | None = None
         #: Changes whenever something else is taken.
         self.generation = 0
         #: When (monotonic) the disk may be asked again to write what landed at once.
         self._patient_from = 0.0
 
     @classmethod
-    def recover(cls, hold: Callable[[dict[str, int]], None], held: dict[str, int], processes: str) -> Staging:
-        """Take over what an earlier server left, and bring what it had taken to its place below *processes*.
-
-        :raises OSError: it cannot be written
-        """
+    def recover(cls, hold: Callable[[dict[str, int]], None], held: dict[str, int]) -> Staging:
+        """Take over what the keeper *held* for an earlier server; whose it is may :meth:`claim` what is in it."""
         staging = cls(hold)
         staging._memory = memory = held["memory"]
         taken = os.lseek(memory, 0, os.SEEK_CUR) - _BEGIN
         if taken > 0:
             key, name, offset = _HEAD.unpack(os.pread(memory, _HEAD.size, 0))
-            _bring_in(memory, taken, f"{processes}/{key.decode()}/{name.decode()}", offset)
+            staging._left = key.decode(), Portion(name.decode(), offset, taken)
         return staging
+
+    def claim(self, key: str) -> Portion | None:
+        """What an earlier server had taken last, if it was from the process *key*: to land again, if it has not."""
+        if self._left is None or self._left[0] != key:
+            return None
+        portion, self._left = self._left[1], None
+        if self._map is None:
+            self._prepare()
+        self.generation += 1
+        self._taken, self._landed = portion.length, 0
+        return portion
+
+    def drop(self) -> None:
+        """What was claimed has landed before, or there is no place for it."""
+        self._landed = self._taken
 
     def holdings(self) -> dict[str, int]:
         """The descriptors that a keeper has to hold, by name."""
@@ -80,6 +103,7 @@ class Staging:
         :raises OSError: there is no memory, and nothing was taken
         """
         memory = self._map or self._prepare()
+        self._left = None
         self.generation += 1
         self._taken = self._landed = 0
         # First nothing has arrived, then the head changes: it never speaks of what belongs elsewhere.
@@ -125,17 +149,3 @@ class Staging:
         os.ftruncate(self._memory, _BEGIN + CAPACITY)
         self._map = mmap.mmap(self._memory, _BEGIN + CAPACITY)
         return self._map
-
-
-def _bring_in(memory: int, taken: int, path: str, offset: int) -> None:
-    """Write what is missing of the *taken* bytes that belong to *offset* of the file *path*."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        # It had landed, and was deleted since.
-        return
-    try:
-        while 0 <= (landed := os.fstat(descriptor).st_size - offset) < taken:
-            os.pwrite(descriptor, os.pread(memory, taken - landed, _BEGIN + landed), offset + landed)
-    finally:
-        os.close(descriptor)
