@@ -56,6 +56,9 @@ UPGRADE = "\n".join(
         (f"GET / HTTP/1.1\n{UPGRADE}\nOrigin: null", 403),
         ("GET /readyz HTTP/1.1\nHost: 127.0.0.1\nOrigin: http://evil.example", 403),
         ("GET /readyz HTTP/1.1\nHost: localhost:1", 200),
+        ("HEAD /readyz HTTP/1.1\nHost: localhost:1", 200),
+        (f"HEAD / HTTP/1.1\n{UPGRADE}", 405),
+        ("POST /readyz HTTP/1.1\nHost: localhost:1", 405),
         ("GET /healthz HTTP/1.1\nHost: localhost:1", 404),
         (f"GET /x HTTP/1.1\n{UPGRADE}", 404),
         ("GET / HTTP/1.1\nHost: localhost:1", 400),
@@ -66,7 +69,8 @@ async def test_http_answers(websocket_host: RunningServer, request_text: str, st
 
 
 @pytest.mark.parametrize(
-    "address", ["ws://0.0.0.0:0", "ws://[::]:0", "ws://localhost:0", "wss://127.0.0.1:0", "tcp://x"]
+    "address",
+    ["ws://0.0.0.0:0", "ws://[::]:0", "ws://localhost:0", "wss://127.0.0.1:0", "tcp://x", "ws://127.0.0.1:99999"],
 )
 def test_only_loopback_addresses_are_listened_on(state: Path, address: str) -> None:
     done = subprocess.run(
@@ -240,3 +244,26 @@ def test_what_only_codex_can_do_is_refused_with_the_way_around() -> None:
     assert b"--remote is not possible here" in refused.stderr
     assert b"ssh -R" in refused.stderr
     assert refused.stdout == b""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--concurrent-requests", "0"],
+        ["--ws-auth", "capability-token", "--ws-token-sha256", "0" * 64, "--ws-issuer", "x"],
+        ["--ws-auth", "signed-bearer-token", "--ws-shared-secret-file", "x", "--ws-token-file", "y"],
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(state: Path, options: list[str]) -> None:
+    command = [sys.executable, "-m", "holdfast.host", "--state-dir", str(state), *options]
+    refused = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=BOUND)
+    assert refused.returncode == 2
+    assert refused.stdout == b""
+    assert refused.stderr.startswith(b"Error: ")
+    assert b"Traceback" not in refused.stderr
+
+
+def test_options_of_codex_that_change_nothing_here_are_understood(state: Path) -> None:
+    options = ["--linux-sandbox-pid-namespace", "isolate", "--proxy-private-ips-via-upstream", "--name", "x"]
+    server = start_host(state, "ws://127.0.0.1:0", "--concurrent-requests", "4", *options)
+    assert server.stop() == 0

@@ -62,6 +62,9 @@ def test_capability_tokens(tmp_path: Path, header: str | None, refusal: str | No
         ({}, None),
         ({"exp": None}, "invalid websocket jwt"),
         ({"exp": "soon"}, "invalid websocket jwt"),
+        ({"exp": 1e300}, "invalid websocket jwt"),
+        ({"exp": 2**63}, "invalid websocket jwt"),
+        ({"exp": True}, "invalid websocket jwt"),
         ({"exp": -10}, None),
         ({"exp": -40}, "expired websocket jwt"),
         ({"nbf": 10}, None),
@@ -78,11 +81,19 @@ def test_signed_tokens(tmp_path: Path, claims: dict[str, Any], refusal: str | No
     authorize = signed_bearer_token(shared_secret(file), issuer="iss", audience="aud")
     given: dict[str, Any] = {"exp": 60, "iss": "iss", "aud": "aud", **claims}
     for name in ("exp", "nbf"):
-        if isinstance(given.get(name), int):
+        if type(given.get(name)) is int:
             given[name] += int(time.time())
     given = {name: value for name, value in given.items() if value is not None}
     assert authorize({"authorization": f"Bearer {jwt(given)}"}) == refusal
-    for forged in (jwt(given, secret="t" * 40), jwt(given, alg="none"), jwt(given, alg="HS512"), "a.b.c", "x", ".."):
+    for forged in (
+        f"{jwt(given)}=",
+        jwt(given, secret="t" * 40),
+        jwt(given, alg="none"),
+        jwt(given, alg="HS512"),
+        "a.b.c",
+        "x",
+        "..",
+    ):
         assert authorize({"authorization": f"Bearer {forged}"}) == "invalid websocket jwt"
 
 
@@ -91,9 +102,12 @@ def test_unusable_secrets_are_refused_at_the_start(tmp_path: Path) -> None:
     short.write_text("short")
     empty = tmp_path / "empty"
     empty.write_text("\n")
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff" * 40)
     for make in (
         lambda: shared_secret(short),
         lambda: capability_digest(file=empty),
+        lambda: capability_digest(file=binary),
         lambda: capability_digest(file=tmp_path / "missing"),
         lambda: capability_digest(sha256="abc"),
         lambda: capability_digest(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import pwd
 import time
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ async def test_requests_before_the_handshake_are_refused(either: RunningServer) 
 @pytest.mark.parametrize(
     "text",
     ["{", "not json", "[]", "1", "null", "{}", '{"id":51}', '{"id":52,"method":5}', '{"id":null,"method":"x"}',
+     '{"result":1}', '{"error":{"code":1,"message":"x"}}', '{"id":null,"result":1}',
      '{"id":1.5,"method":"x"}', '{"id":9223372036854775808,"method":"x"}', '{"id":1,"method":"x","trace":5}'],
 )  # fmt: skip
 async def test_malformed_messages_are_answered_and_the_connection_stays(client: WireClient, text: str) -> None:
@@ -249,6 +251,32 @@ async def test_the_environment_is_exactly_what_was_given(client: WireClient) -> 
     await client.start("e", "/usr/bin/env", env={"A": "1", "B": "x y"})
     await client.until_closed("e")
     assert sorted(client.output("e").decode().split("\n")) == ["", "A=1", "B=x y"]
+
+
+@pytest.mark.parametrize("inherit", ["ALL", "None", ""])
+async def test_a_policy_that_is_none_starts_nothing(client: WireClient, inherit: str) -> None:
+    policy = {"inherit": inherit, "ignoreDefaultExcludes": True, "exclude": [], "set": {}, "includeOnly": []}
+    params = {"processId": "p", "argv": ["/usr/bin/env"], "cwd": "file:///", "env": {}, "tty": False}
+    assert (await client.error("process/start", {**params, "envPolicy": policy}))[0] == -32602
+    assert (await client.error("process/read", {"processId": "p"}))[0] == -32600
+
+
+@pytest.mark.parametrize(("env", "shell"), [({}, pwd.getpwuid(os.getuid()).pw_shell), ({"SHELL": "/x"}, "/x")])
+async def test_at_a_terminal_there_is_a_shell(client: WireClient, env: dict[str, str], shell: str) -> None:
+    await client.start("p", "/usr/bin/env", env=env, tty=True)
+    await client.until_closed("p")
+    assert client.output("p", "pty").split() == [f"SHELL={shell}".encode()]
+
+
+@pytest.mark.parametrize("chunk", ["YR==", "YWF=", "YQ", "Y!==", "=", "===="])
+async def test_what_is_no_base64_is_not_written(client: WireClient, chunk: str) -> None:
+    await client.start("c", "/bin/cat", pipeStdin=True)
+    params = {"processId": "c", "chunk": chunk, "writeId": "1"}
+    assert (await client.error("process/write", params))[0] == -32602
+    await client.result("process/write", write_params("c", b"ok\n", "1"))
+    await client.until_output("c", b"\n")
+    assert client.output("c") == b"ok\n"
+    await client.result("process/terminate", {"processId": "c"})
 
 
 async def test_a_policy_says_what_is_inherited(client: WireClient) -> None:

@@ -91,6 +91,8 @@ def _bind_tcp(address: str, *, authenticated: bool) -> tuple[socket.socket, str]
     try:
         ip = ipaddress.ip_address(host.strip("[]"))
         number = int(port)
+        if not 0 <= number < 65536:
+            raise ValueError(number)
     except ValueError:
         raise RefusedAddress(
             f"ws://{address} is not an address to listen on.", hint="Use ws://IP:PORT, for example ws://127.0.0.1:0."

@@ -116,6 +116,10 @@ def _secret(file: Path) -> bytes:
         raise InvalidAuthentication(f"Cannot read {file}: {error.strerror}.") from error
     if not secret:
         raise InvalidAuthentication(f"{file} is empty.")
+    try:
+        secret.decode()
+    except UnicodeDecodeError:
+        raise InvalidAuthentication(f"{file} is not UTF-8.") from None
     return secret
 
 
@@ -138,13 +142,15 @@ def _verified_claims(token: str, secret: bytes) -> dict[str, Any] | None:
 
 
 def _decode(part: str) -> bytes:
+    if "=" in part:
+        raise ValueError("padded")
     return urlsafe_b64decode(part.encode("ascii") + b"=" * (-len(part) % 4))
 
 
 def _judge(claims: dict[str, Any], issuer: str | None, audience: str | None, skew: float) -> str | None:
     now = time.time()
-    expires = _number(claims.get("exp"))
-    not_before = _number(claims.get("nbf", 0))
+    expires = _seconds(claims.get("exp"))
+    not_before = 0 if claims.get("nbf") is None else _seconds(claims["nbf"])
     if expires is None or not_before is None:
         return _INVALID_JWT
     if now > expires + skew:
@@ -161,5 +167,7 @@ def _judge(claims: dict[str, Any], issuer: str | None, audience: str | None, ske
     return None
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _seconds(value: Any) -> int | None:
+    """A moment as the reference implementation reads it: a signed 64-bit number."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and -(2**63) <= value < 2**63 else None

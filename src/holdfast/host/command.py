@@ -165,6 +165,8 @@ def _settings(options: Options) -> Settings:
             "--remote is not possible here: its registry is OpenAI's, and only codex can sign in to it.",
             hint="Listen on this machine and bring the port to the other one, for example with ssh -R.",
         )
+    if options.concurrent_requests is not None and options.concurrent_requests < 1:
+        raise RefusedOption("--concurrent-requests must be 1 or more.", hint="Leave it out.")
     if options.root is not None and not options.root.is_dir():
         raise RefusedOption(f"--root {options.root} is not a directory.", hint="Give an existing directory.")
     return Settings(
@@ -186,7 +188,19 @@ def _access(options: Options) -> Access | None:
 
     if not options.listen.startswith("ws://"):
         raise RefusedAddress("--ws-auth is for WebSocket; others are guarded by the file system.", hint="Leave it out.")
-    if options.ws_auth == "capability-token":
+    signed = options.ws_auth == "signed-bearer-token"
+    others = (
+        (options.ws_token_file, options.ws_token_sha256)
+        if signed
+        else (options.ws_shared_secret_file, options.ws_issuer, options.ws_audience)
+    )
+    if any(value is not None for value in others):
+        # What is ignored would look as if it guarded something.
+        raise RefusedAddress(
+            f"--ws-auth {options.ws_auth} has no use for the options of the other kind of token.",
+            hint="Leave them out, or change --ws-auth.",
+        )
+    if not signed:
         return Access(token_sha256=capability_digest(file=options.ws_token_file, sha256=options.ws_token_sha256))
     if options.ws_shared_secret_file is None:
         raise RefusedAddress("--ws-auth signed-bearer-token needs --ws-shared-secret-file.")

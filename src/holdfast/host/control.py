@@ -6,9 +6,8 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING, Final
 
-from pybase64 import b64decode
-
 from holdfast.host import parameters
+from holdfast.host.base64_text import decode_base64
 from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess
 from holdfast.host.status import describe_member
@@ -28,7 +27,7 @@ def write(client: ClientConnection, params: parameters.Write) -> Reply:
     if not params.write_id:
         raise RpcError(INVALID_PARAMS, "writeId must not be empty")
     try:
-        data = b64decode(params.chunk, validate=True)
+        data = decode_base64(params.chunk)
     except ValueError as error:
         raise RpcError(INVALID_PARAMS, str(error)) from None
     process = client.find(params.process_id)

@@ -8,7 +8,7 @@ import pwd
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -59,7 +59,7 @@ _ALWAYS_DROPPED: Final = frozenset(
 class EnvironmentPolicy(msgspec.Struct, frozen=True, rename="camel"):
     """``envPolicy`` of ``process/start``: which of the host's variables a child inherits."""
 
-    inherit: str
+    inherit: Literal["core", "all", "none"]
     ignore_default_excludes: bool
     exclude: list[str]
     set: dict[str, str]
@@ -76,8 +76,12 @@ def _matches(name: str, patterns: list[str] | tuple[str, ...]) -> bool:
     return any(_pattern(pattern).fullmatch(name) for pattern in patterns)
 
 
-def child_environment(env: Mapping[str, str], policy: EnvironmentPolicy | None) -> dict[str, str]:
+def child_environment(
+    env: Mapping[str, str], policy: EnvironmentPolicy | None, *, terminal: bool = False
+) -> dict[str, str]:
     """The environment of a child: exactly *env*, or what *policy* lets through of the host's, overlaid with it.
+
+    At a *terminal* there is always a ``SHELL``: if nobody says otherwise, that of the account.
 
     Names that no environment can hold (empty, or with ``=``) are left out, as the reference implementation does.
     """
@@ -95,6 +99,8 @@ def child_environment(env: Mapping[str, str], policy: EnvironmentPolicy | None) 
         for name in _ALWAYS_DROPPED:
             result.pop(name, None)
     result.update(env)
+    if terminal and "SHELL" not in result:
+        result["SHELL"] = pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
     return {name: value for name, value in result.items() if name and "=" not in name}
 
 

@@ -27,6 +27,9 @@ class Options:
     concurrent_requests: int | None = None
     remote: str | None = None
     environment_id: str | None = None
+    name: str | None = None
+    linux_sandbox_pid_namespace: str | None = None
+    proxy_private_ips_via_upstream: bool = False
     remote_transport: str | None = None
     log_format: str = "text"
     ws_auth: str | None = None
@@ -117,7 +120,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="understood because codex has it; here no request waits for another one anyway",
     )
     parser.add_argument("--remote", metavar="URL", help="refused: it takes OpenAI's registry, and a login there")
-    parser.add_argument("--environment-id", help=argparse.SUPPRESS)
+    for option in ("--environment-id", "--name"):
+        parser.add_argument(option, help=argparse.SUPPRESS)
+    # A sandbox of ours has a pid namespace of its own in any case, and the proxy is one that we do not have.
+    parser.add_argument("--linux-sandbox-pid-namespace", choices=["isolate", "inherit"], help=argparse.SUPPRESS)
+    parser.add_argument("--proxy-private-ips-via-upstream", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--remote-transport", help=argparse.SUPPRESS)
     parser.add_argument("--log-format", choices=["text", "json"], help="lines for people, or JSON objects")
     access = parser.add_argument_group("authentication of WebSocket clients (required off loopback)")

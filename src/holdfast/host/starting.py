@@ -32,13 +32,15 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
     for name, value in unsupported.items():
         if value:
             raise RpcError(INVALID_PARAMS, f"this exec-server cannot honour `{name}` and will not ignore it")
+    if params.arg0 == "":
+        raise RpcError(INVALID_PARAMS, "arg0 must not be empty")
     try:
         cwd = uri_to_path(params.cwd)
     except InvalidUri as error:
         raise RpcError(INVALID_PARAMS, error.message) from None
     if not params.argv[0]:
         raise RpcError(INTERNAL_ERROR, f"missing program for {'PTY' if params.tty else 'pipe'} spawn")
-    env = child_environment(params.env, params.env_policy)
+    env = child_environment(params.env, params.env_policy, terminal=params.tty)
     if params.sandbox is not None:
         return _start_in_sandbox(client, params, cwd, env)
     argv = params.argv if params.arg0 is None else [params.arg0, *params.argv[1:]]

@@ -97,7 +97,9 @@ def decode(data: bytes | bytearray | memoryview | str) -> Message:
     if message.method is msgspec.UNSET:
         if message.error is msgspec.UNSET and message.result is ABSENT:
             raise MalformedMessage("missing field `error`")
-    elif identity is None:
+        if identity is msgspec.UNSET:
+            raise MalformedMessage("missing field `id`")
+    if identity is None:
         raise MalformedMessage("data did not match any variant of untagged enum RequestId")
     if isinstance(identity, int) and not -(2**63) <= identity < 2**63:
         raise MalformedMessage("data did not match any variant of untagged enum RequestId")

@@ -122,11 +122,13 @@ class UpgradeServer(_Handshake):
             method, target, headers = _parse_request(head)
         except ValueError:
             return Answer(HTTPStatus.BAD_REQUEST)
-        if method != "GET":
+        if method not in ("GET", "HEAD"):
             return Answer(HTTPStatus.METHOD_NOT_ALLOWED)
         outcome = self._decide(target.split("?", 1)[0], headers)
         if isinstance(outcome, Answer):
             return outcome
+        if method == "HEAD":
+            return Answer(HTTPStatus.METHOD_NOT_ALLOWED)
         if not _has(headers, "upgrade", "websocket") or not _has(headers, "connection", "upgrade"):
             return Answer(HTTPStatus.BAD_REQUEST)
         if headers.get("sec-websocket-version") != _VERSION:
