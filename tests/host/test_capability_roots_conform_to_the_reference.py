@@ -112,16 +112,17 @@ async def test_skills_are_handed_over_as_they_are(either: RunningServer, root: R
 @pytest.mark.parametrize(
     ("declared", "mcp", "apps", "warnings"),
     [
-        ("{}", ".mcp.json", None, []),
-        ("{", ".mcp.json", None, []),
+        ("{}", ".mcp.json", ".app.json", []),
+        ("{", ".mcp.json", ".app.json", []),
+        ('{"mcpServers": null, "apps": null}', ".mcp.json", ".app.json", []),
         ('{"mcpServers": "./m", "apps": "./a"}', "m", "a", []),
-        ('{"mcpServers": {}, "apps": {}}', None, None, []),
-        ('{"mcpServers": "./none"}', None, None, []),
-        ('{"mcpServers": "m"}', ".mcp.json", None, ["ignoring mcpServers in {}: path must start with `./`"]),
+        ('{"mcpServers": {}, "apps": {}}', None, ".app.json", []),
+        ('{"mcpServers": "./none", "apps": "./none"}', None, None, []),
+        ('{"mcpServers": "m"}', ".mcp.json", ".app.json", ["ignoring mcpServers in {}: path must start with `./`"]),
         (
             '{"apps": "./../root/a"}',
             ".mcp.json",
-            None,
+            ".app.json",
             ["ignoring apps in {}: path must remain below the capability root"],
         ),
     ],
@@ -129,7 +130,8 @@ async def test_skills_are_handed_over_as_they_are(either: RunningServer, root: R
 async def test_a_plugin_names_its_files(
     either: RunningServer, root: Root, declared: str, mcp: str | None, apps: str | None, warnings: list[str]
 ) -> None:
-    root.lay_out({".codex-plugin/plugin.json": declared.encode(), ".mcp.json": b".mcp.json", "m": b"m", "a": b"a"})
+    contents = {name: name.encode() for name in (".mcp.json", ".app.json", "m", "a")}
+    root.lay_out({".codex-plugin/plugin.json": declared.encode(), **contents})
     manifest = root.file(".codex-plugin/plugin.json", declared)
     assert await discover(either, root.uri) == root.found(
         plugin={
@@ -140,6 +142,14 @@ async def test_a_plugin_names_its_files(
         namespaceManifests=[manifest],
         warnings=[warning.format(manifest["path"]) for warning in warnings],
     )
+
+
+@pytest.mark.parametrize("directory", [".codex-plugin", ".claude-plugin", ".cursor-plugin"])
+async def test_a_plugin_of_any_form_has_the_usual_files(either: RunningServer, root: Root, directory: str) -> None:
+    root.lay_out({f"{directory}/plugin.json": b'{"name": "p"}', ".mcp.json": b"m", ".app.json": b"a"})
+    plugin = (await discover(either, root.uri))["plugin"]
+    assert plugin["mcpConfig"] == root.file(".mcp.json", "m")
+    assert plugin["appsConfig"] == root.file(".app.json", "a")
 
 
 async def test_manifests_around_and_below_name_the_skills(either: RunningServer, root: Root) -> None:

@@ -174,6 +174,19 @@ async def test_removal_never_follows_a_symlink(client: WireClient, tmp_path: Pat
     assert (await client.error("fs/remove", {"path": "file:///"}))[0] == -32600
 
 
+async def test_a_copied_directory_never_writes_through_a_symlink(client: WireClient, tmp_path: Path) -> None:
+    for name in ("source/sub", "file", "directory", "outside"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "source" / "sub" / "secret").write_text("new")
+    (tmp_path / "outside" / "secret").write_text("old")
+    (tmp_path / "directory" / "sub").symlink_to(tmp_path / "outside")
+    (tmp_path / "file" / "sub").mkdir()
+    (tmp_path / "file" / "sub" / "secret").symlink_to(tmp_path / "outside" / "secret")
+    for name in ("directory", "file"):
+        await client.error("fs/copy", {**copying(tmp_path / "source", tmp_path / name), "recursive": True})
+    assert (tmp_path / "outside" / "secret").read_text() == "old"
+
+
 async def test_a_directory_swapped_for_a_symlink_leads_nowhere(tmp_path: Path) -> None:
     inside, outside = tmp_path / "root" / "d", tmp_path / "outside"
     inside.mkdir(parents=True)

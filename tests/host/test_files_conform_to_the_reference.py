@@ -217,6 +217,30 @@ async def test_copy(files: Files) -> None:
     assert await files.copy("l", "copied") == EXISTS
 
 
+async def test_a_copied_directory_gets_its_parents_or_joins_what_is_there(files: Files) -> None:
+    top = files.top
+    assert await files.copy("d", "p/q/tree", recursive=True) == {}
+    assert (top / "p" / "q" / "tree" / "e" / "y").read_text() == "y"
+    (top / "o" / "e").mkdir(parents=True)
+    (top / "o" / "x").write_text("old")
+    (top / "o" / "e" / "z").write_text("z")
+    (top / "ol").symlink_to("o")
+    assert await files.copy("d", "ol", recursive=True) == {}
+    contents = {str(path.relative_to(top / "o")): path.read_text() for path in (top / "o").rglob("*") if path.is_file()}
+    assert contents == {"x": "x", "e/y": "y", "e/z": "z"}
+    assert await files.copy("d", "ol/r/s", recursive=True) == {}
+    assert (top / "o" / "r" / "s" / "x").exists()
+    for destination in ("broken", "broken/in/it", "f", "l"):
+        assert await files.copy("d", destination, recursive=True) == EXISTS
+    assert not (top / "nowhere").exists()
+    assert await files.copy("d", "f/in", recursive=True) == NOT_A_DIRECTORY
+    into_itself = (-32600, "fs/copy cannot copy a directory to itself or one of its descendants")
+    for destination in ("d/no/such", "dl/no/such"):
+        assert await files.copy("d", destination, recursive=True) == into_itself
+    assert not (top / "d" / "no").exists()
+    assert await files.copy("dl", "no/such", recursive=True) == NOT_FOUND
+
+
 async def test_walk(files: Files) -> None:
     (files.top / ".hidden").mkdir()
     (files.top / ".hidden" / "h").write_text("h")
@@ -247,6 +271,20 @@ async def test_walk(files: Files) -> None:
     most = (-32600, "filesystem walk limits exceed maximums: depth=64, directories=10000, entries=50000")
     assert await files.refused("walk", "", options={**WALK, "maxDepth": 65}) == most
     assert await files.refused("walk", "") == (-32602, "missing field `options`")
+
+
+async def test_a_walk_counts_what_it_looks_at(files: Files) -> None:
+    # In order: broken and loop are not looked at; d, dl, f, fifo, l; then d/e, d/x; then d/e/y.
+    async def walk(most: int, **options: Any) -> tuple[list[str], bool]:
+        found = await files.do("walk", "", options={**WALK, "maxEntries": most, **options})
+        prefix = files.uri("") + "/"
+        return [entry["path"].removeprefix(prefix) for entry in found["entries"]], found["truncated"]
+
+    names = ["d", "f", "d/e", "d/x", "d/e/y"]
+    for most, count in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 3), (7, 4)):
+        assert await walk(most) == (names[:count], True)
+    assert await walk(8) == (names, False)
+    assert await walk(3, followDirectorySymlinks=True) == (["d", "dl", "f"], True)
 
 
 async def test_a_walk_stops_at_four_mebibytes(files: Files) -> None:
@@ -316,6 +354,31 @@ async def test_writing_in_blocks(files: Files) -> None:
     assert await files.refused("open", "no/dir", handleId="x", mode="replace") == NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("YR==", "Invalid last symbol 82, offset 1."),
+        ("YWJjYWJ=", "Invalid last symbol 74, offset 6."),
+        ("YQ", "Invalid padding"),
+        ("YQ=", "Invalid padding"),
+        ("YWJjZ", "Invalid input length: 5"),
+        ("=", "Invalid symbol 61, offset 0."),
+        ("YQ===", "Invalid symbol 61, offset 2."),
+        ("YQ==YQ==", "Invalid symbol 61, offset 2."),
+        ("YQ=a", "Invalid symbol 61, offset 2."),
+        ("YWJj\n", "Invalid symbol 10, offset 4."),
+        ("YWJj-_==", "Invalid symbol 45, offset 4."),
+    ],
+)
+async def test_only_one_text_stands_for_the_same_bytes(files: Files, text: str, fault: str) -> None:
+    expected = (-32600, f"fs/writeFile requires valid base64 dataBase64: {fault}")
+    assert await files.refused("writeFile", "f", dataBase64=text) == expected
+    assert await files.read("f") == b"F"
+    await files.do("open", "written", handleId="w", mode="replace")
+    assert await files.refused("writeBlock", handleId="w", offset=0, chunk=text) == (-32602, fault)
+    assert (files.top / "written").read_bytes() == b""
+
+
 async def test_handles_are_limited_and_belong_to_the_connection(either: RunningServer, files: Files) -> None:
     for number in range(128):
         await files.do("open", "f", handleId=str(number))
@@ -325,41 +388,3 @@ async def test_handles_are_limited_and_belong_to_the_connection(either: RunningS
     unknown = (-32004, "unknown file handle `1`")
     assert await other.error("fs/readBlock", {"handleId": "1", "offset": 0, "len": 1}) == unknown
     await other.close()
-
-
-async def test_the_appearance_of_something_missing_is_told_once(files: Files) -> None:
-    client = files.client
-    told = 0
-
-    async def watch(number: int, *missing: str, **params: Any) -> bool:
-        uris = [files.uri(name) for name in missing]
-        return (await files.do("watchMissing", watchId=number, missing=uris, **params))["watching"]
-
-    async def until_told(number: int) -> None:
-        nonlocal told
-        told += 1
-        notifications = await client.until(lambda: client.notifications[told - 1 :])
-        assert notifications == [{"method": "fs/missingChanged", "params": {"watchId": number}}]
-
-    assert await watch(1, "q/r/s", "other")
-    (files.top / "q").mkdir()
-    await until_told(1)
-    assert not await watch(1, "z")
-    assert not await watch(2)
-    assert not await watch(3, "f")
-    assert not await watch(4, "z", present=files.uri("missing"))
-    assert not await watch(5, "broken")
-    assert not await watch(6, "f/x")
-    assert not await watch(7, *(f"m{number}" for number in range(300)))
-    assert await watch(8, "z", present=files.uri("f"))
-    (files.top / "f").write_text("changed")
-    await until_told(8)
-    assert await watch(9, "z", present=files.uri("f"))
-    os.replace(files.top / "d" / "x", files.top / "f")
-    await until_told(9)
-    assert await watch(10, "z")
-    assert await watch(11, "zz", present=files.uri("d"))
-    (files.top / "z").write_text("no longer watched")
-    (files.top / "d" / "unrelated").write_text("")
-    (files.top / "zz").symlink_to("nowhere")
-    await until_told(11)

@@ -27,8 +27,24 @@ ANSWERS = {
     "/empty": b"HTTP/1.1 204 No Content\r\n\r\n",
     "/continue": b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
     "/gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nzzz",
+    "/lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\nok",
+    "/two-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nokk",
+    "/listed-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\nokk",
+    "/no-length": b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok",
+    "/long-length": b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nok",
+    "/codings": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: Chunked\r\nContent-Length: 9\r\n\r\n"
+    b"2\r\nok\r\n0\r\n\r\n",
+    "/long-header": b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 400_000 + b"\r\nContent-Length: 2\r\n\r\nok",
+    "/too-long-header": b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 1_000_000 + b"\r\nContent-Length: 2\r\n\r\nok",
     "/big": b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000,
 }
+
+
+#: Locations that are no address: the answer that has one is told as it is.
+NOWHERE = ("http://", "//", "http://[", "http://a b/", "http://user@/", "http://127.0.0.1:port/")
+for number, location in enumerate(NOWHERE):
+    head = f"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {location}\r\nContent-Length: 2\r\n\r\nxx"
+    ANSWERS[f"/nowhere-{number}"] = head.encode()
 
 
 class Web:
@@ -146,6 +162,49 @@ async def test_every_kind_of_body(http: Http) -> None:
         assert await http.stream(path) == (body, None)
 
 
+async def test_a_length_that_is_told_twice_must_be_the_same(http: Http) -> None:
+    assert (await http.get("/lengths"))[2] == b"ok"
+    assert (await http.get("/codings"))[2] == b"ok"
+    for path in ("/two-lengths", "/listed-lengths", "/no-length", "/long-length"):
+        unsent = f"http/request failed: error sending request for url (http://SERVER{path})"
+        assert await http.refused(path) == (-32603, unsent)
+        assert await http.refused(path, streamResponse=True) == (-32603, unsent)
+        assert (await http.get(path, method="HEAD"))[2] == b""
+
+
+async def test_a_header_may_be_long(http: Http) -> None:
+    _, headers, body = await http.get("/long-header")
+    assert (dict(headers)["x-long"], body) == ("x" * 400_000, b"ok")
+    unsent = "http/request failed: error sending request for url (http://SERVER/too-long-header)"
+    assert await http.refused("/too-long-header") == (-32603, unsent)
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/a/../echo", "/echo"),
+        ("/a/./b/..", "/a/"),
+        ("/../..", "/"),
+        ("/a/%2e%2E/.%2e/b/%2e", "/b/"),
+        ("/a//../b", "/a/b"),
+        ("/a\\b\\..\\c", "/a/c"),
+        ("/a/..;/.../b", "/a/..;/.../b"),
+        ("/x?y=/../z", "/x?y=/../z"),
+    ],
+)
+async def test_dots_are_resolved_before_a_path_is_sent(http: Http, web: Web, path: str, sent: str) -> None:
+    await http.get(path)
+    assert web.requests[-1][0] == f"GET {sent}"
+    await http.get(f"http:\\\\\\127.0.0.1:{web.port}{path}")
+    assert web.requests[-1][0] == f"GET {sent}"
+
+
+@pytest.mark.parametrize("number", range(len(NOWHERE)))
+async def test_a_redirect_to_no_address_is_told_as_it_is(http: Http, number: int) -> None:
+    status, headers, body = await http.get(f"/nowhere-{number}")
+    assert (status, dict(headers)["location"], body) == (302, NOWHERE[number], b"xx")
+
+
 async def test_redirects(http: Http, web: Web) -> None:
     assert (await http.get("/moved", redirectPolicy="stop"))[0::2] == (302, b"xx")
     assert (await http.get("/moved", method="POST", bodyBase64="aGk="))[2] == b"ok"
@@ -183,6 +242,7 @@ async def test_what_fails(http: Http) -> None:
         ({"url": "nope"}, "http/request url is invalid: relative URL without a base"),
         ({"method": "foo bar"}, "http/request method is invalid: invalid HTTP method"),
         ({"bodyBase64": "!!"}, "Invalid symbol 33, offset 0."),
+        ({"bodyBase64": "YR=="}, "Invalid last symbol 82, offset 1."),
         (
             {"headers": [{"name": "bad name", "value": "x"}]},
             "http/request header name is invalid: invalid HTTP header name",
@@ -204,6 +264,12 @@ async def test_what_fails(http: Http) -> None:
 )
 async def test_what_is_refused(http: Http, web: Web, given: dict[str, Any], problem: str) -> None:
     assert await http.refused(**{"url": "/ok", **given}) == (-32602, problem)
+    assert web.requests == []
+
+
+@pytest.mark.parametrize("milliseconds", [-1, 1.5, "1"])
+async def test_a_timeout_is_a_whole_number(http: Http, web: Web, milliseconds: object) -> None:
+    assert (await http.refused("/ok", timeoutMs=milliseconds))[0] == -32602
     assert web.requests == []
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.files.parameters import OnePath, Walk, WalkOptions
-from holdfast.host.files.place import locate, path_of
+from holdfast.host.files.place import ForeignPath, locate, path_of
 from holdfast.host.files.reading import open_regular
 from holdfast.host.files.refusal import reason_of
 from holdfast.host.files.scope import Scope
@@ -37,6 +37,7 @@ _MANIFESTS: Final = tuple(f"{name}/plugin.json" for name in (".codex-plugin", ".
 _SKILL: Final = "SKILL.md"
 _SKILL_METADATA: Final = "agents/openai.yaml"
 _MCP_CONFIGURATION: Final = ".mcp.json"
+_APPS_CONFIGURATION: Final = ".app.json"
 
 
 class CapabilityRoot(OnePath, frozen=True, kw_only=True):
@@ -124,7 +125,12 @@ def _discover_all(roots: list[tuple[CapabilityRoot, Scope]]) -> bytes:
     left = ANSWER_LIMIT
     found: list[Discovery] = []
     for root, scope in roots:
-        search = _Search(root, scope, min(left, BUNDLE_LIMIT))
+        try:
+            search = _Search(root, scope, min(left, BUNDLE_LIMIT))
+        except ForeignPath as foreign:
+            error = f"failed to inspect capability root {foreign.uri}: {foreign.message}"
+            found.append(Discovery(root.id, foreign.uri, error=error))
+            continue
         search.run()
         left -= search.size
         found.append(search.found)
@@ -201,8 +207,8 @@ class _Search:
         mcp = self._declared("mcpServers", declared.mcp_servers, manifest)
         if mcp is None and not isinstance(declared.mcp_servers, dict):
             mcp = posixpath.join(self._root, _MCP_CONFIGURATION)
-        apps = self._declared("apps", declared.apps, manifest)
-        return Plugin(manifest, self._read(mcp) if mcp else None, self._read(apps) if apps else None)
+        apps = self._declared("apps", declared.apps, manifest) or posixpath.join(self._root, _APPS_CONFIGURATION)
+        return Plugin(manifest, self._read(mcp) if mcp else None, self._read(apps))
 
     def _declared(self, name: str, value: object, manifest: TextFile) -> str | None:
         if not isinstance(value, str):

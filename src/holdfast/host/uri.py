@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
+from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from holdfast.errors import InvalidRequest
+
+#: The first step of a path on Windows, as it stands in a URI.
+_DRIVE: Final = re.compile(r"[A-Za-z](:|%3[Aa])")
+#: What a URL leaves as it is in a path, beside letters and digits.
+_PLAIN_IN_PATH: Final = "/%:@!$&'()*+,;=~-._[]|"
 
 
 class InvalidUri(InvalidRequest):
     """The text is not a ``file:`` URI of this machine."""
 
     code = "invalid_uri"
+
+
+class ForeignUri(InvalidUri):
+    """The text is a ``file:`` URI, but of Windows: its path begins with a drive, or it names a server."""
+
+    def __init__(self, uri: str) -> None:
+        #: The URI as a browser would write it.
+        self.uri = uri
+        #: What is wrong with it, in the words of the reference implementation.
+        self.reason = f"'{uri}' is invalid on 'linux'"
+        super().__init__(f"URI `{uri}` is not valid on this exec-server host: {self.reason}")
 
 
 def path_to_uri(path: str) -> str:
@@ -23,6 +41,7 @@ def path_to_uri(path: str) -> str:
 def uri_to_path(uri: str) -> str:
     """The absolute path that *uri* names; ``..`` is left to the operating system.
 
+    :raises ForeignUri: it names a place on another kind of machine
     :raises InvalidUri: in the words of the reference implementation
     """
     scheme, colon, rest = uri.partition(":")
@@ -34,15 +53,40 @@ def uri_to_path(uri: str) -> str:
         raise InvalidUri("query parameters are not allowed in path URIs")
     if "#" in rest:
         raise InvalidUri("fragments are not allowed in path URIs")
+    # In a URL of a file both kinds of slashes mean the same; a backslash in a name is percent-encoded.
+    rest = rest.replace("\\", "/")
     authority = ""
     if rest.startswith("//"):
         authority, slash, tail = rest[2:].partition("/")
         rest = slash + tail
+    if _DRIVE.fullmatch(authority):
+        authority, rest = "", f"/{authority}{rest}"
     if authority and authority.lower() != "localhost":
-        raise InvalidUri(f"URI {uri} is not valid on this exec-server host: it names the host `{authority}`")
+        raise ForeignUri(f"file://{authority.lower()}{quote(rest or '/', safe=_PLAIN_IN_PATH)}")
+    if _DRIVE.search(rest):
+        _refuse_drive(rest)
     path = unquote_to_bytes(rest)
     if b"\0" in path:
         raise InvalidUri("path URIs must not contain NUL")
     if not path.startswith(b"/"):
         path = b"/" + path
     return path.decode("utf-8", "surrogateescape")
+
+
+def _refuse_drive(path: str) -> None:
+    """Check that a path does not begin with a drive when its dots are resolved as in a URL.
+
+    :raises ForeignUri: it does
+    """
+    steps: list[str] = []
+    for step in path.split("/"):
+        dots = step.lower().replace("%2e", ".")
+        if dots == "..":
+            # A drive is the top: nothing leads out of it.
+            if steps and not (len(steps) == 1 and _DRIVE.fullmatch(steps[0])):
+                steps.pop()
+        elif dots != "." and (step or steps):
+            steps.append(step)
+    if steps and _DRIVE.fullmatch(steps[0]):
+        drive = steps[0][0].upper() + steps[0][1:]
+        raise ForeignUri("file:///" + quote("/".join([drive, *steps[1:]]), safe=_PLAIN_IN_PATH))

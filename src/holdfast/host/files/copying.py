@@ -1,7 +1,8 @@
 """``fs/copy``: a file, a symlink, or with ``recursive`` a directory.
 
 Symlinks are copied as symlinks.  What is neither file, directory nor symlink is refused, and left out below a copied
-directory.  A file that is copied onto itself, under whatever name, stays as it is.
+directory.  A file that is copied onto itself, under whatever name, stays as it is.  A directory is made with its
+parents, or its content joins that of the directory that exists; nothing is written through a symlink in there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import stat
 from typing import Final
 
+from holdfast.host.files.directories import make_directories
 from holdfast.host.files.parameters import Copy
 from holdfast.host.files.place import Place, locate, locate_entry, path_of, real_path
 from holdfast.host.files.reading import open_regular
@@ -36,8 +38,7 @@ def copy(scope: Scope, params: Copy) -> bytes:
         if stat.S_ISDIR(mode):
             if not params.recursive:
                 raise refused("fs/copy requires recursive: true when sourcePath is a directory")
-            with locate(destination, scope, follow=follow, write=True) as place:
-                _copy_directory(source, place)
+            _copy_directory(source, destination, scope, follow=follow)
         elif stat.S_ISLNK(mode):
             with locate_entry(destination, scope, follow=follow, write=True) as place:
                 _copy_link(source, place)
@@ -83,17 +84,29 @@ def _copy_content(source: int, destination: int) -> None:
         write_all(destination, data)
 
 
-def _copy_directory(source: Place, place: Place) -> None:
+def _refuse_inside(origin: str, target: str) -> None:
+    """Check that the real path *target* is not the directory *origin* or below it.
+
+    :raises RpcError: it is
+    """
+    if target == origin or target.startswith(origin.rstrip("/") + "/"):
+        raise refused("fs/copy cannot copy a directory to itself or one of its descendants")
+
+
+def _copy_directory(source: Place, destination: str, scope: Scope, *, follow: bool) -> None:
     """Copy a tree, holding only descriptors: what is renamed meanwhile cannot lead elsewhere."""
     top = source.open(os.O_RDONLY | os.O_DIRECTORY)
     pending: list[tuple[int, int]] = []
     try:
         origin = real_path(top)
-        target = os.path.join(real_path(place.directory), place.name)
-        if target == origin or target.startswith(origin.rstrip("/") + "/"):
-            raise refused("fs/copy cannot copy a directory to itself or one of its descendants")
-        pending.append((top, _make_directory(place.directory, place.name)))
+        _refuse_inside(origin, os.path.realpath(destination))
+        make_directories(destination, scope, follow=follow)
+        with locate(destination, scope, follow=follow, write=True, tree=True) as place:
+            target = place.open(os.O_RDONLY | os.O_DIRECTORY)
+        pending.append((top, target))
         top = -1
+        # Once more: something may have been put in the way of it.
+        _refuse_inside(origin, real_path(target))
         while pending:
             reading, writing = pending.pop()
             try:
@@ -110,8 +123,21 @@ def _copy_directory(source: Place, place: Place) -> None:
 
 
 def _make_directory(parent: int, name: str) -> int:
-    os.mkdir(name, dir_fd=parent)
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    """Make a directory unless there is one, and open it.
+
+    :raises FileExistsError: something else has that name
+    """
+    existing: FileExistsError | None = None
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError as error:
+        existing = error
+    try:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except NotADirectoryError:
+        if existing is None:
+            raise
+        raise existing from None
 
 
 def _copy_entries(reading: int, writing: int, pending: list[tuple[int, int]]) -> None:

@@ -31,6 +31,16 @@ def create_directory(scope: Scope, params: CreateDirectory) -> bytes:
         with locate_entry(path, scope, follow=follow, write=True) as place:
             os.mkdir(place.name, dir_fd=place.directory)
         return b"{}"
+    make_directories(path, scope, follow=follow)
+    return b"{}"
+
+
+def make_directories(path: str, scope: Scope, *, follow: bool) -> None:
+    """Make a directory and those that are missing on the way to it; one that exists is no error.
+
+    :raises OSError: it cannot be made
+    :raises RpcError: the scope does not allow it
+    """
     missing: list[str] = []
     while True:
         try:
@@ -50,7 +60,6 @@ def create_directory(scope: Scope, params: CreateDirectory) -> bytes:
             except FileExistsError:
                 if not stat.S_ISDIR(place.status().st_mode):
                     raise
-    return b"{}"
 
 
 class _Entry(msgspec.Struct, rename="camel"):

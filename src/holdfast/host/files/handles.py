@@ -11,8 +11,9 @@ import stat
 import threading
 from typing import Final
 
-from pybase64 import b64decode, b64encode
+from pybase64 import b64encode
 
+from holdfast.host.base64_text import decode_base64
 from holdfast.host.files.parameters import Close, Open, OpenMode, ReadBlock, WriteBlock
 from holdfast.host.files.place import locate, path_of
 from holdfast.host.files.reading import not_a_file, open_regular
@@ -135,9 +136,9 @@ class Handles:
         :raises RpcError: no such handle, bad base64, or not so many bytes at once
         """
         try:
-            data = b64decode(params.chunk, validate=True)
-        except ValueError as error:
-            raise RpcError(INVALID_PARAMS, base64_fault(params.chunk, error)) from None
+            data = decode_base64(params.chunk)
+        except ValueError:
+            raise RpcError(INVALID_PARAMS, base64_fault(params.chunk)) from None
         if not 1 <= len(data) <= BLOCK_LIMIT:
             raise refused(f"file write block length must be between 1 and {BLOCK_LIMIT}")
         handle = self._find(params.handle_id)

@@ -14,7 +14,7 @@ from typing import Final
 
 from holdfast.host.files.refusal import refused
 from holdfast.host.files.scope import Scope
-from holdfast.host.uri import InvalidUri, uri_to_path
+from holdfast.host.uri import ForeignUri, InvalidUri, uri_to_path
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
 #: Symlinks followed before a path is declared a loop (the kernel's own number).
@@ -24,13 +24,25 @@ _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
 _DIRECTORY: Final = _O_PATH | os.O_DIRECTORY
 
 
+class ForeignPath(RpcError):
+    """The path cannot exist on this kind of machine."""
+
+    def __init__(self, foreign: ForeignUri) -> None:
+        super().__init__(INVALID_PARAMS, foreign.reason)
+        #: The URI as a browser would write it.
+        self.uri = foreign.uri
+
+
 def path_of(uri: str) -> str:
     """The absolute path of a ``file:`` URI; ``.``, ``..`` and doubled slashes are resolved in the text, as in any URL.
 
+    :raises ForeignPath: it is one of another kind of machine
     :raises RpcError: it is none
     """
     try:
         path = uri_to_path(uri)
+    except ForeignUri as error:
+        raise ForeignPath(error) from None
     except InvalidUri as error:
         raise RpcError(INVALID_PARAMS, error.message) from None
     return "/" + posixpath.normpath(path).lstrip("/")

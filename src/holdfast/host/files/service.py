@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from holdfast.host.files.handles import Handles
 from holdfast.host.files.parameters import FileParameters
-from holdfast.host.files.refusal import from_os_error
+from holdfast.host.files.place import ForeignPath
+from holdfast.host.files.refusal import from_os_error, refused
 from holdfast.host.files.scope import Scope
 from holdfast.host.files.watch import MissingWatch
 
@@ -130,6 +131,9 @@ class FileService:
     def _carry_out(self, operation: Callable[[Scope, _P], _T], params: _P) -> _T:
         try:
             return operation(self.scope(params), params)
+        except ForeignPath as error:
+            # To a file operation it is a file that cannot be had, not a parameter that cannot be read.
+            raise refused(error.message) from None
         except OSError as error:
             raise from_os_error(error) from None
 

@@ -48,6 +48,8 @@ class _Walker:
         self.errors: list[_Fault] = []
         self._scope = scope
         self._options = options
+        #: Names that were looked at; ``max_entries`` bounds these, not only what is listed.
+        self._examined = 0
         self._size = 0
         self._seen: set[tuple[int, int]] = set()
         self._queue: deque[tuple[str, int]] = deque()
@@ -97,12 +99,14 @@ class _Walker:
     def _consider(self, entry: os.DirEntry[str], path: str, depth: int) -> None:
         try:
             linked = entry.is_symlink()
-            if linked and not self._options.follow_directory_symlinks:
-                return
             mode = entry.stat().st_mode
         except OSError as error:
             if not entry.is_symlink():
                 self._add_fault(path, describe(error))
+            return
+        self._check_room()
+        self._examined += 1
+        if linked and not self._options.follow_directory_symlinks:
             return
         if stat.S_ISDIR(mode):
             self._add(path, "directory")
@@ -118,13 +122,16 @@ class _Walker:
         self.entries.append(found)
 
     def _add_fault(self, path: str, message: str) -> None:
+        self._check_room()
         fault = _Fault(path_to_uri(path), message)
         self._count(len(fault.path) + len(message))
         self.errors.append(fault)
 
-    def _count(self, size: int) -> None:
-        if len(self.entries) + len(self.errors) >= self._options.max_entries:
+    def _check_room(self) -> None:
+        if self._examined + len(self.errors) >= self._options.max_entries:
             raise _Full
+
+    def _count(self, size: int) -> None:
         self._size += size + _OVERHEAD
         if self._size > ANSWER_LIMIT:
             raise _Full

@@ -16,9 +16,12 @@ from holdfast.host.http.request import Request
 
 #: Bytes of a body handed on at once.
 PIECE: Final = 256 * 1024
-#: Bytes of the head of an answer, of one line of it, and number of its headers.
-HEAD_LIMIT: Final = 256 * 1024
-_LINE_LIMIT: Final = 64 * 1024
+#: Bytes of the head of an answer; one header may take nearly all of them, as with the reference implementation.
+HEAD_LIMIT: Final = 416 * 1024
+#: Bytes that are buffered of what arrives, before somebody asks for them.
+_BUFFER: Final = 64 * 1024
+#: The largest length that a body may claim.
+_LENGTH_LIMIT: Final = 2**64
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -37,7 +40,10 @@ class Reader(Protocol):
 
 
 class Answer:
-    """An answer whose head has arrived."""
+    """An answer whose head has arrived.
+
+    :raises ValueError: its headers contradict each other about its length
+    """
 
     def __init__(self, reader: Reader, status: int, headers: list[tuple[str, bytes]], method: str) -> None:
         self.status = status
@@ -45,6 +51,10 @@ class Answer:
         self.headers = headers
         self._reader = reader
         self._empty = method == "HEAD" or status in _BODILESS
+        codings = _listed(headers, "transfer-encoding")
+        self._chunked = codings[-1:] == [b"chunked"]
+        # A transfer coding overrides the length; without either the body goes on to the end of the connection.
+        self._length = None if self._empty or codings else _length(_listed(headers, "content-length"))
 
     def header(self, name: str) -> str | None:
         """The first header of that name, None if there is none or it is not ASCII."""
@@ -61,10 +71,10 @@ class Answer:
         if self._empty:
             return
         try:
-            if (self.header("transfer-encoding") or "").lower().rpartition(",")[2].strip() == "chunked":
+            if self._chunked:
                 pieces = self._chunks()
-            elif (length := self.header("content-length")) is not None:
-                pieces = self._sized(_length(length))
+            elif self._length is not None:
+                pieces = self._sized(self._length)
             else:
                 pieces = self._until_the_end()
             async for piece in pieces:
@@ -90,17 +100,48 @@ class Answer:
                 yield piece
             if (await self._reader.readuntil(b"\n")).strip():
                 raise ValueError("a chunk is longer than it says")
-        trailers = 0
-        while (line := await self._reader.readuntil(b"\n")).strip():
-            trailers += len(line)
-            if trailers > HEAD_LIMIT:
-                raise ValueError("too many trailers")
+        left = HEAD_LIMIT
+        while (line := await _read_line(self._reader, left)).strip():
+            left -= len(line)
 
 
-def _length(text: str) -> int:
-    if not text.isdigit():
+def _listed(headers: list[tuple[str, bytes]], name: str) -> list[bytes]:
+    """The values of all headers of that name, which may hold several each."""
+    return [value.strip().lower() for found, values in headers if found == name for value in values.split(b",")]
+
+
+def _length(values: list[bytes]) -> int | None:
+    """The length of a body, however often it is told.
+
+    :raises ValueError: it is no number, or not always the same: the two sides would disagree on where the body ends
+    """
+    if not values:
+        return None
+    if not all(value.isdigit() and len(value) <= 20 for value in values):
         raise ValueError("content-length is no number")
-    return int(text)
+    lengths = {int(value) for value in values}
+    length = lengths.pop()
+    if lengths or length >= _LENGTH_LIMIT:
+        raise ValueError("content-length is ambiguous or too large")
+    return length
+
+
+async def _read_line(reader: Reader, limit: int) -> bytes:
+    """A line of up to *limit* bytes, which may be more than the reader buffers.
+
+    :raises ValueError: it is longer
+    """
+    line = b""
+    while True:
+        try:
+            line += await reader.readuntil(b"\n")
+        except asyncio.LimitOverrunError as error:
+            line += await reader.read(error.consumed)
+            if len(line) <= limit:
+                continue
+        if len(line) > limit:
+            raise ValueError("a line is too long")
+        return line
 
 
 def _chunk_size(line: bytes) -> int:
@@ -117,7 +158,7 @@ async def exchange(request: Request) -> AsyncGenerator[Answer]:
     :raises ExchangeFailed: the server cannot be reached or does not answer properly
     """
     try:
-        stream, writer = await asyncio.open_connection(request.host, request.port, limit=_LINE_LIMIT)
+        stream, writer = await asyncio.open_connection(request.host, request.port, limit=_BUFFER)
     except (OSError, ValueError) as error:
         raise _unsent(request) from error
     try:
@@ -127,7 +168,7 @@ async def exchange(request: Request) -> AsyncGenerator[Answer]:
             if request.secure:
                 from holdfast.host.http.tls import TlsReader
 
-                reader = encrypted = await TlsReader.connect(stream, writer, request.host, _LINE_LIMIT)
+                reader = encrypted = await TlsReader.connect(stream, writer, request.host, _BUFFER)
                 message = encrypted.encrypt(message)
             writer.write(message)
             # A server may answer, and close, before it has read all of the body.
@@ -156,16 +197,18 @@ def _without_credentials(request: Request) -> str:
 
 async def _read_head(reader: Reader, method: str) -> Answer:
     while True:
-        words = (await reader.readuntil(b"\n")).split(None, 2)
+        left = HEAD_LIMIT
+        first = await _read_line(reader, left)
+        words = first.split(None, 2)
         if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not (words[1].isdigit() and len(words[1]) == 3):
             raise ValueError("not an HTTP/1.1 answer")
         status = int(words[1])
         headers: list[tuple[str, bytes]] = []
-        size = 0
-        while line := (await reader.readuntil(b"\n")).rstrip(b"\r\n"):
-            size += len(line)
-            name, colon, value = line.partition(b":")
-            if size > HEAD_LIMIT or not colon or not name or name != name.strip():
+        left -= len(first)
+        while content := (line := await _read_line(reader, left)).rstrip(b"\r\n"):
+            left -= len(line)
+            name, colon, value = content.partition(b":")
+            if not colon or not name or name != name.strip():
                 raise ValueError("malformed header")
             headers.append((name.decode("latin-1").lower(), value.strip()))
         if status >= 200 or status == 101:

@@ -99,10 +99,11 @@ async def _answer(params: HttpRequest, request: Request, head: asyncio.Future[by
         async with exchange(request) as answer:
             location = answer.header("location")
             follow = params.redirect_policy is RedirectPolicy.FOLLOW and answer.status in _REDIRECTS
-            if not follow or location is None:
+            following = request.redirected(answer.status, location) if follow and location is not None else None
+            if following is None:
                 await _deliver(answer, params, head, deltas)
                 return
-        request = request.redirected(answer.status, location)
+        request = following
     raise ExchangeFailed("too many redirects")
 
 

@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 import msgspec
-from pybase64 import b64decode
 
+from holdfast.host.base64_text import decode_base64
 from holdfast.host.files.writing import base64_fault
 from holdfast.host.parameters import Parameters
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, RpcError
@@ -49,6 +49,10 @@ _PRIVATE: Final = frozenset({"authorization", "cookie", "cookie2", "proxy-author
 _FRAMING: Final = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer"})
 _PORTS: Final = {"http": 80, "https": 443}
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: Whatever slashes follow the scheme, two are meant; in a redirect one or none would be a relative address.
+_SLASHES: Final = re.compile(r"(https?:)/*", re.IGNORECASE)
+_SLASHES_OF_REDIRECT: Final = re.compile(r"(https?:)?/{2,}", re.IGNORECASE)
+_BEFORE_QUERY: Final = re.compile(r"[^?#]*")
 _FORBIDDEN_IN_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -75,7 +79,7 @@ class HttpRequest(Parameters, frozen=True, kw_only=True):
     request_id: str
     headers: list[Header] = msgspec.field(default_factory=list[Header])
     body_base64: str | None = None
-    timeout_ms: int | None = None
+    timeout_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
     redirect_policy: RedirectPolicy = RedirectPolicy.FOLLOW
     stream_response: bool = False
 
@@ -113,20 +117,31 @@ class Request:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS["https" if self.secure else "http"] else f"{host}:{self.port}"
 
-    def redirected(self, status: int, location: str) -> Request:
-        """The request that follows an answer with *status* and *location*.
+    def redirected(self, status: int, location: str) -> Request | None:
+        """The request that follows an answer with *status* and *location*; None if that is no address.
 
         :raises RpcError: it leads to something that is not HTTP
         """
-        url = urljoin(self.url, location)
-        parts = urlsplit(url)
+        location = _forward(location.strip())
+        if slashes := _SLASHES_OF_REDIRECT.match(location):
+            rest = location[slashes.end() :]
+            if not rest:
+                return None
+            location = f"{slashes[1] or self.url.partition('/')[0]}//{rest}"
+        try:
+            parts = urlsplit(urljoin(self.url, location))
+        except ValueError:
+            return None
         if parts.scheme not in _PORTS:
             problem = f"redirect target uses unsupported URL scheme: {parts.scheme}"
             raise RpcError(INTERNAL_ERROR, f"http/request failed: {problem}")
+        try:
+            secure, host, port, target = _address(parts)
+        except RpcError:
+            return None
         method, body = self.method, self.body
         if (status in (301, 302) and method == "POST") or (status == 303 and method != "HEAD"):
             method, body = "GET", b""
-        secure, host, port, target = _address(parts)
         same = (secure, host, port) == (self.secure, self.host, self.port)
         kept = [
             (name, value)
@@ -140,7 +155,7 @@ class Request:
         return replace(
             self,
             method=method,
-            url=url,
+            url=_spelled(parts, target),
             secure=secure,
             host=host,
             port=port,
@@ -165,7 +180,7 @@ def prepare(params: HttpRequest, environment: Mapping[str, str] = os.environ) ->
     if not _TOKEN.fullmatch(params.method):
         raise _invalid("method is invalid: invalid HTTP method")
     try:
-        parts = urlsplit(params.url)
+        parts = urlsplit(_with_two_slashes(_forward(params.url.strip())))
         if not parts.scheme:
             raise _invalid("url is invalid: relative URL without a base")
         if parts.scheme not in _PORTS:
@@ -178,15 +193,46 @@ def prepare(params: HttpRequest, environment: Mapping[str, str] = os.environ) ->
         credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
         headers.append(("authorization", "Basic " + base64.b64encode(credentials).decode()))
     try:
-        body = b64decode(params.body_base64 or "", validate=True)
-    except ValueError as error:
-        raise RpcError(INVALID_PARAMS, base64_fault(params.body_base64 or "", error)) from None
+        body = decode_base64(params.body_base64 or "")
+    except ValueError:
+        raise RpcError(INVALID_PARAMS, base64_fault(params.body_base64 or "")) from None
     wanted = tuple((name, value) for name, value in headers if name not in _FRAMING)
-    return Request(params.method, params.url, secure, host, port, target, wanted, body)
+    return Request(params.method, _spelled(parts, target), secure, host, port, target, wanted, body)
 
 
 def _invalid(problem: str) -> RpcError:
     return RpcError(INVALID_PARAMS, f"http/request {problem}")
+
+
+def _forward(url: str) -> str:
+    """The URL with its backslashes turned: they separate a path, and a host from it, as slashes do."""
+    return _BEFORE_QUERY.sub(lambda found: found[0].replace("\\", "/"), url, count=1)
+
+
+def _with_two_slashes(url: str) -> str:
+    scheme = _SLASHES.match(url)
+    return url if scheme is None else f"{scheme[1]}//{url[scheme.end() :]}"
+
+
+def _spelled(parts: SplitResult, target: str) -> str:
+    """The URL with its path as it is sent."""
+    return f"{parts.scheme}://{parts.netloc}{target}" + (f"#{parts.fragment}" if parts.fragment else "")
+
+
+def _without_dots(path: str) -> str:
+    """The path of a URL with ``.`` and ``..`` resolved, which nothing that is sent may contain."""
+    steps = path.split("/")[1:]
+    kept: list[str] = []
+    for position, step in enumerate(steps, 1):
+        dots = step.lower().replace("%2e", ".")
+        if dots not in (".", ".."):
+            kept.append(step)
+            continue
+        if dots == ".." and kept:
+            kept.pop()
+        if position == len(steps):
+            kept.append("")
+    return "/" + "/".join(kept)
 
 
 def _address(parts: SplitResult) -> tuple[bool, str, int, str]:
@@ -204,7 +250,7 @@ def _address(parts: SplitResult) -> tuple[bool, str, int, str]:
         raise _invalid(f"url is invalid: {error}") from None
     if _FORBIDDEN_IN_VALUE.search(host) or " " in host:
         raise _invalid("url is invalid: invalid host")
-    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._[]|^")
+    target = quote(_without_dots(parts.path), safe="/%:@!$&'()*+,;=~-._[]|^")
     if parts.query:
         target += "?" + quote(parts.query, safe="/%:@!$&()*+,;=~-._?[]|^{}`\\")
     return parts.scheme == "https", host, _PORTS[parts.scheme] if port is None else port, target

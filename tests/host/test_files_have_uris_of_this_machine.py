@@ -1,0 +1,82 @@
+"""URIs of Windows are not taken for paths of this machine, by our host and by the real ``codex exec-server``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .harness import RunningServer, WireClient
+
+URIS = [
+    ("file:///C:/x", "file:///C:/x"),
+    ("file:///c:/x/", "file:///C:/x/"),
+    ("file:///C:", "file:///C:"),
+    ("file:C:/x", "file:///C:/x"),
+    ("file://C:/x", "file:///C:/x"),
+    ("file://localhost/C:/x y", "file:///C:/x%20y"),
+    ("file:///c%3a/x", "file:///C%3a/x"),
+    ("file:////C://x", "file:///C://x"),
+    ("file:///%2E/a/../C:/x/../y", "file:///C:/y"),
+    ("file:///C:/../../etc", "file:///C:/etc"),
+    ("file:\\\\\\C:\\x", "file:///C:/x"),
+    ("file://Server/share", "file://server/share"),
+    ("file://server", "file://server/"),
+]
+
+
+@pytest.fixture
+async def client(either: RunningServer) -> AsyncIterator[WireClient]:
+    client = await WireClient.connect(either.url)
+    yield client
+    await client.close()
+
+
+@pytest.mark.parametrize(("uri", "told"), URIS)
+async def test_a_path_of_windows_is_refused(client: WireClient, uri: str, told: str) -> None:
+    refused = (-32600, f"'{told}' is invalid on 'linux'")
+    assert await client.error("fs/getMetadata", {"path": uri}) == refused
+    start: dict[str, Any] = {"argv": ["true"], "env": {}, "tty": False, "arg0": None, "cwd": uri, "processId": "p"}
+    code, message = await client.error("process/start", start)
+    assert code == -32602
+    assert message.endswith(f"URI `{told}` is not valid on this exec-server host: {refused[1]}")
+    (found,) = (await client.result("capabilityRoots/discoverV1", {"roots": [{"id": "r", "path": uri}]}))["roots"]
+    assert (found["path"], found["plugin"]) == (told, None)
+    assert found["error"] == f"failed to inspect capability root {told}: {refused[1]}"
+    for number, params in enumerate(({"missing": [uri]}, {"missing": ["file:///nowhere"], "present": uri}), 1):
+        assert await client.result("fs/watchMissing", {"watchId": number, **params}) == {"watching": False}
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("createDirectory", {}),
+        ("writeFile", {"dataBase64": ""}),
+        ("open", {"handleId": "h", "mode": "replace"}),
+        ("readFile", {}),
+        ("readDirectory", {}),
+        ("canonicalize", {}),
+        ("remove", {}),
+    ],
+)
+async def test_nothing_is_done_to_a_path_of_windows(client: WireClient, method: str, params: dict[str, Any]) -> None:
+    uri = "file:///C:/holdfast"
+    assert await client.error(f"fs/{method}", {"path": uri, **params}) == (-32600, f"'{uri}' is invalid on 'linux'")
+    assert "C:" not in os.listdir("/")
+
+
+@pytest.mark.parametrize("name", ["C:x", "1:", "CC:", "%43:", "C%7C", "sub/C:"])
+async def test_colons_elsewhere_are_only_colons(client: WireClient, name: str, tmp_path: Path) -> None:
+    for uri in (f"file:///{name}/nowhere", f"file://{tmp_path}/{name}"):
+        assert (await client.error("fs/getMetadata", {"path": uri}))[0] == -32004
+
+
+async def test_both_slashes_separate_and_an_encoded_one_does_not(client: WireClient, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "f").write_text("f")
+    (tmp_path / "sub\\f").write_text("one name")
+    for uri, size in ((f"file://{tmp_path}/sub\\f", 1), (f"file://{tmp_path}/sub%5Cf", 8)):
+        assert (await client.result("fs/getMetadata", {"path": uri}))["size"] == size
