@@ -141,6 +141,30 @@ async def test_terminals_input_and_signals_work_in_a_sandbox(client: WireClient,
     assert (code, message) == (-32603, "No such file or directory (os error 2)")
 
 
+@bubblewrap
+async def test_a_sandboxed_process_goes_on_when_the_server_is_killed(host: RunningServer, workspace: Path) -> None:
+    client = await WireClient.connect(host.url)
+    gate = workspace / "gate"
+    os.mkfifo(gate)
+    reading = sandbox(workspace, special("root", "read"))
+    for name, asked in (("reads", reading), ("writes", sandbox(workspace))):
+        script = f"echo ready; read x <{gate}; exit 6"
+        await client.start(name, "/bin/sh", "-c", script, cwd=f"file://{workspace}", sandbox=asked)
+        await client.until_output(name, b"ready")
+    await kill_server(host)
+    again = await WireClient.connect(host.url, resume=client.session)
+    descriptor = os.open(gate, os.O_RDWR)
+    os.write(descriptor, b"\n\n")
+    for name in ("reads", "writes"):
+        told: dict[str, Any] = {}
+        while not told.get("closed"):
+            after = told.get("nextSeq", 1) - 1
+            told = await again.result("process/read", {"processId": name, "afterSeq": after, "waitMs": 60_000})
+        assert told["exitCode"] == 6
+    os.close(descriptor)
+    await again.close()
+
+
 async def test_no_sandbox_is_no_sandbox(client: WireClient, workspace: Path) -> None:
     for permissions in ({"type": "disabled"}, {"type": "external", "network": "restricted"}):
         asked = {**sandbox(workspace), "permissions": permissions}

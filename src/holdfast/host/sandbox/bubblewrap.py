@@ -1,7 +1,8 @@
 """Running a process in a sandbox with bubblewrap (``bwrap``), where it is installed and really works.
 
-Two helpers of coreutils stand around it: ``bwrap`` waits for its child in the process group of the child, and a ^C
-for the child must not end ``bwrap``.  So it is started with those signals ignored, and the child with them restored.
+A shell opens the filter of system calls for it, which it wants as a descriptor.  Two helpers of coreutils stand around
+it: ``bwrap`` waits for its child in the process group of the child, and a ^C for the child must not end ``bwrap``.  So
+it is started with those signals ignored, and the child with them restored.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
+from holdfast.host.sandbox.mount_points import LIFE, TOOLS, can_be_made, with_mount_points
 from holdfast.host.sandbox.permissions import Access
 from holdfast.host.sandbox.policy import Grant, Policy, cannot_honour, is_below
+from holdfast.host.sandbox.seccomp import is_known, program_file
 
 #: Seconds that the trial may take.
 _TRIAL: Final = 10.0
@@ -23,17 +26,30 @@ _SIGNALS: Final = "INT,TERM,HUP,QUIT"
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
+#: Runs the arguments after the first one with the file that it names as descriptor 3.  The shell stays: the server may
+#: die and its processes go on, but ``bwrap`` dies with its parent.
+_WITH_FILTER: Final = 'filter=$1; shift; "$@" 3<"$filter"; exit $?'
+
+
 @cache
 def unusable() -> str | None:
     """Why there can be no sandbox here, None if there can; found out by running one, once."""
-    bwrap, env = shutil.which("bwrap"), shutil.which("env")
-    if bwrap is None or env is None:
+    if any(shutil.which(tool) is None for tool in ("bwrap", "env")):
         return "bubblewrap (bwrap) is not installed"
+    if any(shutil.which(tool) is None for tool in ("sh", "cat", *TOOLS)):
+        return "a shell, or one of the usual programs, is not installed"
+    machine = os.uname().machine
+    if not is_known(machine):
+        return f"there is no filter of system calls for {machine}"
     trial = Policy((Grant("/", Access.READ, True),), network=False)
-    argv = [*_wrap(bwrap, env, trial, "/"), "/bin/true"]
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_TRIAL, text=True
+            [*_wrap(trial, "/"), "/bin/true"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_TRIAL,
+            text=True,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"bubblewrap does not work here: {error}"
@@ -51,12 +67,10 @@ def sandboxed(policy: Policy, program: str, argv: list[str], *, cwd: str, env: M
     reason = unusable()
     if reason is not None:
         raise cannot_honour(reason)
-    bwrap, helper = shutil.which("bwrap"), shutil.which("env")
-    assert bwrap is not None and helper is not None
     path = _find(program, cwd, env)
     if "=" in path:
         raise cannot_honour(f"the name of the program `{path}` contains `=`")
-    return [*_wrap(bwrap, helper, policy, cwd), path, *argv[1:]]
+    return [*_wrap(policy, cwd), path, *argv[1:]]
 
 
 def _find(program: str, cwd: str, env: Mapping[str, str]) -> str:
@@ -68,11 +82,17 @@ def _find(program: str, cwd: str, env: Mapping[str, str]) -> str:
     return os.path.join(cwd, path)
 
 
-def _wrap(bwrap: str, env: str, policy: Policy, cwd: str) -> list[str]:
-    return [
-        env,
-        f"--ignore-signal={_SIGNALS}",
-        bwrap,
+def _tool(name: str) -> str:
+    found = shutil.which(name)
+    assert found is not None, f"{name} was there before"
+    return found
+
+
+def _wrap(policy: Policy, cwd: str) -> list[str]:
+    env, shell = _tool("env"), _tool("sh")
+    covered = [grant.path for grant in policy.grants if _is_covered(policy, grant)]
+    bwrap = [
+        _tool("bwrap"),
         "--unshare-user",
         "--unshare-pid",
         "--unshare-ipc",
@@ -80,6 +100,9 @@ def _wrap(bwrap: str, env: str, policy: Policy, cwd: str) -> list[str]:
         "--die-with-parent",
         "--cap-drop",
         "ALL",
+        "--seccomp",
+        "3",
+        *(["--sync-fd", str(LIFE)] if covered else []),
         *_mounts(policy),
         "--chdir",
         cwd,
@@ -87,32 +110,52 @@ def _wrap(bwrap: str, env: str, policy: Policy, cwd: str) -> list[str]:
         env,
         f"--default-signal={_SIGNALS}",
     ]
+    filtered = [shell, "-c", _WITH_FILTER, "sh", program_file(network=policy.network), *bwrap]
+    return [env, f"--ignore-signal={_SIGNALS}", *with_mount_points(shell, covered, filtered)]
 
 
 def _mounts(policy: Policy) -> list[str]:
     """The file system of the sandbox: shorter paths first, so that longer ones lie on top."""
-    if policy.grants is None:
-        return ["--bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     words: list[str] = []
+    # Only at the end can nothing be put into them any more.
+    closed: list[str] = []
     top = policy.access("/")
     if top is Access.DENY:
         words += ["--tmpfs", "/"]
+        closed.append("/")
     else:
         words += ["--bind" if top is Access.WRITE else "--ro-bind", "/", "/"]
     words += ["--dev", "/dev", "--proc", "/proc"]
     for grant in policy.grants:
-        if grant.path != "/" and not is_below(grant.path, "/dev") and not is_below(grant.path, "/proc"):
-            words += _mount(policy, grant)
-    if top is Access.DENY:
-        words += ["--remount-ro", "/"]
+        if grant.path != "/" and not _is_elsewhere(grant.path):
+            mount = _mount(policy, grant)
+            words += mount
+            if "--tmpfs" in mount:
+                closed.append(grant.path)
+    for path in reversed(closed):
+        words += ["--remount-ro", path]
     return words
+
+
+def _is_elsewhere(path: str) -> bool:
+    """Whether *path* is in a file system that each sandbox has of its own."""
+    return is_below(path, "/dev") or is_below(path, "/proc")
+
+
+def _is_covered(policy: Policy, grant: Grant) -> bool:
+    """Whether something is put on top of a path that does not exist, so that nobody makes it."""
+    if not grant.reserved or _is_elsewhere(grant.path):
+        return False
+    return policy.access(os.path.dirname(grant.path)) is Access.WRITE and can_be_made(grant.path)
 
 
 def _mount(policy: Policy, grant: Grant) -> list[str]:
     path = grant.path
     above = policy.access(os.path.dirname(path))
     if not grant.exists:
-        if grant.access is Access.WRITE or above is not Access.WRITE:
+        if _is_covered(policy, grant):
+            return ["--perms", "0555", "--tmpfs", path]
+        if grant.reserved or grant.access is Access.WRITE or above is not Access.WRITE:
             # It stays missing, or may be made where making is allowed.
             return []
         raise cannot_honour(f"`{path}` does not exist and cannot be protected")
@@ -128,5 +171,12 @@ def _mount(policy: Policy, grant: Grant) -> list[str]:
     if grant.access is not Access.DENY:
         return ["--bind" if grant.access is Access.WRITE else "--ro-bind", path, path]
     if stat.S_ISDIR(os.stat(path).st_mode):
-        return ["--perms", "0000", "--tmpfs", path, "--remount-ro", path]
+        return ["--perms", "0111" if _has_way_in(policy, path) else "0000", "--tmpfs", path]
     return ["--ro-bind", "/dev/null", path]
+
+
+def _has_way_in(policy: Policy, path: str) -> bool:
+    """Whether something below what is denied is not."""
+    return any(
+        grant.exists and grant.access is not Access.DENY and is_below(grant.path, path) for grant in policy.grants
+    )

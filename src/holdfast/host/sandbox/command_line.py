@@ -24,7 +24,7 @@ def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> list[str] |
         context = msgspec.convert(params.sandbox, SandboxContext)
     except msgspec.ValidationError as error:
         raise RpcError(INVALID_PARAMS, str(error)) from None
-    policy = policy_of(context)
+    policy = policy_of(context, env.get("TMPDIR", ""))
     if policy is None:
         return None
     if params.arg0 is not None:

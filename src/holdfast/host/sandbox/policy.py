@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.host.sandbox.metadata import METADATA, git_directory
+from holdfast.host.sandbox.mount_points import is_missing
+from holdfast.host.sandbox.own_places import own_places
 from holdfast.host.sandbox.permissions import Access, Entry, GlobPattern, PlainPath, SandboxContext, Special
 from holdfast.host.uri import InvalidUri, uri_to_path
 from holdfast.jsonrpc.messages import INVALID_PARAMS, INVALID_REQUEST, RpcError
@@ -31,20 +35,22 @@ class Grant:
     access: Access
     #: Whether it exists; one that does not protects nothing if the client said so.
     exists: bool
+    #: Whether nobody may make it as long as it does not exist.
+    reserved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A managed sandbox.  It is also a rule of a :class:`holdfast.host.files.scope.Scope`."""
 
-    #: Shorter paths first; None when all files are allowed.
-    grants: tuple[Grant, ...] | None
+    #: Shorter paths first.
+    grants: tuple[Grant, ...]
     network: bool
 
     def access(self, path: str) -> Access:
         """What may be done with a real path: the longest grant above it decides; nothing is said means deny."""
         found = Access.DENY
-        for grant in self.grants or ():
+        for grant in self.grants:
             if is_below(path, grant.path):
                 found = grant.access
         return found
@@ -54,8 +60,6 @@ class Policy:
 
         :raises RpcError: not allowed
         """
-        if self.grants is None:
-            return
         allowed = (Access.WRITE,) if write else (Access.READ, Access.WRITE)
         below = [grant.access for grant in self.grants if tree and is_below(grant.path, path)]
         if any(access not in allowed for access in (self.access(path), *below)):
@@ -68,8 +72,10 @@ def is_below(path: str, top: str) -> bool:
     return top == "/" or path == top or path.startswith(top + "/")
 
 
-def policy_of(context: SandboxContext) -> Policy | None:
+def policy_of(context: SandboxContext, temporary: str | None = None) -> Policy | None:
     """What a sandbox context asks for; None if it asks for no sandbox.
+
+    *temporary* is the directory for temporary files of who is in the sandbox; None for the host's own.
 
     :raises RpcError: it asks for something that we do not know or cannot enforce
     """
@@ -85,39 +91,109 @@ def policy_of(context: SandboxContext) -> Policy | None:
     if files is None or files.type not in ("restricted", "unrestricted"):
         raise cannot_honour("unknown file system permission")
     if files.type == "unrestricted":
-        return None if network else Policy(None, network)
+        return None if network else Policy(_ordered(_without_own({"/": Grant("/", Access.WRITE, True)})), network)
+    if temporary is None:
+        temporary = os.environ.get("TMPDIR", "")
     grants: dict[str, Grant] = {}
+    writable: set[str] = set()
     for entry in files.entries:
-        for path in _paths(entry, context):
-            for grant in _grants(path, entry):
+        for path in _paths(entry, context, temporary):
+            place = _place(path)
+            if entry.access is Access.WRITE:
+                writable |= {place, _real(place)}
+            for grant in _grants(place, entry):
                 before = grants.get(grant.path)
                 if before is None or _STRICTNESS[before.access] < _STRICTNESS[grant.access]:
                     grants[grant.path] = grant
-    return Policy(tuple(sorted(grants.values(), key=lambda grant: len(grant.path))), network)
+    grants = _without_hidden(grants)
+    for grant in _protecting(Policy(_ordered(grants), network), writable):
+        grants[grant.path] = grant
+    return Policy(_ordered(_without_own(grants)), network)
 
 
-def _grants(path: str, entry: Entry) -> list[Grant]:
-    """One for the path, and if it is a symlink one for where it leads to."""
-    path = posixpath.normpath(path)
-    parent, name = posixpath.split(path)
-    place = posixpath.join(_real(parent), name) if name else "/"
+def _ordered(grants: dict[str, Grant]) -> tuple[Grant, ...]:
+    return tuple(sorted(grants.values(), key=lambda grant: len(grant.path)))
+
+
+def _place(path: str) -> str:
+    """A path without symlinks, except that it may be one itself."""
+    parent, name = posixpath.split(posixpath.normpath(path))
+    return posixpath.join(_real(parent), name) if name else "/"
+
+
+def _grants(place: str, entry: Entry) -> list[Grant]:
+    """One for the place, and if it is a symlink one for where it leads to."""
     if os.path.lexists(place):
         return [Grant(found, entry.access, True) for found in {place, _real(place)}]
     # A missing path is left alone if the client says so; then what is above it decides.
     return [] if entry.missing_path_behavior == "skip" else [Grant(place, entry.access, False)]
 
 
+def _without_hidden(grants: dict[str, Grant]) -> dict[str, Grant]:
+    """The grants without those for reading in a directory that an entry denies: only writing opens it again."""
+    kept: dict[str, Grant] = {}
+    for grant in _ordered(grants):
+        above = [other for other in kept.values() if is_below(grant.path, other.path)]
+        nearest = above[-1] if above else None
+        denied = nearest is not None and nearest.path != "/" and nearest.access is Access.DENY
+        if not denied or grant.access is not Access.READ:
+            kept[grant.path] = grant
+    return kept
+
+
+def _protecting(policy: Policy, writable: set[str]) -> Iterator[Grant]:
+    """The grants by which the metadata below each writable directory is read-only, except the paths *writable*."""
+    if policy.access("/") is Access.WRITE:
+        return
+    given = {grant.path: grant.access for grant in policy.grants}
+    for grant in policy.grants:
+        top = grant.path
+        usable = grant.access is Access.WRITE and grant.exists and not os.path.islink(top) and os.path.isdir(top)
+        if not usable or posixpath.basename(top) in METADATA:
+            continue
+        for name in METADATA:
+            place = posixpath.join(top, name)
+            if place not in writable and given.get(place) is not Access.DENY:
+                yield from _protecting_one(policy, place, writable)
+
+
+def _protecting_one(policy: Policy, place: str, writable: set[str]) -> Iterator[Grant]:
+    if is_missing(place):
+        yield Grant(place, Access.READ, False, reserved=True)
+        return
+    yield Grant(place, Access.READ, True)
+    target: str | None = _real(place)
+    if target == place:
+        target = git_directory(place) if os.path.isfile(place) else None
+    # Nothing becomes readable by being protected.
+    if target is None or target in writable or not os.path.exists(target):
+        return
+    if policy.access(target) is Access.WRITE:
+        yield Grant(target, Access.READ, True)
+
+
+def _without_own(grants: dict[str, Grant]) -> dict[str, Grant]:
+    """The grants, and none of them for what is the host's own."""
+    for own in own_places():
+        inside = [grant.path for grant in grants.values() if grant.access is not Access.DENY]
+        if any(is_below(path, own) for path in inside):
+            raise cannot_honour(f"`{own}` belongs to this exec-server")
+        if os.path.lexists(own):
+            grants = {**grants, own: Grant(own, Access.DENY, True)}
+    return grants
+
+
 def _real(path: str) -> str:
     return "/" + posixpath.normpath(os.path.realpath(path)).lstrip("/")
 
 
-def _paths(entry: Entry, context: SandboxContext) -> list[str]:
+def _paths(entry: Entry, context: SandboxContext, temporary: str) -> list[str]:
     named = entry.path
     if isinstance(named, GlobPattern):
         raise cannot_honour(f"the pattern `{named.pattern}`: patterns are not supported")
     if isinstance(named, PlainPath):
         return [_native(named.path)]
-    places = _special(named.value, context)
+    places = _special(named.value, context, temporary)
     subpath = named.value.subpath
     if not subpath:
         return places
@@ -126,18 +202,16 @@ def _paths(entry: Entry, context: SandboxContext) -> list[str]:
     return [posixpath.join(place, subpath) for place in places]
 
 
-def _special(value: Special, context: SandboxContext) -> list[str]:
+def _special(value: Special, context: SandboxContext, temporary: str) -> list[str]:
     match value.kind:
         case "root":
             return ["/"]
         case "project_roots" | "current_working_directory":
-            roots = context.workspace_roots or ([context.cwd] if context.cwd else [])
-            return [_native(root) for root in roots]
+            return [_native(root) for root in context.workspace_roots or ()]
         case "slash_tmp":
             return ["/tmp"] if os.path.isdir("/tmp") else []
         case "tmpdir":
-            directory = os.environ.get("TMPDIR", "")
-            return [directory] if directory.startswith("/") and os.path.isdir(directory) else []
+            return [temporary] if temporary.startswith("/") and os.path.isdir(temporary) else []
         case "minimal":
             return [path for path in _MINIMAL if os.path.exists(path)]
         case _:

@@ -1,0 +1,94 @@
+"""Mount points for what does not exist and must not be made: empty directories, for as long as somebody needs them.
+
+A name can be kept from a sandbox only by a mount on top of it, and a mount needs something to lie on.  Removing a
+mount point takes away the mounts on it in every other sandbox; so the last one who uses those of a directory removes
+them, and a lock on that directory tells who is the last.  What is made here is known by its sticky bit, which means
+nothing else for a directory that only its owner writes to.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from typing import Final
+
+#: The programs that this takes, next to ``cat`` and, to tidy up, ``flock``.
+TOOLS: Final = ("mkdir", "rmdir", "sleep")
+#: The descriptor that ``bwrap`` keeps open as long as anything in its sandbox lives (``--sync-fd``).
+LIFE: Final = 6
+
+#: Makes the mount points ``$6`` of the directory ``$5``, runs the rest of the arguments, and tidies up.  The lock is
+#: kept from what runs: through its descriptor it would reach what lies below the mounts.  Who tidies up holds it for
+#: a moment; whoever holds it longer is not waited for.
+_SCRIPT: Final = """
+lock=$1 make=$2 remove=$3 pause=$4 directory=$5 names=$6
+shift 6
+fail() {
+    echo "the sandbox cannot be set up: $directory$1" >&2
+    exit 1
+}
+exec 4<"$directory" || fail " cannot be opened"
+tries=200
+while [ -n "$lock" ] && ! "$lock" -s -n 4; do
+    [ $((tries -= 1)) -gt 0 ] || fail " is locked by somebody else"
+    "$pause" 0.05
+done
+for name in $names; do
+    "$make" -m 1755 "$directory/$name" 2>/dev/null
+    [ -d "$directory/$name" ] && [ ! -L "$directory/$name" ] || fail "/$name is no directory"
+done
+"$@" 4<&-
+status=$?
+if [ -n "$lock" ] && "$lock" -x -n 4; then
+    for name in $names; do
+        [ -k "$directory/$name" ] && "$remove" "$directory/$name"
+    done 2>/dev/null
+fi
+exit $status
+"""
+#: Runs the arguments and ends when nobody holds the descriptor any more: ``bwrap`` itself ends with its first child,
+#: and what that left in the sandbox is only about to be killed then.  What the sandbox may write to the descriptor, by
+#: way of its first process, goes nowhere.
+_TO_THE_END: Final = f"""
+drain=$1
+shift
+exec 7>&1
+status=$({{ {{ "$@" {LIFE}>&1 >&7 7>&- 8>&-; echo $? >&8; }} | "$drain" 7>&- >/dev/null; }} 8>&1)
+exit $status
+"""
+
+
+def is_missing(path: str) -> bool:
+    """Whether there is nothing at *path*, or only the mount point of another sandbox."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX) and not os.listdir(path)
+
+
+def can_be_made(path: str) -> bool:
+    """Whether the account could make *path*, at least after it changed the mode of the directory above."""
+    above = os.path.dirname(path)
+    if os.statvfs(above).f_flag & os.ST_RDONLY:
+        return False
+    return os.stat(above).st_uid == os.geteuid() or os.access(above, os.W_OK)
+
+
+def with_mount_points(shell: str, paths: Iterable[str], argv: list[str]) -> list[str]:
+    """The command line that runs *argv*, which keeps :data:`LIFE` open, while there is a directory at each of *paths*.
+
+    The last component of a path is a plain word.  Without ``flock`` nobody can know who is the last, and they stay.
+    """
+    names: dict[str, list[str]] = {}
+    for path in paths:
+        directory, name = os.path.split(path)
+        names.setdefault(directory, []).append(name)
+    tools = [shutil.which(tool) or "" for tool in ("flock", *TOOLS)]
+    if names:
+        argv = [shell, "-c", _TO_THE_END, "sh", shutil.which("cat") or "", *argv]
+    for directory, made in names.items():
+        argv = [shell, "-c", _SCRIPT, "sh", *tools, directory, " ".join(made), *argv]
+    return argv

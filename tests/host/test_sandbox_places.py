@@ -1,0 +1,85 @@
+"""The places of a sandbox are those of its client and its process, and what is writable in what is denied is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .harness import PATH, RunningServer, WireClient
+from .test_sandboxes_are_honoured_or_refused import bubblewrap, sandbox, special
+
+
+@pytest.fixture
+async def client(either: RunningServer) -> AsyncIterator[WireClient]:
+    connected = await WireClient.connect(either.url)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    return directory
+
+
+async def run(client: WireClient, workspace: Path, script: str, asked: dict[str, Any], **params: Any) -> str:
+    name = f"p{len(client.replies)}"
+    await client.start(name, "/bin/sh", "-c", script, cwd=f"file://{workspace}", sandbox=asked, **params)
+    await client.until_closed(name)
+    return client.output(name).decode()
+
+
+@bubblewrap
+@pytest.mark.parametrize("given", [{"workspaceRoots": []}, {}])
+async def test_without_workspace_roots_there_is_no_workspace(
+    client: WireClient, workspace: Path, given: dict[str, Any]
+) -> None:
+    asked = sandbox(workspace)
+    del asked["workspaceRoots"]
+    asked |= given
+    await run(client, workspace, "touch by-a-command", asked)
+    writing = {"path": f"file://{workspace}/by-a-request", "dataBase64": "", "sandbox": asked}
+    assert "error" in await client.call("fs/writeFile", writing)
+    assert os.listdir(workspace) == []
+
+
+@bubblewrap
+async def test_the_directory_for_temporary_files_is_that_of_the_process(client: WireClient, workspace: Path) -> None:
+    temporary = workspace / "temporary"
+    temporary.mkdir()
+    asked = sandbox(workspace, special("root", "read"), special("tmpdir", "write"))
+    await run(client, workspace, "touch temporary/x; touch y", asked, env={"PATH": PATH, "TMPDIR": str(temporary)})
+    await run(client, workspace, "touch temporary/z", asked)
+    # The reference keeps records of its own there.
+    assert [name for name in os.listdir(temporary) if not name.startswith("codex-")] == ["x"]
+    assert os.listdir(workspace) == ["temporary"]
+
+
+@bubblewrap
+@pytest.mark.parametrize("access", ["write", "read"])
+async def test_only_what_is_writable_in_what_is_denied_is_there(
+    client: WireClient, workspace: Path, access: str
+) -> None:
+    denied = workspace / "denied"
+    inside = denied / "deep" / "inside"
+    inside.mkdir(parents=True)
+    (denied / "secret").write_text("hidden")
+    (inside / "open").write_text("told")
+    entries = [
+        {"path": {"type": "path", "path": f"file://{path}"}, "access": said}
+        for path, said in ((denied, "deny"), (inside, access))
+    ]
+    asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), *entries)
+    script = "cat denied/secret denied/deep/inside/open; touch denied/x; touch denied/deep/inside/y; ls denied"
+    output = await run(client, workspace, script, asked)
+    assert ("told" in output) is (access == "write")
+    assert "hidden" not in output
+    reading = {"path": f"file://{inside}/open", "sandbox": asked}
+    assert ("result" in await client.call("fs/readFile", reading)) is (access == "write")
+    assert sorted(os.listdir(denied)) == ["deep", "secret"]
+    assert sorted(os.listdir(inside)) == (["open", "y"] if access == "write" else ["open"])
