@@ -8,14 +8,13 @@ import struct
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from holdfast.host.sandbox.seccomp import is_known, program
 
 from .harness import RunningServer, WireClient, start_host
-from .test_sandboxes_are_honoured_or_refused import bubblewrap, sandbox, special
+from .sandboxes import bubblewrap, run_in, sandbox, special
 
 #: Tries each call and prints its name with the name of the error.
 PROBE = """
@@ -77,17 +76,10 @@ def workspace(tmp_path: Path) -> Path:
     return directory
 
 
-async def run(client: WireClient, workspace: Path, argv: list[str], asked: dict[str, Any]) -> str:
-    name = f"p{len(client.replies)}"
-    await client.start(name, *argv, cwd=f"file://{workspace}", sandbox=asked)
-    await client.until_closed(name)
-    return client.output(name).decode()
-
-
 async def probe(client: WireClient, workspace: Path, network: str, path: str) -> dict[str, str]:
     asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), network=network)
     script = PROBE.replace("PTRACE", str(NUMBERS[0])).replace("READV", str(NUMBERS[1]))
-    output = await run(client, workspace, [sys.executable, "-c", script, path], asked)
+    output = await run_in(client, workspace, [sys.executable, "-c", script, path], asked)
     lines = [line.strip().replace("\t", " ") for line in output.splitlines() if line.strip()]
     return {name: result for name, _, result in (line.rpartition(" ") for line in lines)}
 
@@ -161,7 +153,7 @@ async def test_the_host_itself_cannot_be_reached(
             sandbox(workspace, entries[1], network=network),
             sandbox(workspace, entries[0], entries[2], network=network),
         ):
-            output = await run(client, workspace, [sys.executable, "-c", REACH, *paths], asked)
+            output = await run_in(client, workspace, [sys.executable, "-c", REACH, *paths], asked)
             assert output == "tried\n"
         await client.close()
     finally:
@@ -175,7 +167,7 @@ async def test_all_files_without_network_are_not_those_of_the_host(
     client = await WireClient.connect(host.url)
     asked = sandbox(workspace)
     asked["permissions"]["file_system"] = {"type": "unrestricted"}
-    output = await run(client, workspace, ["/bin/sh", "-c", f"touch new; ls {state}/processes; echo tried"], asked)
+    output = await run_in(client, workspace, ["/bin/sh", "-c", f"touch new; ls {state}/processes; echo tried"], asked)
     assert (workspace / "new").exists()
     assert output.endswith("tried\n") and "denied" in output
     listing = {"path": f"file://{state}", "sandbox": asked}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from .harness import PATH, RunningServer, WireClient, write_params
-from .test_sandboxes_are_honoured_or_refused import bubblewrap, sandbox, special
+from .sandboxes import bubblewrap, run_in, sandbox, special
 
 NAMES = (".git", ".codex", ".agents", ".aws")
 
@@ -40,13 +40,6 @@ def workspace(tmp_path: Path) -> Path:
     return directory
 
 
-async def run(client: WireClient, workspace: Path, script: str, asked: dict[str, Any], **params: Any) -> str:
-    name = f"p{len(client.replies)}"
-    await client.start(name, "/bin/sh", "-c", script, cwd=f"file://{workspace}", sandbox=asked, **params)
-    await client.until_closed(name)
-    return client.output(name).decode()
-
-
 def make(directory: str = ".") -> str:
     """A script that tries to make and change everything, and tells what it could."""
     return f"cd {directory}; " + "".join(
@@ -61,7 +54,7 @@ def make(directory: str = ".") -> str:
 async def test_missing_metadata_cannot_be_made(client: WireClient, workspace: Path, said: bool) -> None:
     skipped = [special("project_roots", "read", name, missing_path_behavior="skip") for name in NAMES] if said else []
     asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), *skipped)
-    output = await run(client, workspace, make() + "touch else && echo changed else", asked)
+    output = await run_in(client, workspace, make() + "touch else && echo changed else", asked)
     assert [line for line in output.splitlines() if line.startswith(("made", "changed", "moved", "removed"))] == [
         "changed else"
     ]
@@ -74,7 +67,7 @@ async def test_existing_metadata_cannot_be_changed_or_moved(client: WireClient, 
         (workspace / name).mkdir()
         (workspace / name / "kept").touch()
     asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"))
-    output = await run(client, workspace, make(), asked)
+    output = await run_in(client, workspace, make(), asked)
     assert not any(word in output.split() for word in ("made", "changed", "moved"))
     assert sorted(os.listdir(workspace)) == sorted(NAMES)
     assert all(os.listdir(workspace / name) == ["kept"] for name in NAMES)
@@ -87,7 +80,7 @@ async def test_each_writable_directory_protects_its_metadata(client: WireClient,
     temporary.mkdir()
     asked = sandbox(workspace, special("root", "read"), plain(given, "write"), special("tmpdir", "write"))
     env = {"PATH": PATH, "TMPDIR": str(temporary)}
-    output = await run(client, workspace, f"({make('given')}); ({make('temporary')}); touch given/x", asked, env=env)
+    output = await run_in(client, workspace, f"({make('given')}); ({make('temporary')}); touch given/x", asked, env=env)
     assert not any(word in output.split() for word in ("made", "changed", "moved"))
     assert os.listdir(given) == ["x"]
     # The reference keeps records of its own there.
@@ -97,10 +90,10 @@ async def test_each_writable_directory_protects_its_metadata(client: WireClient,
 @bubblewrap
 async def test_metadata_that_is_asked_for_is_writable(client: WireClient, workspace: Path) -> None:
     asked = special("root", "read"), special("project_roots", "write"), special("project_roots", "write", ".git")
-    await run(client, workspace, "for n in .git .codex; do mkdir $n; touch $n/x; done", sandbox(workspace, *asked))
+    await run_in(client, workspace, "for n in .git .codex; do mkdir $n; touch $n/x; done", sandbox(workspace, *asked))
     assert os.listdir(workspace) == [".git"]
     assert os.listdir(workspace / ".git") == ["x"]
-    await run(client, workspace, "mkdir .codex", sandbox(workspace, special("root", "write")))
+    await run_in(client, workspace, "mkdir .codex", sandbox(workspace, special("root", "write")))
     assert sorted(os.listdir(workspace)) == [".codex", ".git"]
 
 
@@ -109,7 +102,7 @@ async def test_the_repository_of_a_worktree_is_protected(client: WireClient, wor
     (workspace / "repository").mkdir()
     (workspace / ".git").write_text("gitdir: repository\n")
     asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"))
-    await run(client, workspace, "touch repository/x; echo > .git; mv .git y; mv repository z", asked)
+    await run_in(client, workspace, "touch repository/x; echo > .git; mv .git y; mv repository z", asked)
     assert sorted(os.listdir(workspace)) == [".git", "repository"]
     assert os.listdir(workspace / "repository") == []
     assert (workspace / ".git").read_text() == "gitdir: repository\n"
@@ -133,7 +126,7 @@ async def test_commands_side_by_side_keep_each_others_protection(client: WireCli
     await client.start("long", "/bin/sh", "-c", waiting, cwd=f"file://{workspace}", sandbox=asked, pipeStdin=True)
     await client.until_output("long", b"ready")
     for _ in range(3):
-        assert "made" not in await run(client, workspace, make(), asked)
+        assert "made" not in await run_in(client, workspace, make(), asked)
     await client.result("process/write", write_params("long", b"\n", "1"))
     await client.until_closed("long")
     assert not any(word in client.output("long").split() for word in (b"made", b"changed", b"moved"))
@@ -148,7 +141,7 @@ async def test_what_a_killed_command_left_is_removed_by_the_next(ours: WireClien
     await ours.until_output("killed", b"ready")
     await ours.result("process/terminate", {"processId": "killed"})
     await ours.until_closed("killed")
-    assert "made" not in await run(ours, workspace, make(), asked)
+    assert "made" not in await run_in(ours, workspace, make(), asked)
     assert os.listdir(workspace) == []
 
 
@@ -156,7 +149,7 @@ async def test_what_a_killed_command_left_is_removed_by_the_next(ours: WireClien
 async def test_the_lock_of_the_mount_points_is_no_way_out(ours: WireClient, workspace: Path) -> None:
     asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"))
     script = "ls -l /proc/self/fd /proc/1/fd | grep -e '->' | sed 's/.*-> //'"
-    assert str(workspace) not in (await run(ours, workspace, script, asked)).split()
+    assert str(workspace) not in (await run_in(ours, workspace, script, asked)).split()
 
 
 @bubblewrap

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from .harness import PATH, RunningServer, WireClient
-from .test_sandboxes_are_honoured_or_refused import bubblewrap, sandbox, special
+from .sandboxes import bubblewrap, run_in, sandbox, special
 
 
 @pytest.fixture
@@ -27,13 +27,6 @@ def workspace(tmp_path: Path) -> Path:
     return directory
 
 
-async def run(client: WireClient, workspace: Path, script: str, asked: dict[str, Any], **params: Any) -> str:
-    name = f"p{len(client.replies)}"
-    await client.start(name, "/bin/sh", "-c", script, cwd=f"file://{workspace}", sandbox=asked, **params)
-    await client.until_closed(name)
-    return client.output(name).decode()
-
-
 @bubblewrap
 @pytest.mark.parametrize("given", [{"workspaceRoots": []}, {}])
 async def test_without_workspace_roots_there_is_no_workspace(
@@ -42,7 +35,7 @@ async def test_without_workspace_roots_there_is_no_workspace(
     asked = sandbox(workspace)
     del asked["workspaceRoots"]
     asked |= given
-    await run(client, workspace, "touch by-a-command", asked)
+    await run_in(client, workspace, "touch by-a-command", asked)
     writing = {"path": f"file://{workspace}/by-a-request", "dataBase64": "", "sandbox": asked}
     assert "error" in await client.call("fs/writeFile", writing)
     assert os.listdir(workspace) == []
@@ -53,8 +46,8 @@ async def test_the_directory_for_temporary_files_is_that_of_the_process(client: 
     temporary = workspace / "temporary"
     temporary.mkdir()
     asked = sandbox(workspace, special("root", "read"), special("tmpdir", "write"))
-    await run(client, workspace, "touch temporary/x; touch y", asked, env={"PATH": PATH, "TMPDIR": str(temporary)})
-    await run(client, workspace, "touch temporary/z", asked)
+    await run_in(client, workspace, "touch temporary/x; touch y", asked, env={"PATH": PATH, "TMPDIR": str(temporary)})
+    await run_in(client, workspace, "touch temporary/z", asked)
     # The reference keeps records of its own there.
     assert [name for name in os.listdir(temporary) if not name.startswith("codex-")] == ["x"]
     assert os.listdir(workspace) == ["temporary"]
@@ -76,7 +69,7 @@ async def test_only_what_is_writable_in_what_is_denied_is_there(
     ]
     asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), *entries)
     script = "cat denied/secret denied/deep/inside/open; touch denied/x; touch denied/deep/inside/y; ls denied"
-    output = await run(client, workspace, script, asked)
+    output = await run_in(client, workspace, script, asked)
     assert ("told" in output) is (access == "write")
     assert "hidden" not in output
     reading = {"path": f"file://{inside}/open", "sandbox": asked}

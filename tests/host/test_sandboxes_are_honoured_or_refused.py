@@ -11,34 +11,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.host.sandbox.bubblewrap import unusable
-
 from .harness import PATH, RunningServer, WireClient, kill_server, start_host, write_params
-
-bubblewrap = pytest.mark.skipif(unusable() is not None, reason=f"no sandbox on this machine: {unusable()}")
-
-
-def special(kind: str, access: str, subpath: str | None = None, **more: str) -> dict[str, Any]:
-    value = {"kind": kind} if subpath is None else {"kind": kind, "subpath": subpath}
-    return {"path": {"type": "special", "value": value}, "access": access, **more}
-
-
-def sandbox(workspace: Path, *entries: dict[str, Any], network: str = "restricted") -> dict[str, Any]:
-    """What Codex sends for ``-s workspace-write`` (or, with *entries*, something else)."""
-    protected = [special("project_roots", "read", name, missing_path_behavior="skip") for name in (".git", ".codex")]
-    usual = [special("root", "read"), special("project_roots", "write"), *protected]
-    return {
-        "permissions": {
-            "type": "managed",
-            "file_system": {"type": "restricted", "entries": list(entries) or usual},
-            "network": network,
-        },
-        "cwd": f"file://{workspace}",
-        "workspaceRoots": [f"file://{workspace}"],
-        "windowsSandboxLevel": "disabled",
-        "windowsSandboxProxySettingsMode": "reconcile",
-        "useLegacyLandlock": False,
-    }
+from .sandboxes import bubblewrap, sandbox, special
 
 
 @pytest.fixture
