@@ -40,9 +40,17 @@ def test_many_first_commands_start_one_daemon(installation: Installation) -> Non
 
 def test_what_the_daemon_leaves_lying_is_for_nobody_else(installation: Installation) -> None:
     installation.run("run", "rehearsal", "rehearse: say hello")
-    for path in [installation.state, *installation.state.rglob("*")]:
-        mode = stat.S_IMODE(path.lstat().st_mode)
-        assert mode & 0o077 == 0, f"{path} has mode {mode:04o}"
+    looked_at = 0
+    for directory, _, files in os.walk(installation.state):
+        for path in (directory, *(os.path.join(directory, name) for name in files)):
+            try:
+                mode = stat.S_IMODE(os.lstat(path).st_mode)
+            except FileNotFoundError:
+                # The host goes on making places for what comes next, and moves them.
+                continue
+            looked_at += 1
+            assert mode & 0o077 == 0, f"{path} has mode {mode:04o}"
+    assert looked_at > 10
 
 
 def test_a_stale_socket_is_no_daemon(installation: Installation) -> None:
