@@ -40,14 +40,21 @@ async def test_a_path_of_windows_is_refused(client: WireClient, uri: str, told: 
     refused = (-32600, f"'{told}' is invalid on 'linux'")
     assert await client.error("fs/getMetadata", {"path": uri}) == refused
     start: dict[str, Any] = {"argv": ["true"], "env": {}, "tty": False, "arg0": None, "cwd": uri, "processId": "p"}
-    code, message = await client.error("process/start", start)
-    assert code == -32602
-    assert message.endswith(f"URI `{told}` is not valid on this exec-server host: {refused[1]}")
+    told_of_cwd = f"cwd URI `{told}` is not valid on this exec-server host: {refused[1]}"
+    assert await client.error("process/start", start) == (-32602, told_of_cwd)
     (found,) = (await client.result("capabilityRoots/discoverV1", {"roots": [{"id": "r", "path": uri}]}))["roots"]
     assert (found["path"], found["plugin"]) == (told, None)
     assert found["error"] == f"failed to inspect capability root {told}: {refused[1]}"
     for number, params in enumerate(({"missing": [uri]}, {"missing": ["file:///nowhere"], "present": uri}), 1):
         assert await client.result("fs/watchMissing", {"watchId": number, **params}) == {"watching": False}
+
+
+@pytest.mark.parametrize(("uri", "told"), [("file:///a%00b", "file:///a%00b"), ("file:a b%00", "file:///a%20b%00")])
+async def test_a_nul_is_no_part_of_a_path(client: WireClient, uri: str, told: str) -> None:
+    refused = (-32602, f"'{told}' is invalid on 'linux'")
+    assert await client.error("fs/getMetadata", {"path": uri}) == refused
+    start: dict[str, Any] = {"argv": ["true"], "env": {}, "tty": False, "arg0": None, "cwd": uri, "processId": "p"}
+    assert await client.error("process/start", start) == refused
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess
 from holdfast.host.server import DuplicateProcess, describe_os_error
 from holdfast.host.status import describe
-from holdfast.host.uri import InvalidUri, uri_to_path
+from holdfast.host.uri import ForeignUri, InvalidUri, uri_to_path
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, RpcError, encode_json
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
         raise RpcError(INVALID_PARAMS, "arg0 must not be empty")
     try:
         cwd = uri_to_path(params.cwd)
+    except ForeignUri as error:
+        raise RpcError(INVALID_PARAMS, f"cwd {error.message}") from None
     except InvalidUri as error:
         raise RpcError(INVALID_PARAMS, error.message) from None
     if not params.argv[0]:

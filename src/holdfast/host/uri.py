@@ -67,7 +67,7 @@ def uri_to_path(uri: str) -> str:
         _refuse_drive(rest)
     path = unquote_to_bytes(rest)
     if b"\0" in path:
-        raise InvalidUri("path URIs must not contain NUL")
+        raise InvalidUri(f"'file:///{quote(rest.removeprefix('/'), safe=_PLAIN_IN_PATH)}' is invalid on 'linux'")
     if not path.startswith(b"/"):
         path = b"/" + path
     return path.decode("utf-8", "surrogateescape")
