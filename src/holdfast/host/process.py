@@ -62,6 +62,17 @@ class Observer(Protocol):
         """New records can be read."""
 
 
+class Asker(Protocol):
+    """Somebody who waits for an answer until a log has grown."""
+
+    def pump(self) -> bool:
+        """New records can be read; returns whether it has answered, or will as soon as there is room."""
+        ...
+
+    def abandon(self) -> None:
+        """Wait no more."""
+
+
 class HostedProcess:
     """A child of the host, from its start to the end of its last stream."""
 
@@ -92,7 +103,7 @@ class HostedProcess:
         self.stalled: str | None = None
         self.observers: set[Observer] = set()
         #: Those who wait for an answer, and get it before the others get theirs.
-        self.askers: set[Observer] = set()
+        self.askers: set[Asker] = set()
         self.drop: SignalDrop | None = None
         self._poller = poller
         self._on_closed = on_closed
@@ -200,11 +211,12 @@ class HostedProcess:
 
     def _notify(self) -> None:
         if self.askers:
-            for asker in tuple(self.askers):
-                asker.pump()
-            # Who waited gets the answer, and the processor, before the others are told: it is often woken on ours.
+            answered = [asker for asker in tuple(self.askers) if asker.pump()]
+            # Who waited gets the answer, and the processor, before anything else is done: it is often woken on ours.
             self._poller.catch_up()
             os.sched_yield()
+            for asker in answered:
+                asker.abandon()
         for observer in tuple(self.observers):
             observer.pump()
 

@@ -58,18 +58,19 @@ class LongPoll(Deferred):
         self._timer = asyncio.get_running_loop().call_later(wait, self._over)
         self._process.askers.add(self)
 
-    def pump(self) -> None:
+    def pump(self) -> bool:
         if self._after < self._process.log.last_seq or self._process.closed:
             self._over()
+            return True
+        return False
 
     def _over(self) -> None:
+        self._process.askers.discard(self)
         # A client that does not read its replies gets no more of them; it may still send.
         if self._client.connection.writable:
             self._answer(self._read)
         else:
             self._client.when_writable(self._over)
-        # After the answer: somebody waits for that.
-        self.abandon()
 
     def abandon(self) -> None:
         self._process.askers.discard(self)
