@@ -225,6 +225,14 @@ def echoes(client: Client, count: int) -> float:
     return rate
 
 
+def _processor_clock(pid: int) -> int:
+    """The clock of the time that all threads of a process had on the processors, finer than what /proc tells.
+
+    The number is made as clock_getcpuclockid(3) makes it on Linux.
+    """
+    return ~pid << 3 | 2
+
+
 def _resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
 
@@ -278,8 +286,7 @@ class Server:
 
     def cpu(self) -> float:
         """Seconds of processor time so far, children not included."""
-        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self._processes()]
-        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+        return sum(time.clock_gettime(_processor_clock(pid)) for pid in self._processes())
 
     def stop(self) -> None:
         self.process.terminate()
