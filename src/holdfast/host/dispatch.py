@@ -180,8 +180,7 @@ class ClientConnection:
         self._resources.clear()
         session = self.session
         if session is not None and session.connection is self:
-            session.connection = None
-            self.host.session_detached(session)
+            session.detach()
         self.host.connection_closed()
 
     # Requests

@@ -23,10 +23,10 @@ def initialize(client: ClientConnection, params: parameters.Initialize) -> Reply
         raise RpcError(INVALID_REQUEST, "initialize may only be sent once per connection")
     host = client.host
     if params.resume_session_id is None:
-        session = host.open_session()
+        session = host.sessions.open()
         client.attach(session)
     else:
-        resumed = host.sessions.get(params.resume_session_id)
+        resumed = host.sessions.find(params.resume_session_id)
         if resumed is None:
             raise RpcError(INVALID_REQUEST, f"unknown session id {params.resume_session_id}")
         session = resumed

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import os
 import time
-import uuid
-from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -30,20 +28,17 @@ from holdfast.host.prepared import PreparedStarts
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.recovery import Running, recover
 from holdfast.host.retention import Retention
-from holdfast.host.session import Session
+from holdfast.host.session import Session, Sessions
 from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, StartClock, Tree, end_tree
 from holdfast.jsonrpc.event_loop import running_poller
 from holdfast.jsonrpc.messages import STOPPING, RpcError
 
-#: Seconds for which a closed process of a session stays readable (the reference implementation's).
-RETAIN_CLOSED: Final = 80.0
-#: Seconds for which a session waits for its client to come back.
-RETAIN_SESSION: Final = 80.0
 #: Bytes of output of closed processes in the host's namespace; beyond it the oldest goes, and readers are told.
 RETAIN_BYTES: Final = 20 * 1024**3
-#: Seconds between looks at what is to be cleaned up.
+#: Seconds between looks at what is to be cleaned up, and how many processes are forgotten at each.
 _SWEEP: Final = 2.0
+_SWEPT: Final = 1000
 #: Seconds that persistent processes get to end by themselves when the host is told to stop.
 STOP_GRACE: Final = 2.0
 #: Under which name the keeper holds the staging memory; no directory of a process is called so.
@@ -81,14 +76,13 @@ class ProcessHost:
         self._places = Places(directory, self._processes_directory, self.instance_id)
         self._prepared = PreparedStarts(self._places, link)
         self._boot_id = boot_id()
-        self.sessions: dict[str, Session] = {}
+        self.sessions = Sessions()
         #: Processes that live in the namespace of the host, by id.
         self.persistent: dict[str, HostedProcess] = {}
         #: Every process that is not closed.
         self.live: set[HostedProcess] = set()
         self.connections = 0
         self._idle_since = monotonic()
-        self._expiring: deque[tuple[float, HostedProcess]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._drops: DropWatcher | None = None
         self._start_clock = StartClock()
@@ -119,13 +113,9 @@ class ProcessHost:
                 if process.closed:
                     self.retention.count(process)
             else:
-                session = self.sessions.get(session_id)
-                if session is None:
-                    session = self.sessions[session_id] = Session(session_id)
-                    session.detached_at = monotonic()
-                session.processes[process.process_id] = process
+                self.sessions.open(session_id).processes[process.process_id] = process
                 if process.closed:
-                    self._expiring.append((monotonic() + RETAIN_CLOSED, process))
+                    self.sessions.count(process)
             if found.running is not None:
                 self._resume(process, found.running, children)
             if found.survivors is not None:
@@ -238,7 +228,7 @@ class ProcessHost:
     def processes(self) -> Iterator[HostedProcess]:
         """Every process that can be asked about, in whatever namespace."""
         yield from self.persistent.values()
-        for session in self.sessions.values():
+        for session in self.sessions:
             yield from session.processes.values()
 
     def connection_opened(self) -> None:
@@ -255,26 +245,6 @@ class ProcessHost:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    # Sessions
-
-    def open_session(self) -> Session:
-        """Begin a session for a new client."""
-        session = Session(str(uuid.uuid4()))
-        self.sessions[session.session_id] = session
-        return session
-
-    def session_detached(self, session: Session) -> None:
-        """The client is gone; the session waits for it for a while."""
-        session.detached_at = monotonic()
-
-    def _expire_session(self, session: Session) -> None:
-        del self.sessions[session.session_id]
-        for process in session.processes.values():
-            if process.closed:
-                self._remove(process)
-            else:
-                self._spawn_task(self._end(process))
 
     # Processes
 
@@ -377,47 +347,26 @@ class ProcessHost:
         self._idle_since = monotonic()
         if not self.live:
             self._all_closed.set()
-        session_id = process.description.session_id
-        if session_id is None:
-            if process.tree is not None:
-                process.tree.release_cgroup()
-            self.retention.count(process)
+        if process.description.session_id is not None:
+            self.sessions.count(process)
             return
-        if session_id in self.sessions:
-            self._expiring.append((monotonic() + RETAIN_CLOSED, process))
-        else:
-            self._remove(process)
+        if process.tree is not None:
+            process.tree.release_cgroup()
+        self.retention.count(process)
 
     def forget(self, process: HostedProcess) -> None:
         """Let go of a closed process of the host's namespace, whose files were moved away."""
         del self.persistent[process.process_id]
         self.retention.forget(process)
 
-    def _remove(self, process: HostedProcess) -> None:
-        """Forget a closed process; its directory is deleted by the next sweep's thread."""
-        self._expiring.append((0.0, process))
-
     # Cleaning up
 
     def _sweep(self) -> None:
-        now = monotonic()
-        for session in tuple(self.sessions.values()):
-            if session.connection is None and now - session.detached_at > RETAIN_SESSION:
-                self._expire_session(session)
-        doomed: list[str] = []
-        keep: list[tuple[float, HostedProcess]] = []
-        while self._expiring and len(doomed) < 1000:
-            deadline, process = self._expiring.popleft()
-            if deadline > now:
-                keep.append((deadline, process))
-                break
-            session = self.sessions.get(process.description.session_id or "")
-            if session is not None and session.processes.get(process.process_id) is process:
-                del session.processes[process.process_id]
-            doomed.append(process.directory)
-        self._expiring.extendleft(keep)
-        if doomed:
-            self._spawn_task(self._places.give_back(doomed))
+        for process in self.sessions.end_the_forsaken():
+            self._spawn_task(self._end(process))
+        expired = self.sessions.expire(_SWEPT)
+        if expired:
+            self._spawn_task(self._places.give_back([process.directory for process in expired]))
         reap_orphans({process.pid for process in self.live})
         if not self._stopping:
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)

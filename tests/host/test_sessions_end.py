@@ -1,0 +1,89 @@
+"""What a session holds can be read for a while after it closed, and a session to which no client comes back ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .harness import RunningServer, WireClient, alive, within
+from .promises import eventually
+
+#: The host, with times that a test can wait for.
+HURRIED = """
+import sys
+from holdfast.host import entry, server, session
+server._SWEEP = 0.05
+session.RETAIN_CLOSED = session.RETAIN_SESSION = 0.5
+sys.exit(entry.main())
+"""
+
+
+@pytest.fixture
+def hurried(state: Path) -> Iterator[RunningServer]:
+    argv = [sys.executable, "-c", HURRIED, "--listen", "unix://", "--state-dir", str(state)]
+    server = RunningServer(argv)
+    yield server
+    server.stop()
+
+
+def directories(state: Path) -> int:
+    """How many directories of processes there are that describe one."""
+    found = 0
+    for place in (state / "processes").iterdir():
+        try:
+            found += (place / "process").stat().st_size > 0
+        except FileNotFoundError:
+            # It was given another name meanwhile.
+            continue
+    return found
+
+
+async def test_a_closed_process_is_forgotten_and_its_id_is_free(hurried: RunningServer, state: Path) -> None:
+    client = await WireClient.connect(hurried.url)
+    await client.start("p", "/bin/sh", "-c", "echo once")
+    await client.start("q", "/bin/sleep", "1000")
+    await client.until_closed("p")
+    assert client.output("p") == b"once\n"
+
+    async def forgotten() -> None:
+        while "result" in await client.call("process/read", {"processId": "p"}):
+            pass
+
+    await within(forgotten())
+    await eventually(lambda: directories(state) == 1, "the log of a forgotten process stayed")
+    assert (await client.result("process/read", {"processId": "q"}))["exited"] is False
+    client.notifications.clear()
+    await client.start("p", "/bin/sh", "-c", "echo again")
+    await client.until_closed("p")
+    assert client.output("p") == b"again\n"
+    await client.close()
+
+
+async def test_a_session_ends_with_its_processes_if_nobody_comes_back(hurried: RunningServer, state: Path) -> None:
+    client = await WireClient.connect(hurried.url)
+    await client.start("done", "/bin/true")
+    await client.until_closed("done")
+    await client.start("p", "/bin/sh", "-c", "echo $$; exec sleep 1000")
+    await client.until_output("p", b"\n")
+    pid = int(client.output("p"))
+    await client.close()
+    await eventually(lambda: not alive(pid), "a process outlived its session")
+    await eventually(lambda: directories(state) == 0, "the logs of a session that ended stayed")
+    other = await WireClient.connect(hurried.url, initialize=False)
+    refused = await other.error("initialize", {"clientName": "test", "resumeSessionId": client.session})
+    assert refused == (-32600, f"unknown session id {client.session}")
+    await other.close()
+
+
+async def test_a_session_goes_on_with_whoever_resumed_it(hurried: RunningServer) -> None:
+    first = await WireClient.connect(hurried.url)
+    await first.start("p", "/bin/sh", "-c", "sleep 2; echo still here")
+    second = await WireClient.connect(hurried.url, resume=first.session)
+    await first.until_lost()
+    await second.until_closed("p")
+    assert second.output("p") == b"still here\n"
+    assert second.exit_code("p") == 0
+    await second.close()
