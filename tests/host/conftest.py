@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from .harness import RunningServer, find_codex, start_codex, start_host
+from .harness import RunningServer, WireClient, find_codex, start_codex, start_host
 
 
 @pytest.fixture
@@ -36,3 +36,18 @@ def either(request: pytest.FixtureRequest, state: Path) -> Iterator[RunningServe
         server = start_codex(codex, request.getfixturevalue("codex_home"))
     yield server
     server.stop()
+
+
+@pytest.fixture
+async def client(either: RunningServer) -> AsyncIterator[WireClient]:
+    """A client that speaks to either of them."""
+    connected = await WireClient.connect(either.url)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    return directory

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .harness import RunningServer, WireClient
+from .harness import WireClient
 
 URIS = [
     ("file:///C:/x", "file:///C:/x"),
@@ -26,13 +25,6 @@ URIS = [
     ("file://Server/share", "file://server/share"),
     ("file://server", "file://server/"),
 ]
-
-
-@pytest.fixture
-async def client(either: RunningServer) -> AsyncIterator[WireClient]:
-    client = await WireClient.connect(either.url)
-    yield client
-    await client.close()
 
 
 @pytest.mark.parametrize(("uri", "told"), URIS)

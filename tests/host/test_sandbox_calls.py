@@ -6,7 +6,6 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -60,20 +59,6 @@ for number in (425, 426, 427):
 print(*(line for line in open("/proc/self/status") if line.startswith("Seccomp:")))
 """
 NUMBERS = {"x86_64": (101, 310), "aarch64": (117, 270)}.get(os.uname().machine, (-1, -1))
-
-
-@pytest.fixture
-async def client(either: RunningServer) -> AsyncIterator[WireClient]:
-    connected = await WireClient.connect(either.url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    directory = tmp_path / "workspace"
-    directory.mkdir()
-    return directory
 
 
 async def probe(client: WireClient, workspace: Path, network: str, path: str) -> dict[str, str]:

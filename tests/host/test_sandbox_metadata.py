@@ -20,24 +20,10 @@ def plain(path: Path, access: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def client(either: RunningServer) -> AsyncIterator[WireClient]:
-    connected = await WireClient.connect(either.url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
 async def ours(host: RunningServer) -> AsyncIterator[WireClient]:
     connected = await WireClient.connect(host.url)
     yield connected
     await connected.close()
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    directory = tmp_path / "workspace"
-    directory.mkdir()
-    return directory
 
 
 def make(directory: str = ".") -> str:

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .harness import PATH, RunningServer, WireClient
+from .harness import PATH, WireClient
 from .sandboxes import bubblewrap, run_in, sandbox, special
-
-
-@pytest.fixture
-async def client(either: RunningServer) -> AsyncIterator[WireClient]:
-    connected = await WireClient.connect(either.url)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    directory = tmp_path / "workspace"
-    directory.mkdir()
-    return directory
 
 
 @bubblewrap

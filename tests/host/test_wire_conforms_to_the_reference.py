@@ -14,13 +14,6 @@ import pytest
 from .harness import BOUND, PATH, RunningServer, WireClient, until_dead, within, write_params
 
 
-@pytest.fixture
-async def client(either: RunningServer) -> Any:
-    connected = await WireClient.connect(either.url)
-    yield connected
-    await connected.close()
-
-
 async def test_initialize_describes_the_environment(either: RunningServer) -> None:
     client = await WireClient.connect(either.url, initialize=False)
     result = await client.result("initialize", {"clientName": ""})
