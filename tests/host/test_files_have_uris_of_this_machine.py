@@ -79,3 +79,19 @@ async def test_both_slashes_separate_and_an_encoded_one_does_not(client: WireCli
     (tmp_path / "sub\\f").write_text("one name")
     for uri, size in ((f"file://{tmp_path}/sub\\f", 1), (f"file://{tmp_path}/sub%5Cf", 8)):
         assert (await client.result("fs/getMetadata", {"path": uri}))["size"] == size
+
+
+async def test_a_name_is_written_the_same(client: WireClient, tmp_path: Path) -> None:
+    place = tmp_path / "names"
+    name = "".join(chr(code) for code in range(32, 127) if chr(code) != "/")
+    (place / name).mkdir(parents=True)
+    written = (
+        "%20!%22%23$%25&'()*+,-.0123456789:;%3C=%3E%3F@ABCDEFGHIJKLMNOPQRSTUVWXYZ[%5C]^_%60"
+        "abcdefghijklmnopqrstuvwxyz%7B|%7D~"
+    )
+    options = {"maxDepth": 1, "maxDirectories": 9, "maxEntries": 9, "followDirectorySymlinks": False}
+    walked = await client.result("fs/walk", {"path": f"file://{place}", "options": options})
+    assert walked["entries"] == [{"path": f"file://{place}/{written}", "kind": "directory"}]
+    roots = [{"id": "r", "path": f"file://{place}/{written}"}]
+    (found,) = (await client.result("capabilityRoots/discoverV1", {"roots": roots}))["roots"]
+    assert (found["path"], found["error"]) == (roots[0]["path"], None)

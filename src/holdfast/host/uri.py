@@ -13,6 +13,8 @@ from holdfast.errors import InvalidRequest
 _DRIVE: Final = re.compile(r"[A-Za-z](:|%3[Aa])")
 #: What a URL leaves as it is in a path, beside letters and digits.
 _PLAIN_IN_PATH: Final = "/%:@!$&'()*+,;=~-._[]|"
+#: What of the name of a file stands in its URI as it is, as with the reference implementation.
+_PLAIN_IN_NAME: Final = "/:@!$&'()*+,;=[]^|"
 
 
 class InvalidUri(InvalidRequest):
@@ -34,7 +36,7 @@ class ForeignUri(InvalidUri):
 
 def path_to_uri(path: str) -> str:
     """The URI of an absolute path."""
-    return "file://" + quote(path.encode("utf-8", "surrogateescape"))
+    return "file://" + quote(path.encode("utf-8", "surrogateescape"), safe=_PLAIN_IN_NAME)
 
 
 @lru_cache(256)
