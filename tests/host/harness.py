@@ -19,6 +19,8 @@ from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.lines import connect_unix
 from holdfast.jsonrpc.websocket import connect_websocket
 
+#: What programs need of /etc when the tests put a directory of their own over it.
+ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "ssl")
 #: Seconds after which a wait for something that must happen is a failure.
 BOUND = 60.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -101,6 +103,16 @@ def find_codex() -> str | None:
         if candidate.exists():
             return str(candidate)
     return shutil.which("codex")
+
+
+def over_etc(directory: Path, command: list[str]) -> list[str]:
+    """A command that finds *directory* in the place of ``/etc/codex``."""
+    # With process ids of their own, all end with the outermost process, whatever becomes of it.
+    around = ["bwrap", "--die-with-parent", "--unshare-pid", "--dev-bind", "/", "/", "--proc", "/proc"]
+    around += ["--tmpfs", "/etc", "--ro-bind", str(directory), "/etc/codex"]
+    for name in ETC:
+        around += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    return [*around, "--", *command]
 
 
 def start_codex(binary: str, home: Path) -> RunningServer:

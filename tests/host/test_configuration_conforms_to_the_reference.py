@@ -12,10 +12,8 @@ import pytest
 
 from holdfast.host.sandbox.bubblewrap import unusable
 
-from .harness import RunningServer, WireClient, find_codex
+from .harness import RunningServer, WireClient, find_codex, over_etc
 
-#: What programs need of /etc when the tests put a directory of their own over it.
-ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "ssl")
 TRUSTED = '[projects."@/p"]\ntrust_level = "trusted"\n'
 WORKTREE = {
     "p/.git": "gitdir: @/main/.git/worktrees/p\n",
@@ -118,12 +116,7 @@ async def administered(
     if reason is not None:
         pytest.skip(f"no way to put a directory in the place of /etc/codex: {reason}")
     place, _ = directories(tmp_path, codex_home)
-    # With process ids of their own, all end with the outermost process, whatever becomes of it.
-    around = ["bwrap", "--die-with-parent", "--unshare-pid", "--dev-bind", "/", "/", "--proc", "/proc"]
-    around += ["--tmpfs", "/etc", "--ro-bind", str(place / "etc"), "/etc/codex"]
-    for name in ETC:
-        around += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    async for found in started([*around, "--", *command(request, state)], request, tmp_path, codex_home):
+    async for found in started(over_etc(place / "etc", command(request, state)), request, tmp_path, codex_home):
         yield found
 
 

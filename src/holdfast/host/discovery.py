@@ -126,7 +126,7 @@ def _discover_all(roots: list[tuple[CapabilityRoot, Scope]]) -> bytes:
     found: list[Discovery] = []
     for root, scope in roots:
         try:
-            search = _Search(root, scope, min(left, BUNDLE_LIMIT))
+            search = RootSearch(root, scope, min(left, BUNDLE_LIMIT))
         except ForeignPath as foreign:
             error = f"failed to inspect capability root {foreign.uri}: {foreign.message}"
             found.append(Discovery(root.id, foreign.uri, error=error))
@@ -137,10 +137,10 @@ def _discover_all(roots: list[tuple[CapabilityRoot, Scope]]) -> bytes:
     return encode_json({"roots": found})
 
 
-class _Search:
-    """Looking into one root."""
+class RootSearch:
+    """Looking into one root: what :meth:`run` finds is in ``found``."""
 
-    def __init__(self, root: CapabilityRoot, scope: Scope, limit: int) -> None:
+    def __init__(self, root: CapabilityRoot, scope: Scope, limit: int = BUNDLE_LIMIT) -> None:
         self._root = path_of(root.path)
         # Told as it was asked for: with its last slash.
         slash = "/" if root.path.endswith("/") and self._root != "/" else ""
@@ -151,6 +151,7 @@ class _Search:
         self._limit = limit
 
     def run(self) -> None:
+        """Look; what is wrong becomes the ``error`` or a warning."""
         found = self.found
         try:
             with locate(self._root, self._scope) as place:

@@ -35,7 +35,14 @@ CAPABILITIES: Final = (
 )
 #: Those of them that are implemented here.
 IMPLEMENTED: Final = frozenset(
-    {"environmentConfigRead", "fsWatchMissing", "httpHeaderEnvVars", "sandboxedFileStreaming", "fileWriteStreaming"}
+    {
+        "capabilityDiscoveryV2",
+        "environmentConfigRead",
+        "fsWatchMissing",
+        "httpHeaderEnvVars",
+        "sandboxedFileStreaming",
+        "fileWriteStreaming",
+    }
 )
 
 #: The environment variables of ``inherit: core``.

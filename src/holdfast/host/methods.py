@@ -44,6 +44,7 @@ class Method(NamedTuple):
 METHODS: Final[dict[str, Method]] = {}
 #: Where the other methods are, by the first part of their names: imported when the first of them is called.
 METHOD_MODULES: Final = {
+    "capabilities": "holdfast.host.capabilities.methods",
     "capabilityRoots": "holdfast.host.discovery",
     "environmentConfig": "holdfast.host.configuration.methods",
     "fs": "holdfast.host.files.methods",
