@@ -33,6 +33,8 @@ CAPABILITIES: Final = (
     "linuxRootWritePreservesDevices",
     "linuxApprovedRootWritePreservesRestrictions",
 )
+#: What the version of an executor is compared with: that of the protocol, and after it what it is a build of.
+EXECUTOR_VERSION: Final = f"0.169.0+holdfast.{__version__}"
 #: Those of them that are implemented here.
 IMPLEMENTED: Final = frozenset(
     {
@@ -118,7 +120,7 @@ def environment_info(capabilities: frozenset[str] = IMPLEMENTED) -> dict[str, An
     home = os.environ.get("HOME") or account.pw_dir
     return {
         "shell": {"name": os.path.basename(shell), "path": shell},
-        "executorVersion": __version__,
+        "executorVersion": EXECUTOR_VERSION,
         "providerId": _provider_id(),
         "cwd": path_to_uri(os.getcwd()),
         "userHomeDir": path_to_uri(home),
