@@ -100,7 +100,8 @@ async def test_what_runs_or_has_an_open_stream_is_kept(client: HostClient) -> No
 
 async def test_who_reads_meanwhile_is_told_what_is_gone_and_comes_to_an_end(host: RunningServer) -> None:
     wire = await WireClient.connect(host.url)
-    await wire.start("p", "sh", "-c", "head -c 300000 /dev/zero; exit 7", holdfast={"persistent": True})
+    script = "echo first; read x; head -c 300000 /dev/zero; exit 7"
+    await wire.start("p", "sh", "-c", script, pipeStdin=True, holdfast={"persistent": True})
     subscription = {"processId": "p", "subscriptionId": 1, "window": 1}
     await wire.result("process/subscribe", subscription)
 
@@ -108,6 +109,7 @@ async def test_who_reads_meanwhile_is_told_what_is_gone_and_comes_to_an_end(host
         return [record for message in wire.notifications for record in message["params"].get("records", ())]
 
     await wire.until(records)
+    await wire.result("process/write", {"processId": "p", "chunk": "Cg==", "writeId": "1"})
 
     async def closed() -> None:
         while (await wire.result("process/status", {"processId": "p"}))["status"]["state"] != "closed":
@@ -123,7 +125,7 @@ async def test_who_reads_meanwhile_is_told_what_is_gone_and_comes_to_an_end(host
         gap = record["kind"] == "gap"
         assert record["first" if gap else "seq"] == position + 1
         position = record["last" if gap else "seq"]
-    assert [record["kind"] for record in told][-3:] == ["gap", "exited", "closed"]
+    assert [record["kind"] for record in told] == ["stdout", "gap", "exited", "closed"]
     await wire.close()
 
 
