@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Gate:
-    """Holds a step back until the test opens it; ``reached`` tells that a request waits there."""
+    """Holds a step back until the test opens it; ``reached`` tells that a request waits there, or was given up."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()

@@ -197,11 +197,16 @@ class _Handler(BaseHTTPRequestHandler):
                 error = {"type": "error", "error": step.error or api.error_body(step.status, step.message)}
                 self._send_json(step.status, error, step.headers)
             case Drop() | Hang():
-                if streams and (isinstance(step, Hang) or step.in_the_middle):
-                    self._begin_stream(step.headers)
-                    parts = list(api.events(Say("This answer breaks off. " * 4, piece=16), request.body))
-                    for name, payload in parts[: len(parts) // 2]:
-                        self._send_event(name, payload)
+                try:
+                    if streams and (isinstance(step, Hang) or step.in_the_middle):
+                        self._begin_stream(step.headers)
+                        parts = list(api.events(Say("This answer breaks off. " * 4, piece=16), request.body))
+                        for name, payload in parts[: len(parts) // 2]:
+                            self._send_event(name, payload)
+                finally:
+                    # Also when the agent has hung up already: it was told something meanwhile and asks anew.
+                    if isinstance(step, Hang) and step.gate is not None:
+                        step.gate.reached.set()
                 if isinstance(step, Hang):
                     (step.gate or self.server_of_models.closing).wait()
                 self._break()
