@@ -298,7 +298,7 @@ def test_answers_to_what_was_read_at_once_leave_together() -> None:
     on_the_loop(run)
 
 
-def test_what_an_event_brings_leaves_together_unless_what_comes_next_takes_long() -> None:
+def test_what_an_event_brings_leaves_together_unless_somebody_waits_for_it() -> None:
     async def run() -> None:
         poller = running_poller()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -311,13 +311,15 @@ def test_what_an_event_brings_leaves_together_unless_what_comes_next_takes_long(
             poller.unwatch(source)
             recorder.transport.write(b"an answer")
             recorder.transport.writelines([b", ", b"and news"])
-            poller.catch_up()
+            poller.defers = False
+            recorder.transport.write(b" for you")
+            poller.defers = True
             recorder.transport.write(b"more news")
 
         poller.watch(source, READABLE, happened)
         os.write(sink, b"x")
         received = [await asyncio.to_thread(theirs.recv, 100) for _ in range(2)]
-        assert received == [b"an answer, and news", b"more news"]
+        assert received == [b"an answer, and news for you", b"more news"]
         # Outside of an event nobody would send it later.
         recorder.transport.write(b"at once")
         assert theirs.recv(100, socket.MSG_DONTWAIT) == b"at once"

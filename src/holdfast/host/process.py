@@ -211,9 +211,11 @@ class HostedProcess:
 
     def _notify(self) -> None:
         if self.askers:
-            answered = [asker for asker in tuple(self.askers) if asker.pump()]
             # Who waited gets the answer, and the processor, before anything else is done: it is often woken on ours.
-            self._poller.catch_up()
+            poller = self._poller
+            defers, poller.defers = poller.defers, False
+            answered = [asker for asker in tuple(self.askers) if asker.pump()]
+            poller.defers = defers
             os.sched_yield()
             for asker in answered:
                 asker.abandon()

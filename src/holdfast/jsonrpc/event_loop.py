@@ -49,8 +49,8 @@ class Poller(selectors.BaseSelector):
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._fresh: set[int] = set()
         self._gathering = False
-        #: Whether something is being called back.
-        self.calling = False
+        #: Whether something is being called back, and small writes are kept until it is done.
+        self.defers = False
         self._afterwards: list[Callable[[], None]] = []
         #: Set when a request was read: another one may follow its answer.
         self.conversing = False
@@ -84,10 +84,10 @@ class Poller(selectors.BaseSelector):
         self._callbacks.pop(descriptor, None)
 
     def afterwards(self, call: Callable[[], None]) -> None:
-        """Call *call* when what is being called back is done, or at the next :meth:`catch_up`."""
+        """Call *call* when what is being called back is done."""
         self._afterwards.append(call)
 
-    def catch_up(self) -> None:
+    def _catch_up(self) -> None:
         """Call now what waits for the end of the present callback: what comes next takes long."""
         while self._afterwards:
             call = self._afterwards.pop(0)
@@ -152,7 +152,7 @@ class Poller(selectors.BaseSelector):
                 time.sleep(_GATHER)
             found = self._converse(timeout) if self.conversing else self._epoll.poll(timeout, _BATCH)
             fresh.clear()
-            self.calling = True
+            self.defers = True
             for descriptor, events in found:
                 callback = callbacks.get(descriptor)
                 if callback is None:
@@ -163,8 +163,8 @@ class Poller(selectors.BaseSelector):
                     except Exception as error:
                         self._failed(error)
                     if self._afterwards:
-                        self.catch_up()
-            self.calling = False
+                        self._catch_up()
+            self.defers = False
             if rest or self.interrupted or not found or not timeout:
                 return rest
             if deadline is not None:

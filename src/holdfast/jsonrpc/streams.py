@@ -83,7 +83,7 @@ class SocketTransport(asyncio.Transport):
         if self._closing or not data:
             return
         size = len(data)
-        if self._poller.calling and not self._blocked and size <= _SMALL and self._size < _GATHERED:
+        if self._poller.defers and not self._blocked and size <= _SMALL and self._size < _GATHERED:
             if not self._buffer:
                 self._poller.afterwards(self._release)
             self._buffer.append(bytes(data))
@@ -113,7 +113,7 @@ class SocketTransport(asyncio.Transport):
             self._keep(bytes(data) if isinstance(data, bytearray) else data)
         if self._blocked:
             return
-        if self._poller.calling and self._size <= _SMALL:
+        if self._poller.defers and self._size <= _SMALL:
             if not waits:
                 self._poller.afterwards(self._release)
         else:
