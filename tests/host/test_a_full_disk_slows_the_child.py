@@ -15,7 +15,7 @@ import pytest
 from holdfast.host.client import HostClient
 from holdfast.host.port import Kind, ProcessSpec, ProcessStatus, Record
 
-from .harness import PATH, kill_server, start_host, within
+from .harness import PATH, WireClient, kill_server, start_host, within
 
 
 @pytest.fixture
@@ -75,7 +75,10 @@ async def test_the_child_waits_until_there_is_room(small_disk: Path, tty: bool) 
         server.stop()
 
 
-async def test_what_cannot_be_written_outlives_the_server_and_is_written_when_it_can_be(state: Path) -> None:
+@pytest.mark.parametrize("first", ["f", "g"])
+async def test_what_cannot_be_written_outlives_the_server_and_is_written_when_it_can_be(
+    state: Path, first: str
+) -> None:
     """Room can be reserved behind the largest size that a file may have: when that is seen, the pipe is empty."""
     size = 20_000_000
     server = start_host(state)
@@ -88,22 +91,24 @@ async def test_what_cannot_be_written_outlives_the_server_and_is_written_when_it
         client = await HostClient.connect(server.url)
         limit(3_000_000)
         argv = ["head", "-c", str(size), "/dev/zero"]
-        await client.start(ProcessSpec(process_id="f", argv=argv, cwd=Path("/"), env={"PATH": PATH}))
-        await client.start(ProcessSpec(process_id="g", argv=argv, cwd=Path("/"), env={"PATH": PATH}))
+        # The first one's output is stuck half-way, the other's in its pipe.
+        for process_id in (first, *({"f", "g"} - {first})):
+            await client.start(ProcessSpec(process_id=process_id, argv=argv, cwd=Path("/"), env={"PATH": PATH}))
+            await within(stalled(client, process_id))
         for _ in range(2):
             for process_id in ("f", "g"):
                 assert (await within(stalled(client, process_id))).exit_code is None
             await kill_server(server)
-        # Also who does not wait for it any more learns of its end.
+        # Whoever waits learns of an end although what comes before it is not in the log yet.
+        waiting = await WireClient.connect(server.url)
+        told = await waiting.result("process/read", {"processId": "g"})
+        wait = {"processId": "g", "afterSeq": told["nextSeq"] - 1, "waitMs": 3_600_000}
+        asked = waiting.request("process/read", wait)
+        await waiting.result("environment/status")
         await client.terminate("g")
-
-        async def exited() -> Record:
-            async for record in client.records("g"):
-                if isinstance(record, Record) and record.kind is Kind.EXITED:
-                    return record
-            raise AssertionError("it is closed, and has not exited")
-
-        assert (await within(exited())).signal == signal.SIGKILL
+        answer = (await waiting.reply(asked))["result"]
+        assert (answer["exited"], answer["exitCode"], answer["closed"]) == (True, 128 + signal.SIGKILL, False)
+        await waiting.close()
         limit(resource.RLIM_INFINITY)
         records = await within(read(client, "f"))
         assert sum(len(record.data) for record in records) == size

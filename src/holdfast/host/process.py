@@ -189,10 +189,11 @@ class HostedProcess:
             return False
 
     def _stall(self, reason: LogFull) -> None:
-        """Write to the log again when there may be room."""
+        """Write to the log again when there may be room; what it took all the same is told now."""
         if self.stalled is None:
             asyncio.get_running_loop().call_later(RETRY_AFTER, self._retry)
         self.stalled = reason.message
+        self._notify()
 
     def _retry(self) -> None:
         self.stalled = None
