@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import RunningServer, WireClient, find_codex, start_codex, start_host
+from .harness import BOTH, RunningServer, WireClient, needed_codex, start_codex, start_host
 
 
 @pytest.fixture
@@ -23,17 +23,13 @@ def host(state: Path) -> Iterator[RunningServer]:
     server.stop()
 
 
-@pytest.fixture(params=["holdfast", pytest.param("codex", marks=pytest.mark.real_agent)])
+@pytest.fixture(params=BOTH)
 def either(request: pytest.FixtureRequest, state: Path) -> Iterator[RunningServer]:
     """Our host and the reference implementation, on WebSocket: the same conversation has to work with both."""
     if request.param == "holdfast":
         server = start_host(state, "ws://127.0.0.1:0")
     else:
-        codex = find_codex()
-        if codex is None:
-            # A skipped comparison promises nothing.
-            pytest.fail("There is no codex: set HOLDFAST_TEST_CODEX or install it below .tools/agents.", pytrace=False)
-        server = start_codex(codex, request.getfixturevalue("codex_home"))
+        server = start_codex(needed_codex(), request.getfixturevalue("codex_home"))
     yield server
     server.stop()
 

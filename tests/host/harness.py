@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.lines import connect_unix
 from holdfast.jsonrpc.websocket import connect_websocket
@@ -103,6 +105,25 @@ def find_codex() -> str | None:
         if candidate.exists():
             return str(candidate)
     return shutil.which("codex")
+
+
+#: The parameters of a fixture that is our host and then the reference implementation.
+BOTH = ["holdfast", pytest.param("codex", marks=pytest.mark.real_agent)]
+
+
+def needed_codex() -> str:
+    """The real Codex; a comparison that is skipped promises nothing."""
+    codex = find_codex()
+    if codex is None:
+        pytest.fail("There is no codex: set HOLDFAST_TEST_CODEX or install it below .tools/agents.", pytrace=False)
+    return codex
+
+
+def server_command(which: str, state: Path) -> list[str]:
+    """The command that starts one of ``BOTH`` on WebSocket."""
+    if which == "holdfast":
+        return [sys.executable, "-m", "holdfast.host", "--listen", "ws://127.0.0.1:0", "--state-dir", str(state)]
+    return [needed_codex(), "exec-server", "--listen", "ws://127.0.0.1:0"]
 
 
 def over_etc(directory: Path, command: list[str]) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from .harness import RunningServer, WireClient, find_codex, over_etc
+from .harness import BOTH, RunningServer, WireClient, over_etc, server_command
 from .sandboxes import bubblewrap, sandbox, special
 
 LOCATIONS = "some capability locations could not be resolved; discovery may be incomplete"
@@ -90,21 +89,9 @@ class Machine:
         }
 
 
-def command(request: pytest.FixtureRequest, state: Path) -> list[str]:
-    if request.param == "holdfast":
-        return [sys.executable, "-m", "holdfast.host", "--listen", "ws://127.0.0.1:0", "--state-dir", str(state)]
-    codex = find_codex()
-    if codex is None:
-        pytest.fail("There is no codex: set HOLDFAST_TEST_CODEX or install it below .tools/agents.", pytrace=False)
-    return [codex, "exec-server", "--listen", "ws://127.0.0.1:0"]
-
-
-BOTH = ["holdfast", pytest.param("codex", marks=pytest.mark.real_agent)]
-
-
 @pytest.fixture(params=BOTH)
 def machine(request: pytest.FixtureRequest, state: Path, tmp_path: Path, codex_home: Path) -> Machine:
-    return Machine(tmp_path.resolve(), codex_home.resolve(), command(request, state))
+    return Machine(tmp_path.resolve(), codex_home.resolve(), server_command(request.param, state))
 
 
 async def test_without_files_there_is_nothing(machine: Machine) -> None:

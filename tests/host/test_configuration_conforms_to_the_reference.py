@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from holdfast.host.sandbox.bubblewrap import unusable
 
-from .harness import RunningServer, WireClient, find_codex, over_etc
+from .harness import BOTH, RunningServer, WireClient, over_etc, server_command
 
 TRUSTED = '[projects."@/p"]\ntrust_level = "trusted"\n'
 WORKTREE = {
@@ -66,15 +65,6 @@ class Machine:
         return text.replace(str(self.home), "@/home").replace(str(self.place), "@")
 
 
-def command(request: pytest.FixtureRequest, state: Path) -> list[str]:
-    if request.param == "holdfast":
-        return [sys.executable, "-m", "holdfast.host", "--listen", "ws://127.0.0.1:0", "--state-dir", str(state)]
-    codex = find_codex()
-    if codex is None:
-        pytest.fail("There is no codex: set HOLDFAST_TEST_CODEX or install it below .tools/agents.", pytrace=False)
-    return [codex, "exec-server", "--listen", "ws://127.0.0.1:0"]
-
-
 async def started(
     argv: list[str], request: pytest.FixtureRequest, tmp_path: Path, codex_home: Path
 ) -> AsyncIterator[Machine]:
@@ -96,14 +86,11 @@ def directories(tmp_path: Path, codex_home: Path) -> tuple[Path, Path]:
     return place, codex_home.resolve()
 
 
-BOTH = ["holdfast", pytest.param("codex", marks=pytest.mark.real_agent)]
-
-
 @pytest.fixture(params=BOTH)
 async def machine(
     request: pytest.FixtureRequest, state: Path, tmp_path: Path, codex_home: Path
 ) -> AsyncIterator[Machine]:
-    async for found in started(command(request, state), request, tmp_path, codex_home):
+    async for found in started(server_command(request.param, state), request, tmp_path, codex_home):
         yield found
 
 
@@ -116,7 +103,9 @@ async def administered(
     if reason is not None:
         pytest.skip(f"no way to put a directory in the place of /etc/codex: {reason}")
     place, _ = directories(tmp_path, codex_home)
-    async for found in started(over_etc(place / "etc", command(request, state)), request, tmp_path, codex_home):
+    async for found in started(
+        over_etc(place / "etc", server_command(request.param, state)), request, tmp_path, codex_home
+    ):
         yield found
 
 

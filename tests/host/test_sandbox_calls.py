@@ -61,21 +61,22 @@ print(*(line for line in open("/proc/self/status") if line.startswith("Seccomp:"
 NUMBERS = {"x86_64": (101, 310), "aarch64": (117, 270)}.get(os.uname().machine, (-1, -1))
 
 
-async def probe(client: WireClient, workspace: Path, network: str, path: str) -> dict[str, str]:
+async def probe(client: WireClient, workspace: Path, network: str) -> dict[str, str]:
+    """What became of each call, by its name; outside of the sandbox there is somebody to connect to."""
     asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), network=network)
     script = PROBE.replace("PTRACE", str(NUMBERS[0])).replace("READV", str(NUMBERS[1]))
-    output = await run_in(client, workspace, [sys.executable, "-c", script, path], asked)
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = str(workspace.parent / "listener")
+        listener.bind(path)
+        listener.listen()
+        output = await run_in(client, workspace, [sys.executable, "-c", script, path], asked)
     lines = [line.strip().replace("\t", " ") for line in output.splitlines() if line.strip()]
     return {name: result for name, _, result in (line.rpartition(" ") for line in lines)}
 
 
 @bubblewrap
 async def test_without_network_nothing_outside_can_be_talked_to(client: WireClient, workspace: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        path = str(workspace.parent / "listener")
-        listener.bind(path)
-        listener.listen()
-        found = await probe(client, workspace, "restricted", path)
+    found = await probe(client, workspace, "restricted")
     refused = ("AF_INET", "AF_INET6", "AF_NETLINK", "AF_VSOCK", "sendto", "connect", "bind", "listen", "accept")
     others = ("ptrace", "read memory", "write memory", "ring 425", "ring 426", "ring 427")
     assert {name: found[name] for name in (*refused, *others)} == dict.fromkeys((*refused, *others), "EPERM")
@@ -84,11 +85,7 @@ async def test_without_network_nothing_outside_can_be_talked_to(client: WireClie
 
 @bubblewrap
 async def test_with_network_only_rings_are_refused(client: WireClient, workspace: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        path = str(workspace.parent / "listener")
-        listener.bind(path)
-        listener.listen()
-        found = await probe(client, workspace, "enabled", path)
+    found = await probe(client, workspace, "enabled")
     assert [found[f"ring {number}"] for number in (425, 426, 427)] == ["EPERM"] * 3
     assert [found[name] for name in ("AF_INET", "connect", "datagram pair", "send", "AF_VSOCK")] == [
         *["done"] * 4,
@@ -100,7 +97,7 @@ async def test_with_network_only_rings_are_refused(client: WireClient, workspace
 @bubblewrap
 async def test_a_pair_of_sockets_works_without_network(host: RunningServer, workspace: Path) -> None:
     client = await WireClient.connect(host.url)
-    found = await probe(client, workspace, "restricted", "/")
+    found = await probe(client, workspace, "restricted")
     # A datagram could be sent to an address that no filter sees.
     assert [found[name] for name in ("send", "recv", "sendmsg", "datagram pair")] == ["done", "done", "done", "EPERM"]
     await client.close()

@@ -169,7 +169,7 @@ class ProcessLog:
         if self._unindexed or self._pending is not None:
             self.flush()
         try:
-            target = self._files.get(kind) or self._file(kind)
+            target = self._file(kind)
             offset = self._sizes[kind]
             moved = os.splice(source, target, CHUNK, offset_dst=offset, flags=os.SPLICE_F_NONBLOCK)
         except OSError as error:

@@ -28,8 +28,6 @@ class Pouring:
         #: Where in the file belongs what was taken last, and how much it was.
         self.offset = 0
         self.length = 0
-        #: Whether that is in the file.
-        self.landed = True
 
     def possible(self, offset: int) -> bool:
         """Whether more can be taken, with room for it at *offset*: out of the pipe, nothing else holds it."""
@@ -54,27 +52,23 @@ class Pouring:
         taken = self._staging.take(source, self._key, self._name, offset)
         self._generation = self._staging.generation
         self.offset, self.length = offset, taken
-        self.landed = not taken
         return taken
 
     def resume(self, portion: Portion) -> None:
         """What an earlier server had taken is to land."""
         self._generation = self._staging.generation
         self.offset, self.length = portion.offset, portion.length
-        self.landed = False
 
     def land(self) -> bool:
         """Write to the file what was taken; returns whether the page cache will let go of it by itself.
 
         :raises OSError: it cannot be written; the same call may succeed later
         """
-        forgotten = self._staging.land(self._descriptor, self.offset, forget=self.offset >= _REMEMBERED)
-        self.landed = True
-        return forgotten
+        return self._staging.land(self._descriptor, self.offset, forget=self.offset >= _REMEMBERED)
 
     def data(self, begin: int, end: int) -> memoryview | None:
         """The part from *begin* to *end* of the file, if it is still where it was written from."""
-        if self._generation != self._staging.generation or not self.landed:
+        if self._generation != self._staging.generation:
             return None
         if begin < self.offset or end > self.offset + self.length:
             return None

@@ -88,7 +88,7 @@ class Poller(selectors.BaseSelector):
         self._afterwards.append(call)
 
     def _catch_up(self) -> None:
-        """Call now what waits for the end of the present callback: what comes next takes long."""
+        """Call what waits for the end of a callback."""
         while self._afterwards:
             call = self._afterwards.pop(0)
             try:

@@ -39,7 +39,7 @@ def read_name(text: str) -> str | None:
 
     :raises InvalidManifest: it is none
     """
-    return _text(_members(_parse(text), "name"), "name")
+    return _text(parse_object(text, "name"), "name")
 
 
 def read_manifest(text: str) -> Manifest:
@@ -47,7 +47,7 @@ def read_manifest(text: str) -> Manifest:
 
     :raises InvalidManifest: it is none
     """
-    said = _members(_parse(text), "name", "interface", "apps", "mcpServers")
+    said = parse_object(text, "name", "interface", "apps", "mcpServers")
     interface = said.get("interface")
     display = None if interface is None else _text(_members(interface, "displayName"), "displayName", null=True)
     servers = said.get("mcpServers")

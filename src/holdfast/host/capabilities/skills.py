@@ -40,29 +40,15 @@ class Skill(msgspec.Struct, rename="camel"):
     policy: Policy | None
 
 
-class FreeSkill(msgspec.Struct, rename="camel"):
+class FreeSkill(Skill, kw_only=True):
     """A skill that is part of no installed plugin."""
 
-    name: str
-    description: str
-    short_description: str | None
-    path: str
     discovery_root: DiscoveryRoot
-    dependencies: Dependencies | None
-    policy: Policy | None
 
     @classmethod
     def of(cls, skill: Skill, root: DiscoveryRoot) -> FreeSkill:
         """The skill as one of a directory."""
-        return cls(
-            skill.name,
-            skill.description,
-            skill.short_description,
-            skill.path,
-            root,
-            skill.dependencies,
-            skill.policy,
-        )
+        return cls(*msgspec.structs.astuple(skill), discovery_root=root)
 
 
 def read_skills(found: discovery.Discovery) -> tuple[list[Skill], bool]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from holdfast.host.configuration.reading import Files, cannot_load
 from holdfast.host.configuration.toml import Table, is_list, is_table
+from holdfast.host.files.scope import is_below
 from holdfast.jsonrpc.messages import RpcError
 
 MARKERS: Final = (".git",)
@@ -61,7 +62,7 @@ def find_project(files: Files, directory: str, configuration: Table) -> Project:
     markers = _markers(configuration)
     trust = _trust(configuration)
     root = next((path for path in _upwards(directory) if any(_marked(files, path, m) for m in markers)), directory)
-    directories = [path for path in _upwards(directory) if path == root or path.startswith(root.rstrip("/") + "/")]
+    directories = [path for path in _upwards(directory) if is_below(path, root)]
     start = directory if files.is_directory(directory) else posixpath.dirname(directory)
     checkout = next((path for path in _upwards(start) if _marked(files, path, ".git")), None)
     repository = None if checkout is None else _repository(files, checkout)

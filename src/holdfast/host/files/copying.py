@@ -17,7 +17,7 @@ from holdfast.host.files.parameters import Copy
 from holdfast.host.files.place import Place, locate, locate_entry, path_of, real_path
 from holdfast.host.files.reading import open_regular
 from holdfast.host.files.refusal import refused
-from holdfast.host.files.scope import Scope
+from holdfast.host.files.scope import Scope, is_below
 from holdfast.host.files.writing import replace, write_all
 
 _BLOCK: Final = 1024 * 1024
@@ -89,7 +89,7 @@ def _refuse_inside(origin: str, target: str) -> None:
 
     :raises RpcError: it is
     """
-    if target == origin or target.startswith(origin.rstrip("/") + "/"):
+    if is_below(target, origin):
         raise refused("fs/copy cannot copy a directory to itself or one of its descendants")
 
 

@@ -13,13 +13,13 @@ from typing import Final
 
 from pybase64 import b64encode
 
-from holdfast.host.base64_text import decode_base64
+from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.files.parameters import Close, Open, OpenMode, ReadBlock, WriteBlock
 from holdfast.host.files.place import locate, path_of
 from holdfast.host.files.reading import not_a_file, open_regular
 from holdfast.host.files.refusal import refused
 from holdfast.host.files.scope import Scope
-from holdfast.host.files.writing import base64_fault, write_all
+from holdfast.host.files.writing import write_all
 from holdfast.jsonrpc.messages import INVALID_PARAMS, NOT_FOUND, RpcError, encode_json
 
 #: Bytes in one block, handles of one connection, bytes of a handle's id (the reference implementation's numbers).

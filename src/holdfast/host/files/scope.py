@@ -9,6 +9,11 @@ from typing import Protocol
 from holdfast.host.files.refusal import refused
 
 
+def is_below(path: str, top: str) -> bool:
+    """Whether *path* is *top* or in it; both absolute, without ``..``."""
+    return top == "/" or path == top or path.startswith(top + "/")
+
+
 class Rule(Protocol):
     """One limit to what may be touched."""
 
@@ -27,7 +32,7 @@ class Root:
     path: str
 
     def require(self, path: str, *, write: bool, tree: bool = False) -> None:
-        if path != self.path and not path.startswith(self.path.rstrip("/") + "/"):
+        if not is_below(path, self.path):
             raise refused(f"`{path}` is outside of `{self.path}`, the root of this exec-server")
         if write and path == self.path:
             raise refused(f"`{path}` is the root of this exec-server")

@@ -16,16 +16,13 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
-from typing import Final
 
-from holdfast.host.base64_text import decode_base64
+from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.files.parameters import WriteFile
 from holdfast.host.files.place import Place, locate, path_of
 from holdfast.host.files.reading import not_a_file
 from holdfast.host.files.refusal import refused
 from holdfast.host.files.scope import Scope
-
-_BASE64_SIGNS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 #: Fills an empty, open file.
 Fill = Callable[[int], None]
@@ -45,25 +42,6 @@ def write_file(scope: Scope, params: WriteFile) -> bytes:
     with locate(path_of(params.path), scope, follow=params.follow_symlinks is not False, write=True) as place:
         replace(place, lambda descriptor: write_all(descriptor, data))
     return b"{}"
-
-
-def base64_fault(text: str) -> str:
-    """What is wrong with base64 text that cannot be decoded, in the words of the reference implementation."""
-    signs = text.encode()
-    rest = len(signs) % 4
-    if rest == 1 and signs[-1] not in _BASE64_SIGNS + b"=":
-        return f"Invalid symbol {signs[-1]}, offset {len(signs) - 1}."
-    body = signs.rstrip(b"=")
-    # Only the last four may have padding, and not before their third.
-    last = max(0, len(signs) - (rest or 4))
-    for offset, sign in enumerate(signs):
-        if sign not in _BASE64_SIGNS and (sign != ord("=") or offset < last + 2 or offset < len(body)):
-            return f"Invalid symbol {sign}, offset {offset}."
-    if len(body) % 4 == 1:
-        return f"Invalid input length: {len(body)}"
-    if rest:
-        return "Invalid padding"
-    return f"Invalid last symbol {body[-1]}, offset {len(body) - 1}."
 
 
 def replace(place: Place, fill: Fill, *, mode: int | None = None) -> None:

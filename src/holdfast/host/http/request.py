@@ -17,8 +17,7 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 import msgspec
 
-from holdfast.host.base64_text import decode_base64
-from holdfast.host.files.writing import base64_fault
+from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.parameters import Parameters
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
+from holdfast.host.files.scope import is_below
 from holdfast.host.sandbox.mount_points import LIFE, TOOLS, can_be_made, with_mount_points
 from holdfast.host.sandbox.permissions import Access
-from holdfast.host.sandbox.policy import Grant, Policy, cannot_honour, is_below
+from holdfast.host.sandbox.policy import Grant, Policy, cannot_honour
 from holdfast.host.sandbox.seccomp import is_known, program_file
 
 #: Seconds that the trial may take.
@@ -103,7 +104,7 @@ def _wrap(policy: Policy, cwd: str) -> list[str]:
         "--seccomp",
         "3",
         *(["--sync-fd", str(LIFE)] if covered else []),
-        *_mounts(policy),
+        *_mounts(policy, covered),
         "--chdir",
         cwd,
         "--",
@@ -114,7 +115,7 @@ def _wrap(policy: Policy, cwd: str) -> list[str]:
     return [env, f"--ignore-signal={_SIGNALS}", *with_mount_points(shell, covered, filtered)]
 
 
-def _mounts(policy: Policy) -> list[str]:
+def _mounts(policy: Policy, covered: list[str]) -> list[str]:
     """The file system of the sandbox: shorter paths first, so that longer ones lie on top."""
     words: list[str] = []
     # Only at the end can nothing be put into them any more.
@@ -128,7 +129,7 @@ def _mounts(policy: Policy) -> list[str]:
     words += ["--dev", "/dev", "--proc", "/proc"]
     for grant in policy.grants:
         if grant.path != "/" and not _is_elsewhere(grant.path):
-            mount = _mount(policy, grant)
+            mount = _mount(policy, grant, covered)
             words += mount
             if "--tmpfs" in mount:
                 closed.append(grant.path)
@@ -149,11 +150,11 @@ def _is_covered(policy: Policy, grant: Grant) -> bool:
     return policy.access(os.path.dirname(grant.path)) is Access.WRITE and can_be_made(grant.path)
 
 
-def _mount(policy: Policy, grant: Grant) -> list[str]:
+def _mount(policy: Policy, grant: Grant, covered: list[str]) -> list[str]:
     path = grant.path
     above = policy.access(os.path.dirname(path))
     if not grant.exists:
-        if _is_covered(policy, grant):
+        if path in covered:
             return ["--perms", "0555", "--tmpfs", path]
         if grant.reserved or grant.access is Access.WRITE or above is not Access.WRITE:
             # It stays missing, or may be made where making is allowed.

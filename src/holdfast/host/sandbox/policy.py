@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.host.files.scope import is_below
 from holdfast.host.sandbox.metadata import METADATA, git_directory
 from holdfast.host.sandbox.mount_points import is_missing
 from holdfast.host.sandbox.own_places import own_places
@@ -65,11 +66,6 @@ class Policy:
         if any(access not in allowed for access in (self.access(path), *below)):
             verb = "writing" if write else "reading"
             raise RpcError(INVALID_REQUEST, f"the sandbox does not allow {verb} `{path}`")
-
-
-def is_below(path: str, top: str) -> bool:
-    """Whether *path* is *top* or in it; both absolute, without ``..``."""
-    return top == "/" or path == top or path.startswith(top + "/")
 
 
 def policy_of(context: SandboxContext, temporary: str | None = None) -> Policy | None:
