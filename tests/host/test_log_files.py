@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import CHUNK, RECORD, EntryKind
+from holdfast.host.log_index import LogFull
 from holdfast.host.page_cache import STEP, WINDOW
 
 KINDS = st.sampled_from([EntryKind.STDOUT, EntryKind.STDERR, EntryKind.SIGNAL])

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import CHUNK, EntryKind
+from holdfast.host.log_index import LogFull
 from holdfast.host.staging import CAPACITY, Staging
 
 _F_SETPIPE_SZ = 1031

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.directories import remove_directory
-from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
+from holdfast.host.log_index import LogFull
 from holdfast.jsonrpc.event_loop import READABLE, Poller
 
 #: The largest event, in bytes; of a larger one only its size is recorded.

@@ -1,9 +1,8 @@
 """The durable log of one process: a raw file for each stream and an index of fixed-size records.
 
 The directory of a process holds ``index`` and, once there is something in them, ``stdout``, ``stderr``, ``pty`` and
-``signals`` (0600).  Record *n* lies at ``(n - 1) * 32`` of the index, so a cursor read costs the same anywhere in the
-log.  Bytes go to the stream's file first and are indexed second; nobody is told of them before both are done.  What a
-crash leaves between the two is indexed by :meth:`ProcessLog.recover`.
+``signals`` (0600).  Bytes go to the stream's file first and are indexed second; nobody is told of them before both are
+done.  What a crash leaves between the two is indexed by :meth:`ProcessLog.recover`.
 
 Nothing is synced to the medium: the log outlives the death of any process, not the loss of power.
 """
@@ -15,67 +14,41 @@ import errno
 import os
 import select
 import time
-import weakref
-from collections import deque
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from holdfast.errors import HoldfastError
-from holdfast.host.log_format import CHUNK, RECORD, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind, new_entry
+from holdfast.host.log_format import CHUNK, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind
+from holdfast.host.log_index import FULL, LogFull, LogIndex
 from holdfast.host.page_cache import STEP, WINDOW, drop_behind
 from holdfast.host.pouring import Pouring
 from holdfast.host.preallocation import give_back
 from holdfast.host.staging import Staging
 
-#: How many of the newest records are also held in memory, for readers that are up to date.
-_TAIL: Final = 64
 #: Bytes of a block as ``stat`` counts them, and how many bytes behind the end of a file are worth being given back.
 _BLOCK: Final = 512
 _SURPLUS: Final = 64 * 1024
 #: The file whose existence says that the output was deleted.
 _DROPPED: Final = "dropped"
 
-#: Errors of a file system that may go away by themselves: the writer waits, it does not give up.
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-#: An entry without its number.
-_Unindexed = tuple[int, int, int, int, int, int]
-
-
-class LogFull(HoldfastError):
-    """The file system has no room (or cannot write); nothing was lost, and the same call may succeed later."""
-
-    code = "log_full"
-
 
 class ProcessLog:
     """The log in one directory: a single writer, any number of readers, no memory that grows with it."""
 
-    def __init__(self, directory: Path | str) -> None:
-        self._directory = os.fspath(directory)
-        self._index = -1
+    def __init__(self, directory: str, index: LogIndex) -> None:
+        self._directory = directory
+        self._index = index
         self._files: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
-        self._tail: deque[Entry] = deque(maxlen=_TAIL)
-        #: Records whose bytes are safe but which did not fit into the index yet; invisible until they do.
-        self._unindexed: list[_Unindexed] = []
         #: The streams that pour, by kind, and the one whose output is not in its file yet.
         self._pourings: dict[int, Pouring] = {}
         self._pending: int | None = None
-        #: The highest sequence number that readers may see.
-        self.last_seq = 0
         #: Whether the output was deleted by retention; readers are told of gaps instead.
         self.dropped = False
-        self._release: weakref.finalize[..., ProcessLog] | None = None
 
     @classmethod
     def create(cls, directory: Path | str) -> ProcessLog:
         """Begin a log in an existing directory that has none, or one without records."""
-        log = cls(directory)
-        log._index = log._open("index", os.O_CREAT)
-        return log
+        return cls(os.fspath(directory), LogIndex.writable(f"{directory}/index"))
 
     @classmethod
     def recover(cls, directory: Path | str, staging: Staging | None = None) -> ProcessLog:
@@ -83,33 +56,21 @@ class ProcessLog:
 
         What the disk does not take now stays in memory for :meth:`flush`.
         """
-        log = cls(directory)
-        log._index = log._open("index", os.O_CREAT)
-        size = os.fstat(log._index).st_size
-        log.last_seq = size // RECORD.size
-        if size % RECORD.size:
-            os.ftruncate(log._index, log.last_seq * RECORD.size)
+        log = cls.create(directory)
         log._index_the_rest(staging)
         return log
 
     @classmethod
     def complete(cls, directory: Path | str) -> ProcessLog:
         """Open a log that nobody will write to any more; it holds no descriptor."""
-        log = cls(directory)
-        log.last_seq = os.stat(f"{log._directory}/index").st_size // RECORD.size
-        log.dropped = os.path.exists(f"{log._directory}/{_DROPPED}")
+        log = cls(os.fspath(directory), LogIndex.complete(f"{directory}/index"))
+        log.dropped = os.path.exists(f"{directory}/{_DROPPED}")
         return log
 
-    def last(self, kind: EntryKind) -> Entry | None:
-        """The newest record of *kind*, looking backwards."""
-        end = self.last_seq
-        while end > 0:
-            begin = max(0, end - 512)
-            for entry in reversed(self.entries(begin, end - begin)):
-                if entry.kind == kind:
-                    return entry
-            end = begin
-        return None
+    @property
+    def last_seq(self) -> int:
+        """The highest sequence number that readers may see."""
+        return self._index.last_seq
 
     @property
     def _key(self) -> str:
@@ -140,7 +101,7 @@ class ProcessLog:
                 # An earlier server reserved more than was needed.
                 give_back(self._file(kind))
             for begin in range(ends[kind], size, CHUNK):
-                self._unindexed.append((time.time_ns(), begin, min(CHUNK, size - begin), 0, 0, kind))
+                self._index.waiting.append((time.time_ns(), begin, min(CHUNK, size - begin), 0, 0, kind))
         if staging is not None and left is not None and self._pending is None:
             # It had landed, whole; or its file is gone.
             staging.drop()
@@ -166,19 +127,19 @@ class ProcessLog:
         """
         if kind not in self._files and not self._worth_a_file(source):
             return 0
-        if self._unindexed or self._pending is not None:
+        if self._index.waiting or self._pending is not None:
             self.flush()
         try:
             target = self._file(kind)
             offset = self._sizes[kind]
             moved = os.splice(source, target, CHUNK, offset_dst=offset, flags=os.SPLICE_F_NONBLOCK)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise LogFull(f"No room for output in {self._directory}.") from error
             raise
         if moved:
             end = self._sizes[kind] = offset + moved
-            self._append(kind, offset, moved)
+            self._index.append((time.time_ns(), offset, moved, 0, 0, kind))
             if end > WINDOW:
                 self._drop_behind(kind, offset, end)
         return moved
@@ -225,7 +186,7 @@ class ProcessLog:
         offset, now = pouring.offset, time.time_ns()
         end = self._sizes[kind] = offset + pouring.length
         for begin in range(offset, end, CHUNK):
-            self._unindexed.append((now, begin, min(CHUNK, end - begin), 0, 0, kind))
+            self._index.waiting.append((now, begin, min(CHUNK, end - begin), 0, 0, kind))
         if end > WINDOW and not forgotten:
             self._drop_behind(kind, offset, end)
 
@@ -250,7 +211,7 @@ class ProcessLog:
 
         :raises LogFull: no room; the caller keeps the data and calls again
         """
-        if self._unindexed or self._pending is not None:
+        if self._index.waiting or self._pending is not None:
             self.flush()
         try:
             target = self._file(kind)
@@ -259,11 +220,11 @@ class ProcessLog:
             while written < len(data):
                 written += os.pwrite(target, data[written:] if written else data, offset + written)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise LogFull(f"No room for output in {self._directory}.") from error
             raise
         self._sizes[kind] = offset + len(data)
-        self._append(kind, offset, len(data))
+        self._index.append((time.time_ns(), offset, len(data), 0, 0, kind))
 
     def append_end(self, *, exit_code: int | None = None, signal: int = 0, exited: bool, closed: bool) -> None:
         """Record that the process exited, that its streams are closed, or both at once.
@@ -273,79 +234,30 @@ class ProcessLog:
         now = time.time_ns()
         if exited:
             code = UNKNOWN_EXIT if exit_code is None else exit_code
-            self._unindexed.append((now, 0, 0, code, signal, EntryKind.EXITED))
+            self._index.waiting.append((now, 0, 0, code, signal, EntryKind.EXITED))
         if closed:
-            self._unindexed.append((now, 0, 0, 0, 0, EntryKind.CLOSED))
+            self._index.waiting.append((now, 0, 0, 0, 0, EntryKind.CLOSED))
         self.flush()
-
-    def _append(self, kind: int, offset: int, length: int) -> None:
-        """Index a chunk; nothing else waits for the index."""
-        fields = (time.time_ns(), offset, length, 0, 0, int(kind))
-        entry = new_entry(Entry, (self.last_seq + 1, *fields))
-        try:
-            indexed = os.pwrite(self._index, RECORD.pack(*entry), self.last_seq * RECORD.size) == RECORD.size
-        except OSError:
-            indexed = False
-        if indexed:
-            self._tail.append(entry)
-            self.last_seq += 1
-        else:
-            self._unindexed.append(fields)
-            self.flush()
 
     def flush(self) -> None:
         """Bring into the log what did not fit before.
 
         :raises LogFull: there is still no room
         """
-        self._index_all()
+        self._index.flush()
         if self._pending is not None:
             self._land(self._pending)
-            self._index_all()
-
-    def _index_all(self) -> None:
-        unindexed = self._unindexed
-        if not unindexed:
-            return
-        seq = self.last_seq
-        entries: list[Entry] = []
-        packed = b""
-        for number, fields in enumerate(unindexed, seq + 1):
-            entry = new_entry(Entry, (number, *fields))
-            entries.append(entry)
-            packed += RECORD.pack(*entry)
-        position = seq * RECORD.size
-        try:
-            written = 0
-            while written < len(packed):
-                written += os.pwrite(self._index, packed[written:] if written else packed, position + written)
-        except OSError as error:
-            if error.errno in _FULL:
-                raise LogFull(f"No room for the index in {self._directory}.") from error
-            raise
-        self._tail.extend(entries)
-        self.last_seq = seq + len(entries)
-        unindexed.clear()
+            self._index.flush()
 
     # Reading
 
     def entries(self, after: int, limit: int) -> list[Entry]:
         """Up to *limit* records with sequence numbers above *after*, in order."""
-        last = self.last_seq
-        if after >= last:
-            return []
-        tail = self._tail
-        if tail and tail[0].seq <= after + 1:
-            skip = after + 1 - tail[0].seq
-            return list(islice(tail, skip, skip + limit))
-        count = min(limit, last - after)
-        index = self._index if self._index >= 0 else self._open("index", 0)
-        try:
-            packed = os.pread(index, count * RECORD.size, after * RECORD.size)
-        finally:
-            if self._index < 0:
-                os.close(index)
-        return [Entry._make(fields) for fields in RECORD.iter_unpack(packed)]
+        return self._index.entries(after, limit)
+
+    def last(self, kind: EntryKind) -> Entry | None:
+        """The newest record of *kind*, looking backwards."""
+        return self._index.last(kind)
 
     def data(self, entry: Entry) -> bytes:
         """The bytes that *entry* describes; none for ``EXITED`` and ``CLOSED``."""
@@ -409,21 +321,15 @@ class ProcessLog:
 
     def hold_index(self) -> None:
         """Let who reads a complete log at this moment go on reading its index when the files are deleted."""
-        if self._index < 0:
-            self._index = self._open("index", 0)
-            self._release = weakref.finalize(self, os.close, self._index)
+        self._index.hold()
 
     def close(self) -> None:
         """Close the files; reading goes on working, writing does not."""
-        if self._release is not None:
-            self._release.detach()
         for pouring in self._pourings.values():
             pouring.close()
         self._pourings = {}
-        descriptors = [self._index, *self._files.values()]
-        self._index = -1
+        descriptors = self._files.values()
         self._files = {}
-        self._tail.clear()
+        self._index.close()
         for descriptor in descriptors:
-            if descriptor >= 0:
-                os.close(descriptor)
+            os.close(descriptor)

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Final
 
 from holdfast.host.input import Input
-from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
+from holdfast.host.log_index import LogFull
 from holdfast.host.spawn import Streams, enlarge_pipe
 from holdfast.host.staging import CAPACITY, Staging
 from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller

@@ -13,8 +13,9 @@ import msgspec
 from holdfast.host.child import Child
 from holdfast.host.drop import SignalDrop
 from holdfast.host.input import Input
-from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
+from holdfast.host.log_index import LogFull
 from holdfast.host.output import Output
 from holdfast.host.spawn import Streams, set_terminal_size
 from holdfast.host.staging import Staging

@@ -22,8 +22,9 @@ from holdfast.directories import remove_directory
 from holdfast.host.cgroup import recall
 from holdfast.host.estate import Held
 from holdfast.host.forgetting import delete_forgotten
-from holdfast.host.log import LogFull, ProcessLog
+from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
+from holdfast.host.log_index import LogFull
 from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.spawn import Streams
 from holdfast.host.staging import Staging

@@ -12,7 +12,7 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Final
 
-from holdfast.host.log import LogFull
+from holdfast.host.log_index import LogFull
 
 #: How many write ids are remembered (the reference implementation's number).
 REMEMBERED: Final = 4096

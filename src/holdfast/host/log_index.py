@@ -1,0 +1,158 @@
+"""The index of a log: records of a fixed size, one for each chunk of output, each event and each end.
+
+Record *n* lies at ``(n - 1) * 32``, so a cursor read costs the same anywhere in the log.  Nobody is told of a record
+before it is in the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import weakref
+from collections import deque
+from itertools import islice
+from typing import Final
+
+from holdfast.errors import HoldfastError
+from holdfast.host.log_format import RECORD, Entry, EntryKind, new_entry
+
+#: How many of the newest records are also held in memory, for readers that are up to date.
+_TAIL: Final = 64
+#: How many records are read at a time when one is looked for.
+_STRIDE: Final = 512
+
+#: Errors of a file system that may go away by themselves: the writer waits, it does not give up.
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+#: An entry without its number.
+Unnumbered = tuple[int, int, int, int, int, int]
+
+
+class LogFull(HoldfastError):
+    """The file system has no room (or cannot write); nothing was lost, and the same call may succeed later."""
+
+    code = "log_full"
+
+
+class LogIndex:
+    """The records in one file: a single writer, any number of readers, no memory that grows with it."""
+
+    __slots__ = ("__weakref__", "_descriptor", "_path", "_release", "_tail", "last_seq", "waiting")
+
+    def __init__(self, path: str, descriptor: int = -1, last_seq: int = 0) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._tail: deque[Entry] = deque(maxlen=_TAIL)
+        self._release: weakref.finalize[..., LogIndex] | None = None
+        #: The highest sequence number that readers may see.
+        self.last_seq = last_seq
+        #: Records whose bytes are safe but which are not in the file yet; invisible until they are.
+        self.waiting: list[Unnumbered] = []
+
+    @classmethod
+    def writable(cls, path: str) -> LogIndex:
+        """Open the index at *path*, or begin one; half of a record at its end is cut off."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        size = os.fstat(descriptor).st_size
+        count, surplus = divmod(size, RECORD.size)
+        if surplus:
+            os.ftruncate(descriptor, size - surplus)
+        return cls(path, descriptor, count)
+
+    @classmethod
+    def complete(cls, path: str) -> LogIndex:
+        """Open an index that nobody will write to any more; it holds no descriptor."""
+        return cls(path, last_seq=os.stat(path).st_size // RECORD.size)
+
+    def append(self, fields: Unnumbered) -> None:
+        """Write one record; nothing else waits.
+
+        :raises LogFull: no room; :meth:`flush` brings it in later
+        """
+        entry = new_entry(Entry, (self.last_seq + 1, *fields))
+        try:
+            written = os.pwrite(self._descriptor, RECORD.pack(*entry), self.last_seq * RECORD.size)
+        except OSError:
+            written = 0
+        if written == RECORD.size:
+            self._tail.append(entry)
+            self.last_seq += 1
+        else:
+            self.waiting.append(fields)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        :raises LogFull: there is still no room
+        """
+        if not self.waiting:
+            return
+        seq = self.last_seq
+        entries: list[Entry] = []
+        packed = b""
+        for number, fields in enumerate(self.waiting, seq + 1):
+            entry = new_entry(Entry, (number, *fields))
+            entries.append(entry)
+            packed += RECORD.pack(*entry)
+        try:
+            written = 0
+            while written < len(packed):
+                rest = packed[written:] if written else packed
+                written += os.pwrite(self._descriptor, rest, seq * RECORD.size + written)
+        except OSError as error:
+            if error.errno in FULL:
+                raise LogFull(f"No room for the index in {os.path.dirname(self._path)}.") from error
+            raise
+        self._tail.extend(entries)
+        self.last_seq = seq + len(entries)
+        self.waiting.clear()
+
+    def entries(self, after: int, limit: int) -> list[Entry]:
+        """Up to *limit* records with sequence numbers above *after*, in order."""
+        last = self.last_seq
+        if after >= last:
+            return []
+        tail = self._tail
+        if tail and tail[0].seq <= after + 1:
+            skip = after + 1 - tail[0].seq
+            return list(islice(tail, skip, skip + limit))
+        size, position = min(limit, last - after) * RECORD.size, after * RECORD.size
+        if self._descriptor >= 0:
+            packed = os.pread(self._descriptor, size, position)
+        else:
+            descriptor = self._open()
+            try:
+                packed = os.pread(descriptor, size, position)
+            finally:
+                os.close(descriptor)
+        return [Entry._make(fields) for fields in RECORD.iter_unpack(packed)]
+
+    def last(self, kind: EntryKind) -> Entry | None:
+        """The newest record of *kind*, looking backwards."""
+        end = self.last_seq
+        while end > 0:
+            begin = max(0, end - _STRIDE)
+            for entry in reversed(self.entries(begin, end - begin)):
+                if entry.kind == kind:
+                    return entry
+            end = begin
+        return None
+
+    def hold(self) -> None:
+        """Let who reads a complete index at this moment go on reading it when the file is deleted."""
+        if self._descriptor < 0:
+            self._descriptor = self._open()
+            self._release = weakref.finalize(self, os.close, self._descriptor)
+
+    def close(self) -> None:
+        """Close the file; reading goes on working, writing does not."""
+        if self._release is not None:
+            self._release.detach()
+        descriptor, self._descriptor = self._descriptor, -1
+        self._tail.clear()
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
