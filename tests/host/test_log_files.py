@@ -17,6 +17,7 @@ from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import CHUNK, RECORD, EntryKind
 from holdfast.host.log_index import LogFull
 from holdfast.host.page_cache import STEP, WINDOW
+from holdfast.host.writes import WriteLedger, WriteState
 
 KINDS = st.sampled_from([EntryKind.STDOUT, EntryKind.STDERR, EntryKind.SIGNAL])
 PIECES = st.lists(st.tuples(KINDS, st.binary(min_size=1, max_size=50)), max_size=150)
@@ -60,7 +61,8 @@ def test_whatever_part_of_the_index_a_crash_leaves_no_byte_is_lost(
         log.append_end(exit_code=None, exited=True, closed=True)
         found = contents(log)[:-2]
         assert [entry.kind for entry in log.entries(log.last_seq - 2, 2)] == [EntryKind.EXITED, EntryKind.CLOSED]
-        for wanted in (EntryKind.STDOUT, EntryKind.STDERR, EntryKind.SIGNAL):
+        # What is not indexed of the events is still in the drop.
+        for wanted in (EntryKind.STDOUT, EntryKind.STDERR):
             before = b"".join(data for kind, data in pieces if kind == wanted)
             assert b"".join(data for _, kind, data in found if kind == wanted) == before
         kept = cut // RECORD.size
@@ -140,7 +142,7 @@ def test_a_symlink_in_the_place_of_a_stream_is_not_followed(tmp_path: Path) -> N
     victim = tmp_path.parent / "victim"
     victim.write_text("untouched")
     (tmp_path / "stdout").symlink_to(victim)
-    with pytest.raises(OSError, match="symbolic"):
+    with pytest.raises(LogFull, match="symbolic"):
         log.append(EntryKind.STDOUT, b"x")
     assert victim.read_text() == "untouched"
     log.close()
@@ -187,3 +189,50 @@ def test_a_full_disk_loses_nothing_and_shows_nothing_half(
     os.close(read_end)
     os.close(write_end)
     log.close()
+
+
+def test_an_event_without_room_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ProcessLog.create(tmp_path)
+    log.append(EntryKind.SIGNAL, b"first")
+    pwrite = os.pwrite
+    full = True
+
+    def half(descriptor: int, data: bytes, offset: int) -> int:
+        if not full:
+            return pwrite(descriptor, data, offset)
+        if len(data) == RECORD.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", half)
+    with pytest.raises(LogFull):
+        log.append(EntryKind.SIGNAL, b"second")
+    assert (tmp_path / "signals").read_bytes() == b"first"
+    full = False
+    log.append(EntryKind.SIGNAL, b"second")
+    assert contents(log) == [(1, EntryKind.SIGNAL, b"first"), (2, EntryKind.SIGNAL, b"second")]
+    log.close()
+    # What a crash leaves without a record is still in the drop, and is not taken for an event by itself.
+    with (tmp_path / "signals").open("ab") as file:
+        file.write(b"hal")
+    log = ProcessLog.recover(tmp_path)
+    log.append(EntryKind.SIGNAL, b"third")
+    assert [data for _, _, data in contents(log)] == [b"first", b"second", b"third"]
+    log.close()
+
+
+def test_half_of_a_note_does_not_shift_those_that_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = WriteLedger(str(tmp_path))
+    ledger.begin("a")
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:16]))  # type: ignore[index]
+        with pytest.raises(LogFull):
+            ledger.begin("b")
+    ledger.begin("c")
+    ledger.done("c")
+    ledger.close()
+    again = WriteLedger(str(tmp_path))
+    again.recover()
+    states = [again.state(name) for name in ("a", "b", "c")]
+    assert states == [WriteState.UNCERTAIN, WriteState.NEW, WriteState.TAKEN]

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from holdfast.host.client import HostClient
-from holdfast.host.drop import EVENT_LIMIT
+from holdfast.host.drop import EVENT_LIMIT, DropWatcher, SignalDrop
+from holdfast.host.log import ProcessLog
 from holdfast.host.port import Kind, ProcessSpec, Record
 
 from .harness import PATH, RunningServer, kill_server, start_host, within
@@ -99,6 +104,74 @@ async def test_events_that_cannot_be_read_or_are_too_large_are_named(host: Runni
     assert all("holdfast" in json.loads(event) for event in events)
     assert secret.read_text() == "secret"
     await client.aclose()
+
+
+def _directory(drop: Path) -> None:
+    (drop / "new" / "directory").mkdir()
+    (drop / "new" / "directory" / "file").write_text("x")
+
+
+def _long_name(drop: Path) -> None:
+    (drop / "new" / ("n" * 255)).write_text("{}")
+
+
+def _stranger(drop: Path) -> None:
+    (drop / "cur" / "no-number").write_text("x")
+    (drop / "cur" / "0-zero").write_text("x")
+    (drop / "new" / "event").write_text("{}")
+
+
+def _gone(drop: Path) -> None:
+    shutil.rmtree(drop)
+
+
+@pytest.mark.parametrize("mischief", [_directory, _long_name, _stranger, _gone])
+async def test_whatever_a_process_does_to_its_drop_it_ends_and_the_host_goes_on(
+    state: Path, mischief: Callable[[Path], None]
+) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url)
+    drop, other = client.signal_drop("m"), client.signal_drop("n")
+    await client.start(spec("m", "read x; exit 5"))
+    await client.start(spec("n", "read x"))
+    mischief(drop)
+    (other / "new" / "event").write_text("1")
+    await kill_server(server)
+    for process_id in ("m", "n"):
+        await client.close_stdin(process_id)
+    records = await read(client, "m")
+    assert [(record.kind, record.exit_code) for record in records[-2:]] == [(Kind.EXITED, 5), (Kind.CLOSED, None)]
+    assert [record.kind for record in records[:-2]] == ([] if mischief is _gone else [Kind.SIGNAL])
+    assert [record.data for record in await read(client, "n") if record.kind is Kind.SIGNAL] == [b"1"]
+    await client.aclose()
+    server.stop()
+
+
+def test_events_are_found_also_where_no_watch_is_left(state: Path) -> None:
+    poller = FakePoller()
+    watcher = DropWatcher(poller)  # type: ignore[arg-type]
+    drop = SignalDrop(state / "drop", watcher)
+    watcher.close()
+    # A closed descriptor refuses as one without room does.
+    drop.watch(lambda: None)
+    assert not drop.watched
+    (state / "log").mkdir()
+    log = ProcessLog.create(state / "log")
+    (state / "drop" / "new" / "event").write_text("1")
+    assert drop.collect(log)
+    assert [log.data(entry) for entry in log.entries(0, 10)] == [b"1"]
+    drop.close()
+    log.close()
+
+
+class FakePoller:
+    """Watches nothing."""
+
+    def watch(self, descriptor: int, events: int, callback: Callable[[int], None]) -> None:
+        pass
+
+    def unwatch(self, descriptor: int) -> None:
+        pass
 
 
 async def test_no_event_is_lost_or_doubled_when_the_server_is_killed(state: Path) -> None:

@@ -181,8 +181,15 @@ def _settings(options: Options) -> Settings:
 def _access(options: Options) -> Access | None:
     """What ``--ws-auth`` asks for; None if it was not given."""
     if options.ws_auth is None:
-        if any((options.ws_token_file, options.ws_token_sha256, options.ws_shared_secret_file)):
-            raise RefusedAddress("A token without --ws-auth would protect nothing.", hint="Add --ws-auth.")
+        guards = (
+            options.ws_token_file,
+            options.ws_token_sha256,
+            options.ws_shared_secret_file,
+            options.ws_issuer,
+            options.ws_audience,
+        )
+        if any(guard is not None for guard in guards):
+            raise RefusedAddress("What --ws-auth needs would protect nothing without it.", hint="Add --ws-auth.")
         return None
     from holdfast.host.authentication import capability_digest, shared_secret
 

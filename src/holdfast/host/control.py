@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from holdfast.host import parameters
-from holdfast.host.base64_text import decode_base64
+from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess
 from holdfast.host.status import describe_member
@@ -24,12 +24,12 @@ _EMPTY: Final = b"{}"
 @method("process/write", parameters.Write)
 def write(client: ClientConnection, params: parameters.Write) -> Reply:
     """Write to stdin, in order and once for each write id."""
-    if not params.write_id:
-        raise RpcError(INVALID_PARAMS, "writeId must not be empty")
     try:
         data = decode_base64(params.chunk)
-    except ValueError as error:
-        raise RpcError(INVALID_PARAMS, str(error)) from None
+    except ValueError:
+        raise RpcError(INVALID_PARAMS, base64_fault(params.chunk)) from None
+    if not params.write_id:
+        raise RpcError(INVALID_PARAMS, "writeId must not be empty")
     process = client.find(params.process_id)
     if process is None:
         return b'{"status":"unknownProcess"}'

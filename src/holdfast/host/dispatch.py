@@ -126,6 +126,9 @@ class ClientConnection:
         except HoldfastError as error:
             self._refuse(identity, error)
             return
+        except Exception as error:
+            self._fail(identity, error)
+            return
         if isinstance(reply, bytes):
             self.connection.send(encode_result(identity, reply))
             return

@@ -9,6 +9,7 @@ record will have, so that after a crash the number tells whether the record was 
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import stat
@@ -19,7 +20,7 @@ from typing import Final
 from holdfast.directories import remove_directory
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
-from holdfast.host.log_index import LogFull
+from holdfast.host.log_index import log_full
 from holdfast.jsonrpc.event_loop import READABLE, Poller
 
 #: The largest event, in bytes; of a larger one only its size is recorded.
@@ -41,19 +42,21 @@ class DropWatcher:
 
     def __init__(self, poller: Poller) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
+        #: -1 if the user has no instance of inotify left.
         self._descriptor: int = self._libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
-        if self._descriptor < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._poller = poller
-        poller.watch(self._descriptor, READABLE, lambda events: self._ready())
+        if self._descriptor >= 0:
+            poller.watch(self._descriptor, READABLE, lambda events: self._ready())
 
     def watch(self, directory: str, arrived: Callable[[], None]) -> int:
-        """Call *arrived* when a file appears in *directory*; returns a handle for :meth:`unwatch`."""
+        """Call *arrived* when a file appears in *directory*; returns a handle for :meth:`unwatch`.
+
+        The handle is below 0 if there are no watches left (editors take many): then somebody has to look by himself.
+        """
         handle: int = self._libc.inotify_add_watch(self._descriptor, os.fsencode(directory), _IN_MOVED_TO | _IN_CREATE)
-        if handle < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), directory)
-        self._callbacks[handle] = arrived
+        if handle >= 0:
+            self._callbacks[handle] = arrived
         return handle
 
     def unwatch(self, handle: int) -> None:
@@ -73,8 +76,9 @@ class DropWatcher:
 
     def close(self) -> None:
         """Stop watching everything."""
-        self._poller.unwatch(self._descriptor)
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            self._poller.unwatch(self._descriptor)
+            os.close(self._descriptor)
 
 
 class SignalDrop:
@@ -93,38 +97,63 @@ class SignalDrop:
         """Call *arrived* when there may be events."""
         self._handle = self._watcher.watch(self._new, arrived)
 
+    @property
+    def watched(self) -> bool:
+        """Whether it is told when something arrives."""
+        return self._handle >= 0
+
     def collect(self, log: ProcessLog) -> bool:
         """Turn every event that has arrived into a record, oldest first; returns whether there was one.
+
+        The directory belongs to the process: whatever it does there, at worst its own events are gone.
 
         :raises LogFull: no room; what is not recorded stays where it is
         """
         found = False
-        for name in sorted(os.listdir(self._current)):
-            # Left by a crash: its number tells whether the record was written.
-            seq = int(name.partition("-")[0])
-            written = log.entries(seq - 1, 1)
+        for name in sorted(_names(self._current)):
+            # Left by a crash, or a full disk: its number tells whether the record was written.
+            number = name.partition("-")[0]
+            if not (number.isascii() and number.isdigit() and int(number)):
+                continue
+            path = f"{self._current}/{name}"
+            written = log.entries(int(number) - 1, 1)
             if not written or written[0].kind != EntryKind.SIGNAL:
-                self._record(log, f"{self._current}/{name}")
+                log.flush()
+                if int(number) != log.last_seq + 1 and (path := self._take(path, log)) is None:
+                    continue
+                self._record(log, path)
                 found = True
-            os.unlink(f"{self._current}/{name}")
+            _remove(path)
         arrivals: list[tuple[int, str]] = []
-        for entry in os.scandir(self._new):
+        for name in _names(self._new):
             try:
-                arrivals.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
-            except FileNotFoundError:
+                arrivals.append((os.lstat(f"{self._new}/{name}").st_mtime_ns, name))
+            except OSError:
                 continue
         for _, name in sorted(arrivals):
             log.flush()
-            taken = f"{self._current}/{log.last_seq + 1:020d}-{name}"
-            os.rename(f"{self._new}/{name}", taken)
-            try:
+            taken = self._take(f"{self._new}/{name}", log)
+            if taken is not None:
                 self._record(log, taken)
-            except LogFull:
-                os.rename(taken, f"{self._new}/{name}")
-                raise
-            os.unlink(taken)
-            found = True
+                _remove(taken)
+                found = True
         return found
+
+    def _take(self, path: str, log: ProcessLog) -> str | None:
+        """Move an event to the number that its record will have; None if it cannot be moved.
+
+        :raises LogFull: no room for that
+        """
+        name = hashlib.sha256(os.fsencode(os.path.basename(path))).hexdigest()[:16]
+        taken = f"{self._current}/{log.last_seq + 1:020d}-{name}"
+        try:
+            os.rename(path, taken)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise log_full(f"an event in {self._current}", error) from error
+            # Gone again, or nothing that a hook has put there.
+            return None
+        return taken
 
     @staticmethod
     def _record(log: ProcessLog, path: str) -> None:
@@ -149,3 +178,19 @@ class SignalDrop:
         """Remove the drop: no event is expected any more."""
         self._watcher.unwatch(self._handle)
         remove_directory(self._directory)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        # The process has removed it, or closed it to itself: no events.
+        return []
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        # A directory.  One that stays was recorded all the same, and its number says so.
+        remove_directory(path)

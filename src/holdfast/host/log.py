@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.host.log_format import CHUNK, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind
-from holdfast.host.log_index import FULL, LogFull, LogIndex
+from holdfast.host.log_index import LogFull, LogIndex, log_full
 from holdfast.host.page_cache import STEP, WINDOW, drop_behind
 from holdfast.host.pouring import Pouring
 from holdfast.host.preallocation import give_back
@@ -93,6 +93,11 @@ class ProcessLog:
             except FileNotFoundError:
                 continue
             size = self._sizes[kind] = status.st_size
+            if kind is EntryKind.SIGNAL:
+                # An event is in its drop until its record is written.
+                self._sizes[kind] = ends[kind]
+                os.truncate(f"{self._directory}/{name}", ends[kind])
+                continue
             if staging is not None and left is not None and left.name == name and size < left.offset + left.length:
                 size = self._sizes[kind] = left.offset
                 self._pending = kind
@@ -133,10 +138,11 @@ class ProcessLog:
             target = self._file(kind)
             offset = self._sizes[kind]
             moved = os.splice(source, target, CHUNK, offset_dst=offset, flags=os.SPLICE_F_NONBLOCK)
-        except OSError as error:
-            if error.errno in FULL:
-                raise LogFull(f"No room for output in {self._directory}.") from error
+        except BlockingIOError:
             raise
+        except OSError as error:
+            # Whatever the reason, it is still in the pipe, and the child waits.
+            raise log_full(f"output in {self._directory}", error) from error
         if moved:
             end = self._sizes[kind] = offset + moved
             self._index.append((time.time_ns(), offset, moved, 0, 0, kind))
@@ -207,24 +213,30 @@ class ProcessLog:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def append(self, kind: int, data: bytes) -> None:
-        """Write *data* (at most one chunk) to the file of *kind* and index it.
+        """Write *data* to the file of *kind* and index it as one record.
 
-        :raises LogFull: no room; the caller keeps the data and calls again
+        :raises LogFull: no room, and nothing of it is there; the caller keeps the data and calls again
         """
         if self._index.waiting or self._pending is not None:
             self.flush()
         try:
             target = self._file(kind)
-            offset = self._sizes[kind]
+        except OSError as error:
+            raise log_full(f"output in {self._directory}", error) from error
+        offset = self._sizes[kind]
+        try:
             written = 0
             while written < len(data):
                 written += os.pwrite(target, data[written:] if written else data, offset + written)
-        except OSError as error:
-            if error.errno in FULL:
-                raise LogFull(f"No room for output in {self._directory}.") from error
-            raise
+            self._index.append((time.time_ns(), offset, len(data), 0, 0, kind))
+        except (OSError, LogFull) as error:
+            # Half of it, or all of it without its record, would be taken for something else after a crash.
+            self._index.waiting.clear()
+            os.ftruncate(target, offset)
+            if isinstance(error, LogFull):
+                raise
+            raise log_full(f"output in {self._directory}", error) from error
         self._sizes[kind] = offset + len(data)
-        self._index.append((time.time_ns(), offset, len(data), 0, 0, kind))
 
     def append_end(self, *, exit_code: int | None = None, signal: int = 0, exited: bool, closed: bool) -> None:
         """Record that the process exited, that its streams are closed, or both at once.

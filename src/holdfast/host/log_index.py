@@ -21,8 +21,8 @@ _TAIL: Final = 64
 #: How many records are read at a time when one is looked for.
 _STRIDE: Final = 512
 
-#: Errors of a file system that may go away by themselves: the writer waits, it does not give up.
-FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: Errors of a file system that say that there is no room.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 #: An entry without its number.
 Unnumbered = tuple[int, int, int, int, int, int]
@@ -32,6 +32,13 @@ class LogFull(HoldfastError):
     """The file system has no room (or cannot write); nothing was lost, and the same call may succeed later."""
 
     code = "log_full"
+
+
+def log_full(what: str, error: OSError) -> LogFull:
+    """That *what* cannot be written at the moment.  Whatever the reason is, the writer waits and does not give up."""
+    if error.errno in _FULL:
+        return LogFull(f"No room for {what}.")
+    return LogFull(f"Cannot write {what}: {error.strerror}.")
 
 
 class LogIndex:
@@ -101,9 +108,7 @@ class LogIndex:
                 rest = packed[written:] if written else packed
                 written += os.pwrite(self._descriptor, rest, seq * RECORD.size + written)
         except OSError as error:
-            if error.errno in FULL:
-                raise LogFull(f"No room for the index in {os.path.dirname(self._path)}.") from error
-            raise
+            raise log_full(f"the index in {os.path.dirname(self._path)}", error) from error
         self._tail.extend(entries)
         self.last_seq = seq + len(entries)
         self.waiting.clear()

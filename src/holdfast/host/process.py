@@ -176,8 +176,13 @@ class HostedProcess:
         if not self.closed:
             self._notify()
 
+    def look_for_events(self) -> None:
+        """Look into a drop that cannot be watched."""
+        if self.drop is not None and not self.drop.watched:
+            self._events_arrived()
+
     def _events_arrived(self) -> None:
-        if self._collect_events():
+        if self.stalled is None and self._collect_events():
             self._notify()
 
     def _collect_events(self) -> bool:
@@ -237,7 +242,8 @@ class HostedProcess:
         self._output.move_last_words()
         self._collect_events()
         self.exit = end
-        closed = not self._streams.outputs
+        # Events are collected before the end is told, or it waits for them.
+        closed = not self._streams.outputs and self.drop is None
         try:
             if not self._exit_recorded:
                 self._exit_recorded = True

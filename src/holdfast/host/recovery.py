@@ -10,6 +10,7 @@ is recorded as unknown unless somebody saw it, and what still lives of its tree 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from holdfast.host.process import Description, HostedProcess, Started
 from holdfast.host.spawn import Streams
 from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
+
+_log = logging.getLogger(__name__)
 
 MakeProcess = Callable[[Description, str, ProcessLog], HostedProcess]
 
@@ -75,13 +78,18 @@ def recover(
     found: list[tuple[Description, Started | None, str]] = []
     for name in os.listdir(processes_directory):
         directory = f"{processes_directory}/{name}"
-        told = _read(directory)
+        try:
+            told = _read(directory)
+        except OSError as error:
+            # It may be that of a process that runs: it stays, for a server that can read it.
+            _log.error("%s cannot be read: %s", directory, error)
+            continue
         if told is None:
             remove_directory(directory)
         else:
             found.append((*told, directory))
     found.sort(key=lambda item: item[0].created_ns)
-    unclaimed = set(children) - {started.pid for _, started, _ in found if started is not None}
+    unclaimed = set(children) - {started.pid for _, started, _ in found if started is not None and _is(started)}
     for description, started, directory in found:
         key = os.path.basename(directory)
         log = ProcessLog.complete(directory)
@@ -98,7 +106,8 @@ def recover(
             exit_recorded = log.last(EntryKind.EXITED) is not None
             del held[key]
             process = make(description, directory, log)
-            stranger = started.pid not in children
+            # The number may have been given to another child meanwhile, whose end is not this one's.
+            stranger = started.pid not in children or not _is(started)
             yield Recovered(process, Running(started.pid, started.started, streams, exit_recorded, stranger), None)
         elif started is None and outlived:
             remove_directory(directory)
@@ -113,7 +122,7 @@ def _read(directory: str) -> tuple[Description, Started | None] | None:
         if not os.path.exists(f"{directory}/index"):
             return None
         description = msgspec.json.decode(lines[0], type=Description)
-    except (OSError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
     try:
         return description, msgspec.json.decode(lines[1], type=Started)
@@ -187,6 +196,15 @@ def _ends(pid: int) -> set[str]:
 
 def _write_down(directory: str, started: Started | None) -> Started | None:
     if started is not None:
-        with open(f"{directory}/process", "ab") as file:
-            file.write(msgspec.json.encode(started) + b"\n")
+        # Without room for it the process goes on all the same; it is looked for once more by the next server.
+        with contextlib.suppress(OSError), open(f"{directory}/process", "ab", buffering=0) as file:
+            line = msgspec.json.encode(started) + b"\n"
+            written = file.write(line)
+            if written < len(line):
+                file.truncate(file.tell() - written)
     return started
+
+
+def _is(started: Started) -> bool:
+    """Whether the process with that pid is still the one that was started, dead or alive."""
+    return start_time(started.pid) == started.started

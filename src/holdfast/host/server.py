@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
 from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
@@ -131,7 +132,7 @@ class ProcessHost:
         self.live.add(process)
         child: Child | None = None
         if running.exit_recorded:
-            if running.pid in children:
+            if running.pid in children and not running.stranger:
                 self._link.reap(running.pid)
         elif running.stranger:
             child = StrangersChild(running.pid, running.started, self._poller)
@@ -294,29 +295,42 @@ class ProcessHost:
         )
         prepared = self._prepared.take(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
         (directory, record, log), preparation, _ = prepared
+        drop: SignalDrop | None = None
         try:
-            os.write(record, msgspec.json.encode(description) + b"\n")
+            _write_all(record, msgspec.json.encode(description) + b"\n")
             drop = self._open_drop(description)
             before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
         except BaseException:
+            if drop is not None:
+                drop.close()
             prepared.discard(self._link)
             raise
         preparation.release()
+        try:
+            ticks = self._start_clock.ticks(pid, before)
+            child = OwnChild(pid, self._poller)
+        except OSError:
+            # No descriptors are left: what cannot be looked after must not run.
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            if drop is not None:
+                drop.close()
+            prepared.discard(self._link)
+            raise
         self._prepared.look_ahead()
         self._places.replenish()
-        ticks = self._start_clock.ticks(pid, before)
         process = self._new_process(description, directory, log)
         process.drop = drop
         try:
-            os.write(record, msgspec.json.encode(Started(pid=pid, started=ticks)) + b"\n")
+            _write_all(record, msgspec.json.encode(Started(pid=pid, started=ticks)) + b"\n")
         except OSError:
             # A full disk right after the start.  Recovery would find the process by its marker or not at all, which
             # only matters if the host is killed as well; the process runs and is not punished for it.
             pass
         finally:
             os.close(record)
-        process.started(pid, ticks, preparation.streams, OwnChild(pid, self._poller))
+        process.started(pid, ticks, preparation.streams, child)
         namespace[process_id] = process
         self.live.add(process)
         if session is None and self.delegation.directory is not None:
@@ -362,14 +376,27 @@ class ProcessHost:
     # Cleaning up
 
     def _sweep(self) -> None:
+        if not self._stopping:
+            # First of all: whatever fails below is tried again.
+            self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+        for process in tuple(self.live):
+            process.look_for_events()
         for process in self.sessions.end_the_forsaken():
             self._spawn_task(self._end(process))
         expired = self.sessions.expire(_SWEPT)
         if expired:
             self._spawn_task(self._places.give_back([process.directory for process in expired]))
         reap_orphans({process.pid for process in self.live})
-        if not self._stopping:
-            self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write all of *data*: on a full disk the system takes a part of it without a word.
+
+    :raises OSError: the rest does not fit
+    """
+    written = 0
+    while written < len(data):
+        written += os.write(descriptor, data[written:])
 
 
 def describe_os_error(error: OSError) -> str:

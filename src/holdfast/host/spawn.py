@@ -33,8 +33,18 @@ _DEFAULT_PATH: Final = "/usr/local/bin:/bin:/usr/bin"
 _NAMES: Final = {EntryKind.STDOUT: "stdout", EntryKind.STDERR: "stderr", EntryKind.PTY: "pty"}
 _OUTPUTS: Final = ((1, EntryKind.STDOUT), (2, EntryKind.STDERR))
 _F_SETPIPE_SZ: Final = 1031
-#: Dispositions that this interpreter changed and a child must not inherit.
-_RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+#: Dispositions that this interpreter, or whoever started the host in the background, changed; a child must not
+#: inherit them.
+_RESET_SIGNALS: Final = (
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGALRM,
+    signal.SIGCHLD,
+)
 
 
 def set_terminal_size(terminal: int, columns: int, rows: int) -> None:

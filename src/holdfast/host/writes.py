@@ -6,13 +6,12 @@ finished when the server died is *uncertain*: nobody can say how much of it arri
 
 from __future__ import annotations
 
-import errno
 import os
 from enum import Enum
 from hashlib import blake2b
 from typing import Final
 
-from holdfast.host.log_index import LogFull
+from holdfast.host.log_index import LogFull, log_full
 
 #: How many write ids are remembered (the reference implementation's number).
 REMEMBERED: Final = 4096
@@ -87,11 +86,13 @@ class WriteLedger:
             if self._file < 0:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._file = os.open(self._path, flags, 0o600)
-            os.write(self._file, record)
+            written = os.write(self._file, record)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise LogFull(f"No room to note a write in {self._path}.") from error
-            raise
+            raise log_full(f"a note of a write in {self._path}", error) from error
+        if written < len(record):
+            # The disk is full in the middle of it, and half of a note would shift all that follow.
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise LogFull(f"No room for a note of a write in {self._path}.")
 
     def close(self) -> None:
         """Close the file; no write follows."""
