@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.errors import HoldfastError
 from holdfast.host.client import HostClient
 from holdfast.host.port import Kind, ProcessSpec, ProcessStatus, Record
 
@@ -115,6 +116,24 @@ async def test_what_cannot_be_written_outlives_the_server_and_is_written_when_it
         assert records[-2].exit_code == 0
         last = [record.kind for record in await within(read(client, "g"))][-1]
         assert last is Kind.CLOSED
+        await client.aclose()
+    finally:
+        server.stop()
+
+
+async def test_a_start_whose_description_does_not_fit_is_refused_and_leaves_nothing(state: Path) -> None:
+    """Without its whole description the process would be unknown to the next server, and run on without a host."""
+    server = start_host(state)
+    try:
+        client = await HostClient.connect(server.url)
+        resource.prlimit(server.server_pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        spec = ProcessSpec(process_id="p", argv=["true", "x" * 10_000], cwd=Path("/"), env={"PATH": PATH})
+        with pytest.raises(HoldfastError, match="File too large"):
+            await client.start(spec)
+        assert await client.status("p") is None
+        resource.prlimit(server.server_pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await client.start(spec)
+        assert (await within(read(client, "p")))[-2].exit_code == 0
         await client.aclose()
     finally:
         server.stop()

@@ -160,9 +160,17 @@ async def test_writes_are_in_order_and_once_for_each_id(client: WireClient) -> N
     bad = {"processId": "w", "chunk": "eA=="}
     assert await client.error("process/write", bad) == (-32602, "missing field `writeId`")
     assert await client.error("process/write", {**bad, "writeId": ""}) == (-32602, "writeId must not be empty")
-    for chunk in ("!!!", "aGk", "aGk=\n", "_-8="):
-        code, _ = await client.error("process/write", {**bad, "chunk": chunk, "writeId": "x"})
-        assert code == -32602, chunk
+    for chunk, fault in (
+        ("!!!", "Invalid symbol 33, offset 0."),
+        ("é", "Invalid symbol 195, offset 0."),
+        ("aGk", "Invalid padding"),
+        ("_-8=", "Invalid symbol 95, offset 0."),
+        ("AR==", "Invalid last symbol 82, offset 1."),
+        ("AAAAA", "Invalid input length: 5"),
+    ):
+        for write_id in ("x", ""):
+            write = {**bad, "chunk": chunk, "writeId": write_id}
+            assert await client.error("process/write", write) == (-32602, fault)
     assert await client.result("process/terminate", {"processId": "w"}) == {"running": True}
     await client.until_closed("w")
     assert client.exit_code("w") == 137
@@ -259,6 +267,23 @@ async def test_at_a_terminal_there_is_a_shell(client: WireClient, env: dict[str,
     await client.start("p", "/usr/bin/env", env=env, tty=True)
     await client.until_closed("p")
     assert client.output("p", "pty").split() == [f"SHELL={shell}".encode()]
+
+
+async def test_a_working_directory_is_the_one_that_its_url_means(client: WireClient, tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    os.mkdir(os.fsencode(tmp_path) + b"/no\xfftext")
+    for number, (place, wanted) in enumerate(
+        {
+            "link/..": tmp_path,
+            "link/%2e%2e": tmp_path,
+            "missing/../far": tmp_path / "far",
+            "no%FFtext": tmp_path / os.fsdecode(b"no\xfftext"),
+        }.items()
+    ):
+        await client.start(f"p{number}", "/bin/pwd", cwd=f"file://{tmp_path}/{place}")
+        await client.until_closed(f"p{number}")
+        assert client.output(f"p{number}") == os.fsencode(wanted) + b"\n"
 
 
 @pytest.mark.parametrize("chunk", ["YR==", "YWF=", "YQ", "Y!==", "=", "===="])

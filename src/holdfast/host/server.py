@@ -297,7 +297,7 @@ class ProcessHost:
         (directory, record, log), preparation, _ = prepared
         drop: SignalDrop | None = None
         try:
-            _write_all(record, msgspec.json.encode(description) + b"\n")
+            _write_all(record, _encode(description) + b"\n")
             drop = self._open_drop(description)
             before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
@@ -387,6 +387,19 @@ class ProcessHost:
         if expired:
             self._spawn_task(self._places.give_back([process.directory for process in expired]))
         reap_orphans({process.pid for process in self.live})
+
+
+def _encode(description: Description) -> bytes:
+    try:
+        return msgspec.json.encode(description)
+    except UnicodeEncodeError:
+        # Names of files that are no text; what is written down of them is for people only.
+        argv, cwd = ([_text(word) for word in description.argv], _text(description.cwd))
+        return msgspec.json.encode(msgspec.structs.replace(description, argv=argv, cwd=cwd))
+
+
+def _text(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

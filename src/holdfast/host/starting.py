@@ -11,7 +11,7 @@ from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess
 from holdfast.host.server import DuplicateProcess, describe_os_error
 from holdfast.host.status import describe
-from holdfast.host.uri import ForeignUri, InvalidUri, uri_to_path
+from holdfast.host.uri import ForeignUri, InvalidUri, resolve_dots, uri_to_path
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, RpcError, encode_json
 
 if TYPE_CHECKING:
@@ -30,12 +30,13 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
         "enforceManagedNetwork": params.enforce_managed_network,
     }
     for name, value in unsupported.items():
-        if value:
+        # Nothing of the others is nothing; of a proxy the reference implementation misses what it has to have.
+        if value or (name == "networkProxy" and value is not None):
             raise RpcError(INVALID_PARAMS, f"this exec-server cannot honour `{name}` and will not ignore it")
     if params.arg0 == "":
         raise RpcError(INVALID_PARAMS, "arg0 must not be empty")
     try:
-        cwd = uri_to_path(params.cwd)
+        cwd = resolve_dots(uri_to_path(params.cwd))
     except ForeignUri as error:
         raise RpcError(INVALID_PARAMS, f"cwd {error.message}") from None
     except InvalidUri as error:

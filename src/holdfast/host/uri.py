@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from functools import lru_cache
 from typing import Final
@@ -41,7 +42,7 @@ def path_to_uri(path: str) -> str:
 
 @lru_cache(256)
 def uri_to_path(uri: str) -> str:
-    """The absolute path that *uri* names; ``..`` is left to the operating system.
+    """The absolute path that *uri* names; ``..`` is still in it, see :func:`resolve_dots`.
 
     :raises ForeignUri: it names a place on another kind of machine
     :raises InvalidUri: in the words of the reference implementation
@@ -73,6 +74,11 @@ def uri_to_path(uri: str) -> str:
     if not path.startswith(b"/"):
         path = b"/" + path
     return path.decode("utf-8", "surrogateescape")
+
+
+def resolve_dots(path: str) -> str:
+    """An absolute path with ``.``, ``..`` and doubled slashes resolved in the text, as in any URL."""
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _refuse_drive(path: str) -> None:

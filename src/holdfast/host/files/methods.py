@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from holdfast.host.files import parameters
 from holdfast.host.files.copying import copy
 from holdfast.host.files.directories import create_directory, read_directory, remove
 from holdfast.host.files.metadata import canonicalize, get_metadata
+from holdfast.host.files.place import ForeignPath, path_of
 from holdfast.host.files.reading import read_file, size_of
 from holdfast.host.files.scope import Scope
 from holdfast.host.files.service import LARGE, FileService, in_thread, large_turn
@@ -92,6 +94,10 @@ async def watch_missing(client: ClientConnection, params: parameters.WatchMissin
     if params.watch_id >= 2**64:
         raise RpcError(INVALID_PARAMS, "invalid number")
     service = _service(client)
+    for uri in (*params.missing, *(() if params.present is None else (params.present,))):
+        # What is refused must not end the watch of before.
+        with contextlib.suppress(ForeignPath):
+            path_of(uri)
     if not service.watch.begin(params):
         return b'{"watching":false}'
     inotify = await in_thread(prepare, service.scope(params), params)

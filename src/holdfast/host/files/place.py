@@ -14,7 +14,7 @@ from typing import Final
 
 from holdfast.host.files.refusal import refused
 from holdfast.host.files.scope import Scope
-from holdfast.host.uri import ForeignUri, InvalidUri, uri_to_path
+from holdfast.host.uri import ForeignUri, InvalidUri, resolve_dots, uri_to_path
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
 #: Symlinks followed before a path is declared a loop (the kernel's own number).
@@ -45,7 +45,7 @@ def path_of(uri: str) -> str:
         raise ForeignPath(error) from None
     except InvalidUri as error:
         raise RpcError(INVALID_PARAMS, error.message) from None
-    return "/" + posixpath.normpath(path).lstrip("/")
+    return resolve_dots(path)
 
 
 def real_path(descriptor: int) -> str:
