@@ -68,6 +68,21 @@ async def test_a_sandboxed_process_has_no_privileges_and_no_network(client: Wire
 
 
 @bubblewrap
+async def test_a_sandboxed_process_cannot_take_its_mounts_apart_or_turn_the_machine(
+    client: WireClient, workspace: Path
+) -> None:
+    writable = sandbox(workspace, special("root", "write"))
+    for asked in (sandbox(workspace), writable):
+        script = "unshare -U true && echo namespace; test -w /proc/sys/kernel/core_pattern && echo machine; echo end"
+        _, output = await run(client, workspace, script, sandbox=asked)
+        assert "end" in output
+        assert "namespace" not in output
+        assert "machine" not in output
+    environment = {"path": "file:///proc/self/environ", "sandbox": writable}
+    assert (await client.error("fs/readFile", environment))[0] == -32600
+
+
+@bubblewrap
 async def test_what_is_denied_cannot_be_read(client: WireClient, workspace: Path) -> None:
     secret = workspace / "secret"
     secret.mkdir()

@@ -95,6 +95,8 @@ def _wrap(policy: Policy, cwd: str) -> list[str]:
     bwrap = [
         _tool("bwrap"),
         "--unshare-user",
+        # In a user namespace of its own a command could take the mounts apart that protect what lies below them.
+        "--disable-userns",
         "--unshare-pid",
         "--unshare-ipc",
         *([] if policy.network else ["--unshare-net"]),
@@ -126,7 +128,8 @@ def _mounts(policy: Policy, covered: list[str]) -> list[str]:
         closed.append("/")
     else:
         words += ["--bind" if top is Access.WRITE else "--ro-bind", "/", "/"]
-    words += ["--dev", "/dev", "--proc", "/proc"]
+    # What stands in /proc/sys is the machine's, and root of the sandbox is root there.
+    words += ["--dev", "/dev", "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
     for grant in policy.grants:
         if grant.path != "/" and not _is_elsewhere(grant.path):
             mount = _mount(policy, grant, covered)

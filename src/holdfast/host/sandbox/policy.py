@@ -61,6 +61,9 @@ class Policy:
 
         :raises RpcError: not allowed
         """
+        if is_below(path, "/proc"):
+            # A command has a /proc of its own; this one shows the memory and the environment of the host.
+            raise RpcError(INVALID_REQUEST, f"the sandbox does not allow access to `{path}`")
         allowed = (Access.WRITE,) if write else (Access.READ, Access.WRITE)
         below = [grant.access for grant in self.grants if tree and is_below(grant.path, path)]
         if any(access not in allowed for access in (self.access(path), *below)):
