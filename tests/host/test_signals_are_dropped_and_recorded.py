@@ -106,19 +106,26 @@ async def test_events_that_cannot_be_read_or_are_too_large_are_named(host: Runni
     await client.aclose()
 
 
+def leave(drop: Path, name: str, event: str) -> None:
+    """What a hook does."""
+    (drop / "tmp" / "event").write_text(event)
+    os.rename(drop / "tmp" / "event", drop / "new" / name)
+
+
 def _directory(drop: Path) -> None:
-    (drop / "new" / "directory").mkdir()
-    (drop / "new" / "directory" / "file").write_text("x")
+    (drop / "tmp" / "directory").mkdir()
+    (drop / "tmp" / "directory" / "file").write_text("x")
+    os.rename(drop / "tmp" / "directory", drop / "new" / "directory")
 
 
 def _long_name(drop: Path) -> None:
-    (drop / "new" / ("n" * 255)).write_text("{}")
+    leave(drop, "n" * 255, "{}")
 
 
 def _stranger(drop: Path) -> None:
     (drop / "cur" / "no-number").write_text("x")
     (drop / "cur" / "0-zero").write_text("x")
-    (drop / "new" / "event").write_text("{}")
+    leave(drop, "event", "{}")
 
 
 def _gone(drop: Path) -> None:
@@ -135,7 +142,7 @@ async def test_whatever_a_process_does_to_its_drop_it_ends_and_the_host_goes_on(
     await client.start(spec("m", "read x; exit 5"))
     await client.start(spec("n", "read x"))
     mischief(drop)
-    (other / "new" / "event").write_text("1")
+    leave(other, "event", "1")
     await kill_server(server)
     for process_id in ("m", "n"):
         await client.close_stdin(process_id)
