@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from holdfast.clock import boot_id
 from holdfast.host.client import HostClient
+from holdfast.host.description import Description
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
 from holdfast.host.port import Record
-from holdfast.host.process import Description
 
 from .harness import RunningServer, WireClient, start_host, within
 

@@ -8,8 +8,8 @@ import sys
 import time
 
 from holdfast.clock import boot_id
+from holdfast.host.description import Description
 from holdfast.host.keeper import Keeper, stat_fields
-from holdfast.host.process import Description
 from holdfast.host.recovery import _find  # pyright: ignore[reportPrivateUsage]
 from holdfast.host.spawn import Streams
 from holdfast.host.tree import start_time

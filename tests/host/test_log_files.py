@@ -61,11 +61,13 @@ def test_whatever_part_of_the_index_a_crash_leaves_no_byte_is_lost(
         log.append_end(exit_code=None, exited=True, closed=True)
         found = contents(log)[:-2]
         assert [entry.kind for entry in log.entries(log.last_seq - 2, 2)] == [EntryKind.EXITED, EntryKind.CLOSED]
+        kept = cut // RECORD.size
         # What is not indexed of the events is still in the drop.
+        events = b"".join(data for kind, data in pieces[:kept] if kind == EntryKind.SIGNAL)
+        assert b"".join(data for _, kind, data in found if kind == EntryKind.SIGNAL) == events
         for wanted in (EntryKind.STDOUT, EntryKind.STDERR):
             before = b"".join(data for kind, data in pieces if kind == wanted)
             assert b"".join(data for _, kind, data in found if kind == wanted) == before
-        kept = cut // RECORD.size
         assert found[: min(kept, len(pieces))] == [
             (seq, kind, data) for seq, (kind, data) in enumerate(pieces[:kept], 1)
         ]
@@ -225,8 +227,14 @@ def test_half_of_a_note_does_not_shift_those_that_follow(tmp_path: Path, monkeyp
     ledger = WriteLedger(str(tmp_path))
     ledger.begin("a")
     write = os.write
+
+    def no_room_for_the_last_byte(descriptor: int, data: bytes) -> int:
+        if len(data) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[:16])
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:16]))  # type: ignore[index]
+        patch.setattr(os, "write", no_room_for_the_last_byte)
         with pytest.raises(LogFull):
             ledger.begin("b")
     ledger.begin("c")

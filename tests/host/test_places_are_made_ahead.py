@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from holdfast.host.description import Started
 from holdfast.host.log_format import EntryKind
 from holdfast.host.place import Nursery, recycle_place
 from holdfast.host.places import Places
-from holdfast.host.process import Started
 from holdfast.host.tree import start_time
 
 from .harness import RunningServer, WireClient

@@ -154,6 +154,16 @@ async def test_whatever_a_process_does_to_its_drop_it_ends_and_the_host_goes_on(
     server.stop()
 
 
+class FakePoller:
+    """Watches nothing."""
+
+    def watch(self, descriptor: int, events: int, callback: Callable[[int], None]) -> None:
+        pass
+
+    def unwatch(self, descriptor: int) -> None:
+        pass
+
+
 def test_events_are_found_also_where_no_watch_is_left(state: Path) -> None:
     poller = FakePoller()
     watcher = DropWatcher(poller)  # type: ignore[arg-type]
@@ -169,16 +179,6 @@ def test_events_are_found_also_where_no_watch_is_left(state: Path) -> None:
     assert [log.data(entry) for entry in log.entries(0, 10)] == [b"1"]
     drop.close()
     log.close()
-
-
-class FakePoller:
-    """Watches nothing."""
-
-    def watch(self, descriptor: int, events: int, callback: Callable[[int], None]) -> None:
-        pass
-
-    def unwatch(self, descriptor: int) -> None:
-        pass
 
 
 async def test_no_event_is_lost_or_doubled_when_the_server_is_killed(state: Path) -> None:

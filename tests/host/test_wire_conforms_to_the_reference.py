@@ -164,6 +164,7 @@ async def test_writes_are_in_order_and_once_for_each_id(client: WireClient) -> N
         ("!!!", "Invalid symbol 33, offset 0."),
         ("é", "Invalid symbol 195, offset 0."),
         ("aGk", "Invalid padding"),
+        ("aGk=\n", "Invalid symbol 10, offset 4."),
         ("_-8=", "Invalid symbol 95, offset 0."),
         ("AR==", "Invalid last symbol 82, offset 1."),
         ("AAAAA", "Invalid input length: 5"),

@@ -123,9 +123,6 @@ class ClientConnection:
                 step = "call initialize" if self.session is None else "send initialized"
                 raise RpcError(INVALID_REQUEST, f"client must {step} before using {method.group} methods")
             reply = method.call(self, value)
-        except HoldfastError as error:
-            self._refuse(identity, error)
-            return
         except Exception as error:
             self._fail(identity, error)
             return

@@ -9,7 +9,6 @@ record will have, so that after a crash the number tells whether the record was 
 from __future__ import annotations
 
 import ctypes
-import errno
 import hashlib
 import os
 import stat
@@ -20,7 +19,7 @@ from typing import Final
 from holdfast.directories import remove_directory
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
-from holdfast.host.log_index import log_full
+from holdfast.host.log_index import FULL, log_full
 from holdfast.jsonrpc.event_loop import READABLE, Poller
 
 #: The largest event, in bytes; of a larger one only its size is recorded.
@@ -112,14 +111,14 @@ class SignalDrop:
         found = False
         for name in sorted(_names(self._current)):
             # Left by a crash, or a full disk: its number tells whether the record was written.
-            number = name.partition("-")[0]
-            if not (number.isascii() and number.isdigit() and int(number)):
+            seq = _number(name)
+            if not seq:
                 continue
             path = f"{self._current}/{name}"
-            written = log.entries(int(number) - 1, 1)
+            written = log.entries(seq - 1, 1)
             if not written or written[0].kind != EntryKind.SIGNAL:
                 log.flush()
-                if int(number) != log.last_seq + 1 and (path := self._take(path, log)) is None:
+                if seq != log.last_seq + 1 and (path := self._take(path, log)) is None:
                     continue
                 self._record(log, path)
                 found = True
@@ -149,7 +148,7 @@ class SignalDrop:
         try:
             os.rename(path, taken)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise log_full(f"an event in {self._current}", error) from error
             # Gone again, or nothing that a hook has put there.
             return None
@@ -186,6 +185,12 @@ def _names(directory: str) -> list[str]:
     except OSError:
         # The process has removed it, or closed it to itself: no events.
         return []
+
+
+def _number(name: str) -> int:
+    """The number that the host gave to an event; 0 if it gave none."""
+    number = name.partition("-")[0]
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 def _remove(path: str) -> None:

@@ -23,6 +23,7 @@ from holdfast.host.page_cache import STEP, WINDOW, drop_behind
 from holdfast.host.pouring import Pouring
 from holdfast.host.preallocation import give_back
 from holdfast.host.staging import Staging
+from holdfast.host.whole import write_all_at
 
 #: Bytes of a block as ``stat`` counts them, and how many bytes behind the end of a file are worth being given back.
 _BLOCK: Final = 512
@@ -77,9 +78,6 @@ class ProcessLog:
         """The name of the process's directory."""
         return self._directory.rpartition("/")[2]
 
-    def _open(self, name: str, flags: int) -> int:
-        return os.open(f"{self._directory}/{name}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-
     def _index_the_rest(self, staging: Staging | None) -> None:
         ends = dict.fromkeys(STREAM_FILES, 0)
         for after in range(0, self.last_seq, 4096):
@@ -116,7 +114,9 @@ class ProcessLog:
     def _file(self, kind: int) -> int:
         descriptor = self._files.get(kind)
         if descriptor is None:
-            descriptor = self._files[kind] = self._open(STREAM_FILES[EntryKind(kind)], os.O_CREAT)
+            path = f"{self._directory}/{STREAM_FILES[EntryKind(kind)]}"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._files[kind] = descriptor
             self._sizes.setdefault(kind, 0)
         return descriptor
 
@@ -225,9 +225,7 @@ class ProcessLog:
             raise log_full(f"output in {self._directory}", error) from error
         offset = self._sizes[kind]
         try:
-            written = 0
-            while written < len(data):
-                written += os.pwrite(target, data[written:] if written else data, offset + written)
+            write_all_at(target, data, offset)
             self._index.append((time.time_ns(), offset, len(data), 0, 0, kind))
         except (OSError, LogFull) as error:
             # Half of it, or all of it without its record, would be taken for something else after a crash.

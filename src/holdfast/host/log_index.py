@@ -15,6 +15,7 @@ from typing import Final
 
 from holdfast.errors import HoldfastError
 from holdfast.host.log_format import RECORD, Entry, EntryKind, new_entry
+from holdfast.host.whole import write_all_at
 
 #: How many of the newest records are also held in memory, for readers that are up to date.
 _TAIL: Final = 64
@@ -22,7 +23,7 @@ _TAIL: Final = 64
 _STRIDE: Final = 512
 
 #: Errors of a file system that say that there is no room.
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 #: An entry without its number.
 Unnumbered = tuple[int, int, int, int, int, int]
@@ -36,7 +37,7 @@ class LogFull(HoldfastError):
 
 def log_full(what: str, error: OSError) -> LogFull:
     """That *what* cannot be written at the moment.  Whatever the reason is, the writer waits and does not give up."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return LogFull(f"No room for {what}.")
     return LogFull(f"Cannot write {what}: {error.strerror}.")
 
@@ -103,10 +104,7 @@ class LogIndex:
             entries.append(entry)
             packed += RECORD.pack(*entry)
         try:
-            written = 0
-            while written < len(packed):
-                rest = packed[written:] if written else packed
-                written += os.pwrite(self._descriptor, rest, seq * RECORD.size + written)
+            write_all_at(self._descriptor, packed, seq * RECORD.size)
         except OSError as error:
             raise log_full(f"the index in {os.path.dirname(self._path)}", error) from error
         self._tail.extend(entries)

@@ -8,9 +8,8 @@ import signal
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import msgspec
-
 from holdfast.host.child import Child
+from holdfast.host.description import Description
 from holdfast.host.drop import SignalDrop
 from holdfast.host.input import Input
 from holdfast.host.log import ProcessLog
@@ -25,35 +24,6 @@ from holdfast.jsonrpc.event_loop import Poller
 
 #: Seconds until a full file system is tried again.
 RETRY_AFTER: Final = 0.5
-
-
-class Description(msgspec.Struct, kw_only=True, rename="camel"):
-    """What is written beside the log before the start, so that a restarted host knows what it finds."""
-
-    process_id: str
-    #: The client session that owns the process; None for one that lives in the namespace of the host.
-    session_id: str | None
-    argv: list[str]
-    cwd: str
-    tty: bool
-    marker: str | None
-    #: Whether it has a signal drop.
-    signal_drop: bool = False
-    #: Whether it runs in a sandbox that the client asked for.
-    sandboxed: bool = False
-    #: For people, and for an order: the wall clock may have been set since.
-    created_ns: int
-    #: The same moment on the clock that starts of processes are measured by; it means something in this boot only.
-    created_boottime_ns: int = 0
-    boot_id: str
-
-
-class Started(msgspec.Struct, kw_only=True):
-    """What is appended once the process runs."""
-
-    pid: int
-    #: Clock ticks since boot; tells the process from a later one with the same pid.
-    started: int
 
 
 class Observer(Protocol):

@@ -16,17 +16,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from holdfast.clock import boot_id
 from holdfast.directories import remove_directory
 from holdfast.host.cgroup import recall
+from holdfast.host.description import Description, Started, read_description, write_started
 from holdfast.host.estate import Held
 from holdfast.host.forgetting import delete_forgotten
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
 from holdfast.host.log_index import LogFull
-from holdfast.host.process import Description, HostedProcess, Started
+from holdfast.host.process import HostedProcess
 from holdfast.host.spawn import Streams
 from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
@@ -79,7 +78,7 @@ def recover(
     for name in os.listdir(processes_directory):
         directory = f"{processes_directory}/{name}"
         try:
-            told = _read(directory)
+            told = read_description(directory)
         except OSError as error:
             # It may be that of a process that runs: it stays, for a server that can read it.
             _log.error("%s cannot be read: %s", directory, error)
@@ -89,7 +88,8 @@ def recover(
         else:
             found.append((*told, directory))
     found.sort(key=lambda item: item[0].created_ns)
-    unclaimed = set(children) - {started.pid for _, started, _ in found if started is not None and _is(started)}
+    own = set(children)
+    unclaimed = own - {started.pid for _, started, _ in found if started is not None and _is_among(own, started)}
     for description, started, directory in found:
         key = os.path.basename(directory)
         log = ProcessLog.complete(directory)
@@ -98,36 +98,22 @@ def recover(
             yield Recovered(_ended(make(description, directory, log), started), None, None)
         elif key in held:
             streams = Streams.from_names(held[key])
-            started = started or _write_down(directory, _find(description, streams, unclaimed))
             if started is None:
-                remove_directory(directory)
-                continue
+                started = _find(description, streams, unclaimed)
+                if started is None:
+                    remove_directory(directory)
+                    continue
+                _write_down(directory, started)
             log = ProcessLog.recover(directory, staging)
             exit_recorded = log.last(EntryKind.EXITED) is not None
             del held[key]
             process = make(description, directory, log)
-            # The number may have been given to another child meanwhile, whose end is not this one's.
-            stranger = started.pid not in children or not _is(started)
+            stranger = not _is_among(own, started)
             yield Recovered(process, Running(started.pid, started.started, streams, exit_recorded, stranger), None)
         elif started is None and outlived:
             remove_directory(directory)
         else:
             yield _lose(description, started, directory, ProcessLog.recover(directory, staging), make)
-
-
-def _read(directory: str) -> tuple[Description, Started | None] | None:
-    try:
-        with open(f"{directory}/process", "rb") as file:
-            lines = file.read().split(b"\n")
-        if not os.path.exists(f"{directory}/index"):
-            return None
-        description = msgspec.json.decode(lines[0], type=Description)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
-        return None
-    try:
-        return description, msgspec.json.decode(lines[1], type=Started)
-    except (IndexError, msgspec.DecodeError):
-        return description, None
 
 
 def _lose(
@@ -194,17 +180,12 @@ def _ends(pid: int) -> set[str]:
     return found
 
 
-def _write_down(directory: str, started: Started | None) -> Started | None:
-    if started is not None:
-        # Without room for it the process goes on all the same; it is looked for once more by the next server.
-        with contextlib.suppress(OSError), open(f"{directory}/process", "ab", buffering=0) as file:
-            line = msgspec.json.encode(started) + b"\n"
-            written = file.write(line)
-            if written < len(line):
-                file.truncate(file.tell() - written)
-    return started
+def _write_down(directory: str, started: Started) -> None:
+    # Without room for it the process goes on all the same; it is looked for once more by the next server.
+    with contextlib.suppress(OSError), open(f"{directory}/process", "ab", buffering=0) as file:
+        write_started(file.fileno(), started)
 
 
-def _is(started: Started) -> bool:
-    """Whether the process with that pid is still the one that was started, dead or alive."""
-    return start_time(started.pid) == started.started
+def _is_among(children: set[int], started: Started) -> bool:
+    """Whether it is one of *children*, dead or alive, and not another one that was given its number."""
+    return started.pid in children and start_time(started.pid) == started.started

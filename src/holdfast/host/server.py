@@ -11,14 +11,13 @@ from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from holdfast.clock import boot_id, monotonic
 from holdfast.directories import private_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host import spawn
 from holdfast.host.cgroup import contain, find_delegation, recall
 from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
+from holdfast.host.description import Description, Started, write_description, write_started
 from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
@@ -26,7 +25,7 @@ from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
 from holdfast.host.places import Places
 from holdfast.host.prepared import PreparedStarts
-from holdfast.host.process import Description, HostedProcess, Started
+from holdfast.host.process import HostedProcess
 from holdfast.host.recovery import Running, recover
 from holdfast.host.retention import Retention
 from holdfast.host.session import Session, Sessions
@@ -296,24 +295,20 @@ class ProcessHost:
         prepared = self._prepared.take(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
         (directory, record, log), preparation, _ = prepared
         drop: SignalDrop | None = None
+        pid: int | None = None
         try:
-            _write_all(record, _encode(description) + b"\n")
+            write_description(record, description)
             drop = self._open_drop(description)
             before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
-        except BaseException:
-            if drop is not None:
-                drop.close()
-            prepared.discard(self._link)
-            raise
-        preparation.release()
-        try:
+            preparation.release()
             ticks = self._start_clock.ticks(pid, before)
             child = OwnChild(pid, self._poller)
-        except OSError:
-            # No descriptors are left: what cannot be looked after must not run.
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        except BaseException:
+            if pid is not None:
+                # No descriptors are left: what cannot be looked after must not run.
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             if drop is not None:
                 drop.close()
             prepared.discard(self._link)
@@ -323,7 +318,7 @@ class ProcessHost:
         process = self._new_process(description, directory, log)
         process.drop = drop
         try:
-            _write_all(record, msgspec.json.encode(Started(pid=pid, started=ticks)) + b"\n")
+            write_started(record, Started(pid=pid, started=ticks))
         except OSError:
             # A full disk right after the start.  Recovery would find the process by its marker or not at all, which
             # only matters if the host is killed as well; the process runs and is not punished for it.
@@ -387,29 +382,6 @@ class ProcessHost:
         if expired:
             self._spawn_task(self._places.give_back([process.directory for process in expired]))
         reap_orphans({process.pid for process in self.live})
-
-
-def _encode(description: Description) -> bytes:
-    try:
-        return msgspec.json.encode(description)
-    except UnicodeEncodeError:
-        # Names of files that are no text; what is written down of them is for people only.
-        argv, cwd = ([_text(word) for word in description.argv], _text(description.cwd))
-        return msgspec.json.encode(msgspec.structs.replace(description, argv=argv, cwd=cwd))
-
-
-def _text(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Write all of *data*: on a full disk the system takes a part of it without a word.
-
-    :raises OSError: the rest does not fit
-    """
-    written = 0
-    while written < len(data):
-        written += os.write(descriptor, data[written:])
 
 
 def describe_os_error(error: OSError) -> str:

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Final
 
 from holdfast.host.log_index import LogFull, log_full
+from holdfast.host.whole import append_whole
 
 #: How many write ids are remembered (the reference implementation's number).
 REMEMBERED: Final = 4096
@@ -86,13 +87,10 @@ class WriteLedger:
             if self._file < 0:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._file = os.open(self._path, flags, 0o600)
-            written = os.write(self._file, record)
+            # Half of a note would shift all that follow.
+            append_whole(self._file, record)
         except OSError as error:
             raise log_full(f"a note of a write in {self._path}", error) from error
-        if written < len(record):
-            # The disk is full in the middle of it, and half of a note would shift all that follow.
-            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-            raise LogFull(f"No room for a note of a write in {self._path}.")
 
     def close(self) -> None:
         """Close the file; no write follows."""

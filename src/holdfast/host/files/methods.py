@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -11,12 +10,11 @@ from holdfast.host.files import parameters
 from holdfast.host.files.copying import copy
 from holdfast.host.files.directories import create_directory, read_directory, remove
 from holdfast.host.files.metadata import canonicalize, get_metadata
-from holdfast.host.files.place import ForeignPath, path_of
 from holdfast.host.files.reading import read_file, size_of
 from holdfast.host.files.scope import Scope
 from holdfast.host.files.service import LARGE, FileService, in_thread, large_turn
 from holdfast.host.files.walk import walk
-from holdfast.host.files.watch import prepare
+from holdfast.host.files.watch import paths_of, prepare
 from holdfast.host.files.writing import write_file
 from holdfast.host.methods import method
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
@@ -94,13 +92,12 @@ async def watch_missing(client: ClientConnection, params: parameters.WatchMissin
     if params.watch_id >= 2**64:
         raise RpcError(INVALID_PARAMS, "invalid number")
     service = _service(client)
-    for uri in (*params.missing, *(() if params.present is None else (params.present,))):
-        # What is refused must not end the watch of before.
-        with contextlib.suppress(ForeignPath):
-            path_of(uri)
+    # First of all: what is refused must not end the watch of before.
+    paths = paths_of(params)
     if not service.watch.begin(params):
         return b'{"watching":false}'
-    inotify = await in_thread(prepare, service.scope(params), params)
+    scope = service.scope(params)
+    inotify = None if paths is None else await in_thread(prepare, scope, *paths)
     if inotify is None:
         return b'{"watching":false}'
     service.watch.activate(params.watch_id, inotify)

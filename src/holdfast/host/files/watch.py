@@ -182,17 +182,28 @@ class MissingWatch:
         self.stop()
 
 
-def prepare(scope: Scope, params: WatchMissing) -> _Inotify | None:
+def paths_of(params: WatchMissing) -> tuple[list[str], str | None] | None:
+    """The paths that are missing, and the one that is present; None if nothing ever happens at one of them.
+
+    :raises RpcError: one is no ``file:`` URI
+    """
+    paths: list[str] = []
+    foreign = False
+    for uri in (*params.missing, *(() if params.present is None else (params.present,))):
+        try:
+            paths.append(path_of(uri))
+        except ForeignPath:
+            foreign = True
+    if foreign:
+        return None
+    return (paths, None) if params.present is None else (paths[:-1], paths[-1])
+
+
+def prepare(scope: Scope, missing: list[str], present: str | None) -> _Inotify | None:
     """Set up the watch, in a worker thread; None if there is nothing to watch for or it cannot be watched.
 
-    :raises RpcError: a path is no ``file:`` URI, or not allowed
+    :raises RpcError: a path is not allowed
     """
-    try:
-        missing = [path_of(uri) for uri in params.missing]
-        present = None if params.present is None else path_of(params.present)
-    except ForeignPath:
-        # Nothing ever happens there.
-        return None
     paths = missing if present is None else [*missing, present]
     if not missing or len(missing) > PATH_LIMIT or len(_directories(paths)) > DIRECTORY_LIMIT:
         return None

@@ -13,7 +13,7 @@ from holdfast.host.sandbox.metadata import METADATA, git_directory
 from holdfast.host.sandbox.mount_points import is_missing
 from holdfast.host.sandbox.own_places import own_places
 from holdfast.host.sandbox.permissions import Access, Entry, GlobPattern, PlainPath, SandboxContext, Special
-from holdfast.host.uri import InvalidUri, uri_to_path
+from holdfast.host.uri import InvalidUri, resolve_dots, uri_to_path
 from holdfast.jsonrpc.messages import INVALID_PARAMS, INVALID_REQUEST, RpcError
 
 #: What the special place ``minimal`` stands for: what programs need to start.
@@ -183,7 +183,7 @@ def _without_own(grants: dict[str, Grant]) -> dict[str, Grant]:
 
 
 def _real(path: str) -> str:
-    return "/" + posixpath.normpath(os.path.realpath(path)).lstrip("/")
+    return resolve_dots(os.path.realpath(path))
 
 
 def _paths(entry: Entry, context: SandboxContext, temporary: str) -> list[str]:
