@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.model_server import Gate, Hang, ModelServer, Say, Shell, Tool
-from tests.system.conftest import PATIENCE, Installation, programs
+from tests.system.conftest import PATIENCE, Installation, command_line, programs
 
 pytestmark = pytest.mark.real_agent
 
@@ -44,7 +44,9 @@ class Midway:
 
 def turn_programs(user: Installation) -> list[psutil.Process]:
     return [
-        process for process in user.processes() if any("app_server/program.py" in word for word in process.cmdline())
+        process
+        for process in user.processes()
+        if any("app_server/program.py" in word for word in command_line(process))
     ]
 
 
