@@ -35,6 +35,8 @@ _DROPPED: Final = "dropped"
 class ProcessLog:
     """The log in one directory: a single writer, any number of readers, no memory that grows with it."""
 
+    __slots__ = ("_directory", "_files", "_index", "_pending", "_pourings", "_sizes", "dropped")
+
     def __init__(self, directory: str, index: LogIndex) -> None:
         self._directory = directory
         self._index = index

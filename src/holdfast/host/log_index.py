@@ -19,6 +19,8 @@ from holdfast.host.whole import write_all_at
 
 #: How many of the newest records are also held in memory, for readers that are up to date.
 _TAIL: Final = 64
+#: That of an index to which nobody writes: an empty one of its own would take half a KiB.
+_NO_TAIL: Final[deque[Entry]] = deque(maxlen=0)
 #: How many records are read at a time when one is looked for.
 _STRIDE: Final = 512
 
@@ -50,7 +52,7 @@ class LogIndex:
     def __init__(self, path: str, descriptor: int = -1, last_seq: int = 0) -> None:
         self._path = path
         self._descriptor = descriptor
-        self._tail: deque[Entry] = deque(maxlen=_TAIL)
+        self._tail: deque[Entry] = deque(maxlen=_TAIL) if descriptor >= 0 else _NO_TAIL
         self._release: weakref.finalize[..., LogIndex] | None = None
         #: The highest sequence number that readers may see.
         self.last_seq = last_seq
@@ -153,7 +155,7 @@ class LogIndex:
         if self._release is not None:
             self._release.detach()
         descriptor, self._descriptor = self._descriptor, -1
-        self._tail.clear()
+        self._tail = _NO_TAIL
         if descriptor >= 0:
             os.close(descriptor)
 
