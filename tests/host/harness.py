@@ -40,9 +40,20 @@ def serving_child(keeper: int) -> int:
     except OSError:
         return 0
     own = Path(f"/proc/{keeper}/cmdline").read_bytes()
-    return next(
-        (int(pid) for pid in children if alive(int(pid)) and Path(f"/proc/{pid}/cmdline").read_bytes() == own), 0
-    )
+    return next((pid for pid in map(int, children) if alive(pid) and _is_server(pid, keeper, own)), 0)
+
+
+def _is_server(pid: int, keeper: int, own: bytes) -> bool:
+    """Whether *pid* has the command line of its keeper, and is not a child of a dead server just before its exec.
+
+    Such a child has all signals blocked until it leads a session of its own.
+    """
+    if Path(f"/proc/{pid}/cmdline").read_bytes() != own:
+        return False
+    while "SigBlk:\t0000000000000000" not in Path(f"/proc/{pid}/status").read_text():
+        # Also a server that starts somebody at this moment.
+        time.sleep(0.0001)
+    return os.getsid(pid) == os.getsid(keeper)
 
 
 class RunningServer:
