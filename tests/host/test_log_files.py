@@ -243,4 +243,4 @@ def test_half_of_a_note_does_not_shift_those_that_follow(tmp_path: Path, monkeyp
     again = WriteLedger(str(tmp_path))
     again.recover()
     states = [again.state(name) for name in ("a", "b", "c")]
-    assert states == [WriteState.UNCERTAIN, WriteState.NEW, WriteState.TAKEN]
+    assert states == [WriteState.UNCERTAIN, WriteState.NEW, WriteState.DONE]

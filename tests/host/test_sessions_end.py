@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .harness import RunningServer, WireClient, alive, within
+from .harness import PATH, RunningServer, WireClient, alive, within
 from .promises import eventually
 
 #: The host, with times that a test can wait for.
@@ -60,6 +63,36 @@ async def test_a_closed_process_is_forgotten_and_its_id_is_free(hurried: Running
     await client.until_closed("p")
     assert client.output("p") == b"again\n"
     await client.close()
+
+
+async def test_a_client_that_stands_still_gets_the_rest_however_late(hurried: RunningServer, state: Path) -> None:
+    still, sending = await asyncio.open_unix_connection(hurried.url.removeprefix("unix://"), limit=1024 * 1024)
+
+    def send(**message: object) -> None:
+        sending.write(json.dumps(message).encode() + b"\n")
+
+    size = 40_000_000
+    start = {"processId": "big", "argv": ["head", "-c", str(size), "/dev/zero"], "cwd": "file:///tmp"}
+    send(id=1, method="initialize", params={"clientName": "test"})
+    send(method="initialized")
+    send(id=2, method="process/start", params={**start, "env": {"PATH": PATH}, "tty": False, "arg0": None})
+    await eventually(
+        lambda: sum(file.stat().st_size for file in state.glob("processes/*/stdout")) == size, "it wrote less"
+    )
+    # What closes later has been forgotten already when the other one is read.
+    other = await WireClient.connect(hurried.url)
+    for number in range(2):
+        await other.start(f"{number}", "/bin/true")
+        await other.until_closed(f"{number}")
+        await eventually(lambda: directories(state) == 1, "the log of a forgotten process stayed")
+    got = 0
+    while (message := json.loads(await within(still.readline()))).get("method") != "process/closed":
+        if message.get("method") == "process/output":
+            got += len(base64.b64decode(message["params"]["chunk"]))
+    assert got == size
+    await eventually(lambda: directories(state) == 0, "the log of a process that was read stayed")
+    await other.close()
+    sending.close()
 
 
 async def test_a_session_ends_with_its_processes_if_nobody_comes_back(hurried: RunningServer, state: Path) -> None:

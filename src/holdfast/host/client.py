@@ -239,10 +239,7 @@ class HostClient(Host):
                 try:
                     outcome = (await self._call("process/write", params, _WriteResult)).status
                 except RpcError as error:
-                    raise WriteUncertain(
-                        f"Writing to process {process_id!r} failed: {error.message}.",
-                        hint="Ask the process what it got before you repeat it.",
-                    ) from None
+                    raise _uncertain(process_id, error) from None
                 if outcome == "unknownProcess":
                     raise UnknownProcess(f"The host has no process {process_id!r}.")
                 if outcome != "accepted":
@@ -256,7 +253,11 @@ class HostClient(Host):
         return lock
 
     async def close_stdin(self, process_id: str) -> None:
-        await self._call("process/closeStdin", {"processId": process_id}, dict)
+        params = {"processId": process_id, "writeId": secrets.token_hex(16)}
+        try:
+            await self._call("process/closeStdin", params, dict)
+        except RpcError as error:
+            raise _uncertain(process_id, error) from None
 
     async def resize(self, process_id: str, *, columns: int, rows: int) -> None:
         await self._call("process/resize", {"processId": process_id, "columns": columns, "rows": rows}, dict)
@@ -314,6 +315,13 @@ def _wait_for_end(pid: int, timeout: float) -> None:
         poll.poll(timeout * 1000)
     finally:
         os.close(handle)
+
+
+def _uncertain(process_id: str, error: RpcError) -> WriteUncertain:
+    return WriteUncertain(
+        f"Writing to process {process_id!r} failed: {error.message}.",
+        hint="Ask the process what it got before you repeat it.",
+    )
 
 
 def _typed(error: RpcError, params: dict[str, Any] | None) -> Exception:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
 
 _EMPTY: Final = b"{}"
+_ACCEPTED: Final = b'{"status":"accepted"}'
+_STDIN_CLOSED: Final = b'{"status":"stdinClosed"}'
 
 
 @method("process/write", parameters.Write)
@@ -33,30 +35,68 @@ def write(client: ClientConnection, params: parameters.Write) -> Reply:
     process = client.find(params.process_id)
     if process is None:
         return b'{"status":"unknownProcess"}'
-    if (known := _known_write(process, params.write_id)) is not None:
-        return known
+    state = process.writes.state(params.write_id)
+    if state is not WriteState.NEW:
+        return _repeated(process, params, state)
     if not process.accepts_input:
-        return b'{"status":"stdinClosed"}'
+        return _STDIN_CLOSED
+    _tell_of_gap(process)
     waiter = process.input.write(data, write_id=params.write_id, until_written=params.until_written)
-    return b'{"status":"accepted"}' if waiter is None else _written(waiter)
+    return _ACCEPTED if waiter is None else _written(waiter)
 
 
-def _known_write(process: HostedProcess, write_id: str) -> bytes | None:
-    state = process.writes.state(write_id)
+def _repeated(process: HostedProcess, params: parameters.Write, state: WriteState) -> Reply:
+    """The answer to a write that was made before: what became of that one."""
+    _refuse_uncertain(process, params.write_id, state)
+    if state is WriteState.FAILED:
+        return _STDIN_CLOSED
+    waiter = process.input.again(params.write_id, until_written=params.until_written)
+    return _ACCEPTED if waiter is None else _written(waiter)
+
+
+def _refuse_uncertain(process: HostedProcess, write_id: str, state: WriteState) -> None:
     if state is WriteState.UNCERTAIN:
+        process.writes.tell(write_id)
         raise RpcError(INTERNAL_ERROR, "the server was killed during this write; how much of it arrived is not known")
-    return b'{"status":"accepted"}' if state is WriteState.TAKEN else None
+
+
+def _tell_of_gap(process: HostedProcess) -> None:
+    """Refuse, once, what would follow input that was accepted and may not have arrived.
+
+    :raises RpcError: there is such input
+    """
+    if untold := process.writes.tell_all():
+        raise RpcError(
+            INTERNAL_ERROR,
+            f"the server was killed before {untold} accepted write(s) were at their end, and how much of them arrived "
+            "is not known; this request was not carried out, the next one will be",
+        )
 
 
 async def _written(waiter: asyncio.Future[bool]) -> bytes:
     # Not cancelled with the request: what was queued is written even if the client goes away.
-    return b'{"status":"accepted"}' if await asyncio.shield(waiter) else b'{"status":"stdinClosed"}'
+    return _ACCEPTED if await asyncio.shield(waiter) else _STDIN_CLOSED
 
 
-@method("process/closeStdin", parameters.OneProcess)
-def close_stdin(client: ClientConnection, params: parameters.OneProcess) -> Reply:
-    """Extension: end of file on stdin."""
-    client.require(params.process_id).close_stdin()
+@method("process/closeStdin", parameters.CloseStdin)
+def close_stdin(client: ClientConnection, params: parameters.CloseStdin) -> Reply:
+    """Extension: end of file on stdin, after all that was written before; answered when that is done."""
+    process = client.require(params.process_id)
+    state = process.writes.state(params.write_id)
+    if state is not WriteState.NEW:
+        # It was typed at a terminal, where a second one would mean something else.
+        _refuse_uncertain(process, params.write_id, state)
+        waiter = process.input.again(params.write_id, until_written=True)
+    elif process.accepts_input:
+        _tell_of_gap(process)
+        waiter = process.input.end(params.write_id)
+    else:
+        waiter = process.input.ending
+    return _EMPTY if waiter is None else _ended(waiter)
+
+
+async def _ended(waiter: asyncio.Future[bool]) -> bytes:
+    await asyncio.shield(waiter)
     return _EMPTY
 
 
@@ -72,12 +112,10 @@ def send_signal(client: ClientConnection, params: parameters.Signal) -> Reply:
     else:
         raise RpcError(INVALID_PARAMS, f"unknown variant `{params.signal}`, expected `interrupt`")
     process = client.find(params.process_id)
-    if process is not None and not process.closed:
-        identity = f"signal {params.signal_id}"
-        if params.signal_id is None or process.writes.state(identity) is WriteState.NEW:
-            if params.signal_id is not None:
-                process.writes.begin(identity)
-            process.signal_group(number)
+    if process is None or process.closed:
+        return _EMPTY
+    if params.signal_id is None or process.writes.signalled(params.signal_id):
+        process.signal_group(number)
     return _EMPTY
 
 

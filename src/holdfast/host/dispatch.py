@@ -255,10 +255,13 @@ class ClientConnection:
         cursor = Notifications(self, process, after)
         self._pushes.add(cursor)
 
+    def push_ended(self, cursor: Cursor) -> None:
+        """*cursor* sends nothing any more."""
+        self._pushes.discard(cursor)
+
     def _stop_pushing(self) -> None:
-        for cursor in self._pushes:
+        for cursor in tuple(self._pushes):
             cursor.stop()
-        self._pushes.clear()
         self._waiting_for_room.clear()
 
     def taken_over(self) -> None:

@@ -32,8 +32,8 @@ class Input:
         self._streams: Streams | None = None
         self._descriptor = -1
         self._open = False
-        #: Whether it is closed when the queue is empty.
-        self._ending = False
+        #: Set when it is closed, which it is when the queue is empty; None if nobody asked for that.
+        self.ending: asyncio.Future[bool] | None = None
         self._queue: deque[tuple[bytes, str, asyncio.Future[bool] | None]] = deque()
         self._queued = 0
 
@@ -46,7 +46,7 @@ class Input:
     @property
     def accepts(self) -> bool:
         """Whether a write can still reach the process."""
-        return self._open and not self._ending
+        return self._open and self.ending is None
 
     @property
     def waiting(self) -> bool:
@@ -70,6 +70,8 @@ class Input:
                     self._writes.done(write_id)
                 return None
             if not self._open:
+                if write_id:
+                    self._writes.failed(write_id)
                 return _settled(False)
         waiter: asyncio.Future[bool] | None = None
         if until_written or self._queued + len(data) > STDIN_BUFFER:
@@ -79,6 +81,16 @@ class Input:
         if len(self._queue) == 1:
             self._watch(True)
         return waiter
+
+    def again(self, write_id: str, *, until_written: bool = False) -> asyncio.Future[bool] | None:
+        """What :meth:`write` returns if a write that is known is repeated, and nothing is written."""
+        for place, (data, known, waiter) in enumerate(self._queue):
+            if known == write_id:
+                if waiter is None and until_written:
+                    waiter = asyncio.get_running_loop().create_future()
+                    self._queue[place] = (data, known, waiter)
+                return waiter
+        return None
 
     def _write_now(self, data: bytes) -> bytes:
         """Write what fits now; returns the rest.  A broken pipe closes stdin."""
@@ -118,19 +130,22 @@ class Input:
                 waiter.set_result(True)
         if self._open:
             self._watch(False)
-            if self._ending:
+            if self.ending is not None:
                 self.abandon()
 
-    def end(self) -> None:
-        """Let the process see end of file after what is queued: close the pipe, or type ^D at the terminal."""
-        if not self.accepts or self._streams is None:
-            return
-        if self._streams.tty:
-            self.write(b"\x04")
-            return
-        self._ending = True
+    def end(self, write_id: str = "") -> asyncio.Future[bool] | None:
+        """Let the process see end of file after what is queued: close the pipe, or type ^D at the terminal.
+
+        Returns None if that is done, else a future that tells when it is.
+
+        :raises LogFull: what is typed could not be noted
+        """
+        if self._streams is not None and self._streams.tty:
+            return self.write(b"\x04", write_id=write_id, until_written=True)
+        self.ending = asyncio.get_running_loop().create_future()
         if not self._queue:
             self.abandon()
+        return None if self.ending.done() else self.ending
 
     def abandon(self) -> None:
         """Nothing reaches the process any more: close the pipe, and say so to whoever waits."""
@@ -144,9 +159,13 @@ class Input:
             self._closed()
         self._queued = 0
         queue, self._queue = self._queue, deque()
-        for _, _, waiter in queue:
+        for _, write_id, waiter in queue:
+            if write_id:
+                self._writes.failed(write_id)
             if waiter is not None and not waiter.done():
                 waiter.set_result(False)
+        if self.ending is not None:
+            self.ending.set_result(True)
 
 
 def _settled(value: bool) -> asyncio.Future[bool]:

@@ -83,9 +83,17 @@ class Terminate(Parameters, frozen=True):
 
 
 class OneProcess(Parameters, frozen=True):
-    """Extension methods about one process: ``status``, ``members``, ``closeStdin``."""
+    """Extension methods about one process: ``status``, ``members``."""
 
     process_id: str
+
+
+class CloseStdin(Parameters, frozen=True):
+    """Extension: end of file on stdin."""
+
+    process_id: str
+    #: That of the ^D which it is at a terminal.
+    write_id: str = ""
 
 
 class Subscribe(Parameters, frozen=True):

@@ -210,7 +210,10 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     async def close_stdin(self, process_id: str) -> None:
-        """Let the process see end of file on its stdin."""
+        """Let the process see end of file on its stdin; returns when all that was written before has been read.
+
+        :raises WriteUncertain: the host was killed before all of that had arrived, and stdin stays open
+        """
 
     @abc.abstractmethod
     async def resize(self, process_id: str, *, columns: int, rows: int) -> None:

@@ -286,11 +286,6 @@ class HostedProcess:
         """Whether a write can still reach the process."""
         return self.input.accepts and self.exit is None
 
-    def close_stdin(self) -> None:
-        """Let the process see end of file after what is queued."""
-        if self.exit is None:
-            self.input.end()
-
     @property
     def has_terminal(self) -> bool:
         """Whether its streams are a terminal that is still there."""

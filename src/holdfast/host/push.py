@@ -46,6 +46,9 @@ class Receiver(Protocol):
     def wait_for_room(self, cursor: Cursor) -> None:
         """Pump *cursor* again when the connection is writable."""
 
+    def push_ended(self, cursor: Cursor) -> None:
+        """*cursor* sends nothing any more."""
+
 
 class Cursor:
     """A place in a log, moving towards its end."""
@@ -97,6 +100,10 @@ class Notifications(Cursor):
             budget -= size
         if self.process.closed:
             self.stop()
+
+    def stop(self) -> None:
+        super().stop()
+        self.receiver.push_ended(self)
 
     def _encode(self, entry: Entry, chunk: bytes | memoryview) -> tuple[bytes, ...]:
         stream = _STREAM.get(entry.kind)

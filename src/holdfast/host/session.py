@@ -80,11 +80,17 @@ class Sessions:
         return left
 
     def expire(self, limit: int) -> list[HostedProcess]:
-        """Forget closed processes whose time is over; returns up to *limit* of them."""
+        """Forget closed processes whose time is over; returns up to *limit* of them.
+
+        One of which a client that is still connected has not been sent everything gets the same time once more.
+        """
         now = monotonic()
         expired: list[HostedProcess] = []
         while self._expiring and len(expired) < limit and self._expiring[0][0] <= now:
             _, process = self._expiring.popleft()
+            if process.observers:
+                self._expiring.append((now + RETAIN_CLOSED, process))
+                continue
             session = self._sessions.get(process.description.session_id or "")
             if session is not None and session.processes.get(process.process_id) is process:
                 del session.processes[process.process_id]

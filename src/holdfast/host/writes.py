@@ -2,6 +2,8 @@
 
 Each write is noted before its first byte goes out and again when its last one has.  A write that was begun and not
 finished when the server died is *uncertain*: nobody can say how much of it arrived, and repeating it could double it.
+Some of those were already answered, because they were short enough to wait in the server's memory: whoever writes next
+has to be told that there may be a gap before it.
 """
 
 from __future__ import annotations
@@ -20,14 +22,20 @@ _DIGEST: Final = 16
 _RECORD: Final = _DIGEST + 1
 _BEGUN: Final = b"B"
 _DONE: Final = b"D"
+#: A signal, which is noted by its id as a write is.
+_SIGNAL: Final = b"S"
 
 
 class WriteState(Enum):
     """What is known of a write id."""
 
     NEW = "new"
-    #: Begun by this server: its bytes are in the queue or written.
-    TAKEN = "taken"
+    #: Begun by this server, and not yet at its end.
+    BEGUN = "begun"
+    #: The operating system has all of it.
+    DONE = "done"
+    #: The process closed its stdin or ended before it had all of it.
+    FAILED = "failed"
     #: Begun by an earlier server that did not finish it.
     UNCERTAIN = "uncertain"
 
@@ -39,6 +47,8 @@ class WriteLedger:
         self._path = f"{directory}/writes"
         self._file = -1
         self._states: dict[bytes, WriteState] = {}
+        #: Uncertain writes of which no client has been told yet.
+        self._untold: set[bytes] = set()
 
     def recover(self) -> None:
         """Read what earlier servers noted."""
@@ -52,13 +62,24 @@ class WriteLedger:
             return
         for start in range(0, len(content) - _RECORD + 1, _RECORD):
             digest, mark = content[start : start + _DIGEST], content[start + _DIGEST : start + _RECORD]
-            self._remember(digest, WriteState.TAKEN if mark == _DONE else WriteState.UNCERTAIN)
+            self._remember(digest, WriteState.UNCERTAIN if mark == _BEGUN else WriteState.DONE)
+        self._untold = {digest for digest, state in self._states.items() if state is WriteState.UNCERTAIN}
         if size % _RECORD:
             os.truncate(self._path, size - size % _RECORD)
 
     def state(self, write_id: str) -> WriteState:
         """What is known of *write_id*."""
         return self._states.get(_digest(write_id), WriteState.NEW)
+
+    def tell(self, write_id: str) -> None:
+        """A client is being told that this write is uncertain."""
+        self._untold.discard(_digest(write_id))
+
+    def tell_all(self) -> int:
+        """How many writes are uncertain of which no client had been told; it is being told now."""
+        untold = len(self._untold)
+        self._untold.clear()
+        return untold
 
     def begin(self, write_id: str) -> None:
         """Note that this write is about to begin.
@@ -67,15 +88,33 @@ class WriteLedger:
         """
         digest = _digest(write_id)
         self._note(digest + _BEGUN)
-        self._remember(digest, WriteState.TAKEN)
+        self._remember(digest, WriteState.BEGUN)
 
     def done(self, write_id: str) -> None:
         """Note that the operating system has taken the last byte."""
+        digest = _digest(write_id)
+        self._remember(digest, WriteState.DONE)
         try:
-            self._note(_digest(write_id) + _DONE)
+            self._note(digest + _DONE)
         except LogFull:
             # The write happened; at worst it will be called uncertain after a crash.
             pass
+
+    def failed(self, write_id: str) -> None:
+        """Nothing more of this write reaches the process."""
+        self._remember(_digest(write_id), WriteState.FAILED)
+
+    def signalled(self, signal_id: str) -> bool:
+        """Note that this signal is about to be sent; False if it was noted before.
+
+        :raises LogFull: no room; it must not be sent
+        """
+        digest = _digest(f"signal {signal_id}")
+        if digest in self._states:
+            return False
+        self._note(digest + _SIGNAL)
+        self._remember(digest, WriteState.DONE)
+        return True
 
     def _remember(self, digest: bytes, state: WriteState) -> None:
         self._states[digest] = state
