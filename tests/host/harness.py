@@ -46,14 +46,20 @@ def serving_child(keeper: int) -> int:
 def _is_server(pid: int, keeper: int, own: bytes) -> bool:
     """Whether *pid* has the command line of its keeper, and is not a child of a dead server just before its exec.
 
-    Such a child has all signals blocked until it leads a session of its own.
+    Such a child has all signals blocked until it leads a session of its own; a server that begins only some.
     """
     if Path(f"/proc/{pid}/cmdline").read_bytes() != own:
         return False
-    while "SigBlk:\t0000000000000000" not in Path(f"/proc/{pid}/status").read_text():
+    while _blocked(pid) >> (signal.SIGUSR1 - 1) & 1:
         # Also a server that starts somebody at this moment.
         time.sleep(0.0001)
     return os.getsid(pid) == os.getsid(keeper)
+
+
+def _blocked(pid: int) -> int:
+    """The signals that *pid* has blocked, a bit for each."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:")), 16)
 
 
 class RunningServer:

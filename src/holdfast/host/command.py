@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from holdfast.directories import private_directory, remove_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
@@ -20,15 +20,13 @@ from holdfast.host.address import RefusedAddress, bind
 from holdfast.host.entry import SUCCEED, prepare_process
 from holdfast.host.estate import Estate, bequeath
 from holdfast.host.imports import import_leanly
+from holdfast.host.keeper import ENDING
 from holdfast.host.options import Options, read_options
 from holdfast.host.settings import Access, Settings
 
 if TYPE_CHECKING:
     from holdfast.host.keeping import KeeperLink
     from holdfast.host.server import ProcessHost
-
-#: What would end the host half made.
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StateDirectoryInUse(InvalidRequest):
@@ -69,7 +67,7 @@ def _begin(options: Options, link: KeeperLink, name: str) -> Estate:
     """Make what the host has for good, and let the keeper hold it."""
     settings = _settings(options)
     # Between the first thing that is made and the moment when somebody else knows of it, only SIGKILL ends this.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         directory, own = _directory(options.state_dir, name)
         lock = lock_directory(directory)
@@ -96,6 +94,8 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
 
     def succeed(host: ProcessHost) -> NoReturn:
         will = bequeath(estate, host.holdings())
+        # Blocked, they wait across the exec until the keeper can hear them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *given, f"{SUCCEED}{will}"])
 
     _configure_log(settings.log_format)
@@ -108,7 +108,11 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
         authorize=settings.access and settings.access.authorize(),
         root=settings.root,
     )
-    return serve(service, link, succeed, announce=announce)
+    status = serve(service, link, succeed, announce=announce)
+    if not link.kept:
+        # The keeper, which would do it, was killed meanwhile.
+        estate.clean_up()
+    return status
 
 
 def serve_stdio(given: list[str]) -> int | None:

@@ -57,6 +57,10 @@ _LEISURE = 0.02
 _DEATHS = 5
 _WITHIN = 10.0
 _PAUSE = 1.0
+#: So many servers may die of what they were asked to do: to end everything, and then themselves.
+_STOPS = 5
+#: What asks a host to stop.
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -127,6 +131,7 @@ class Keeper:
         self._worked = held is not None
         self._leaving = False
         self._asked_to_stop = False
+        self._failed_stops = 0
         self._server = 0
         self._channel: socket.socket | None = None
 
@@ -136,8 +141,10 @@ class Keeper:
         wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _noted)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in ENDING:
             signal.signal(number, self._stop_asked)
+        # A server that became the keeper had blocked them, to lose none on the way.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         deaths: list[float] = []
         while True:
             status = self._keep_one_server(wake_read)
@@ -167,11 +174,14 @@ class Keeper:
         # What exists is never garbage: the server's collector, which writes to whatever it looks at, leaves the pages
         # alone that the two have in common.
         gc.freeze()
+        # Until the server can hear it, nobody's request to stop is lost or ends it at once.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         pid = os.fork()
         if pid == 0:
             self._be_server(ours, theirs, wake)
-        theirs.close()
         self._server = pid
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        theirs.close()
         self._channel = ours
         self._settled = self._leaving = False
         self._adopted.clear()
@@ -192,8 +202,11 @@ class Keeper:
             ours.close()
             signal.set_wakeup_fd(-1)
             os.close(wake)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            for number in (*ENDING, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            if not self._worked:
+                # There is nothing yet that would have to be ended in order.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             # The copies of the fork are not needed: what is held comes over the channel.
             for descriptors in self._held.values():
                 for descriptor in descriptors.values():
@@ -270,9 +283,13 @@ class Keeper:
     def _judge(self, code: int, number: int) -> int | None:
         if self._leaving and not number:
             return code
-        if self._asked_to_stop or (not self._worked and not number):
-            # It died of what it was asked to do; or none ever worked, so the next one would not either.
-            return code
+        if not self._worked:
+            # The next one would not work either, unless this one was killed for no reason of ours.
+            return code if self._asked_to_stop or not number else None
+        if self._asked_to_stop:
+            # What it ran may run yet: the next one ends that.
+            self._failed_stops += 1
+            return code if self._failed_stops >= _STOPS else None
         return None
 
     def _look_after_children(self) -> None:

@@ -37,7 +37,7 @@ class KeeperLink:
 
     @property
     def kept(self) -> bool:
-        """Whether there is a keeper."""
+        """Whether there is a keeper, as far as is known."""
         return self._channel is not None
 
     def take_over(self) -> tuple[Held, list[int]]:
@@ -80,6 +80,8 @@ class KeeperLink:
                 words = []
             if not words:
                 self._loop.remove_reader(self._channel.fileno())
+                self._channel.close()
+                self._channel = None
                 self.on_death()
                 return
             if words[0] == "ended":

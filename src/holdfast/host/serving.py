@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 from holdfast.host.dispatch import ClientConnection
+from holdfast.host.keeper import ENDING
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.server import ProcessHost
 from holdfast.jsonrpc.connection import Connection
@@ -60,13 +61,24 @@ async def _serve(
 ) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in ENDING:
         loop.add_signal_handler(number, stop.set)
+    # The keeper had blocked them until now; no thread and no child was made before.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     host = ProcessHost(service.directory, link, retain_bytes=service.retain_bytes)
     host.recover()
     link.listen(loop)
-    if succeed is not None:
-        link.on_death = lambda: succeed(host)
+
+    def keeper_died() -> None:
+        # A signal that was seen together with the death is heard first.
+        loop.call_later(0.0, take_its_place)
+
+    def take_its_place() -> None:
+        # Who stops needs no keeper any more.
+        if succeed is not None and not stop.is_set():
+            succeed(host)
+
+    link.on_death = keeper_died
 
     def accept(connection: Connection) -> ClientConnection:
         return ClientConnection(host, connection, root=service.root)
@@ -103,6 +115,7 @@ async def _serve(
         await stop.wait()
     else:
         await _stopped_or_idle(stop, host, service.idle_exit)
+        stop.set()
     if server is not None:
         server.close()
     await host.stop()
