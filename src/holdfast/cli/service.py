@@ -73,8 +73,9 @@ def _systemd(what: str, command: list[str]) -> str:
         # The host that the daemon started, and the tasks in it, outlive the daemon.
         ["KillMode=process"]
         if what == "daemon"
-        # The keeper ends what runs, in order; and while the server lives the death of the keeper is not the end.
-        else ["KillMode=mixed", "ExitType=cgroup", "TimeoutStopSec=30"]
+        # The keeper ends what runs, in order; and while the server lives the death of the keeper is not the end: it
+        # takes the keeper's place, and tells systemd so.
+        else ["KillMode=mixed", "ExitType=cgroup", "NotifyAccess=all", "TimeoutStopSec=30"]
     )
     order = ["After=holdfast-host.service"] if what == "daemon" else []
     lines = [

@@ -15,6 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: Where systemd listens, and which process it started with that (sd_notify(3), systemd.exec(5)).
+_MANAGER = "NOTIFY_SOCKET"
+_STARTED = "SYSTEMD_EXEC_PID"
 #: The option by which a server becomes the keeper after the keeper's death; its value is a descriptor.
 SUCCEED = "--succeed-keeper="
 
@@ -45,14 +48,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         estate, held = inherit(int(wills[-1]))
         prepare_process()
         estate.sign(os.getpid())
+        _tell_manager()
         keeper = Keeper(serve, estate, held)
     else:
+        if os.environ.get(_STARTED) != str(os.getpid()):
+            # Meant for somebody of whom we inherited it, and whose place is not ours to take.
+            os.environ.pop(_MANAGER, None)
         prepare_process()
         keeper = Keeper(serve)
     status = keeper.run()
     if keeper.estate is not None:
         keeper.estate.clean_up()
     return status
+
+
+def _tell_manager() -> None:
+    """Let systemd know that this process is now the one to ask for the end of the service."""
+    address = os.environ.get(_MANAGER)
+    if not address:
+        return
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as channel:
+        try:
+            channel.sendto(b"MAINPID=%d" % os.getpid(), "\0" + address[1:] if address[0] == "@" else address)
+        except OSError as error:
+            print(f"systemd could not be told of the new keeper: {error}", file=sys.stderr)
 
 
 def prepare_process() -> None:

@@ -52,12 +52,13 @@ _CORE: Final = frozenset(
     ["PATH", "SHELL", "TMPDIR", "TEMP", "TMP", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "USER"]
 )
 _DEFAULT_EXCLUDES: Final = ("*KEY*", "*SECRET*", "*TOKEN*")
-#: Never handed to a child by a policy: secrets of the orchestrator itself.
+#: Never handed to a child by a policy: secrets of the orchestrator itself, and what is between systemd and the host.
 _ALWAYS_DROPPED: Final = frozenset(
     {
         "CODEX_EXEC_SERVER_EXIT_ON_STDIN_CLOSE",
         "CODEX_EXEC_SERVER_NOISE_AUTH_TOKEN",
         "NODE_REPL_AUTH_TOKEN",
+        "NOTIFY_SOCKET",
         "OPENAI_FEDERATION_RULE_ID",
         "OPENAI_IDENTITY_TOKEN_FILE",
         "OPENAI_WORKLOAD_IDENTITY_CONTEXT",
