@@ -216,6 +216,19 @@ def test_what_was_delegated_is_used(machine: Machine) -> None:
     assert machine.search() == (machine.own, "")
 
 
+def test_a_unit_may_say_itself_that_it_is_delegated(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.attributes.clear()
+    monkeypatch.setenv("HOLDFAST_DELEGATED_UNIT", "holdfast.service")
+    assert machine.search() == (machine.own, "")
+    # Whoever inherited the word and is elsewhere by now, in a cgroup below it for one, has nothing from it.
+    for name in ("user.slice", "holdfast", "other.service", ""):
+        monkeypatch.setenv("HOLDFAST_DELEGATED_UNIT", name)
+        assert machine.search() == (None, f"{machine.own} was not delegated to the host")
+    monkeypatch.setenv("HOLDFAST_DELEGATED_UNIT", "holdfast.service")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert machine.search() == (None, f"{machine.own} cannot be written to")
+
+
 def test_what_was_not_delegated_is_left_alone_and_the_reason_told(machine: Machine) -> None:
     machine.attributes[str(machine.own.parent)] = {"user.delegate": b"1"}
     machine.attributes[str(machine.own)] = {"user.delegate": b"0"}

@@ -65,6 +65,7 @@ async def test_who_only_inherited_the_variable_tells_nothing(manager: socket.soc
 async def test_no_process_of_the_host_gets_what_was_meant_for_it(
     manager: socket.socket, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HOLDFAST_DELEGATED_UNIT", "holdfast-host.service")
     server = start(state, *AS_SYSTEMD)
     client = await WireClient.connect(server.url)
     policy = {"inherit": "all", "ignoreDefaultExcludes": True, "exclude": [], "set": {}, "includeOnly": []}
@@ -72,5 +73,6 @@ async def test_no_process_of_the_host_gets_what_was_meant_for_it(
     await client.until_closed("p")
     assert b"SYSTEMD_EXEC_PID" in client.output("p")
     assert b"NOTIFY_SOCKET" not in client.output("p")
+    assert b"HOLDFAST_DELEGATED_UNIT" not in client.output("p")
     await client.close()
     assert server.stop() == 0

@@ -13,6 +13,7 @@ import click
 from holdfast.cli import terminal
 from holdfast.directories import state_directory
 from holdfast.errors import InvalidRequest
+from holdfast.host.cgroup import DELEGATED_UNIT
 
 #: By this line a file is known to be ours to replace.
 MARK: Final = "Written by: holdfast service"
@@ -69,6 +70,7 @@ def _environment() -> dict[str, str]:
 
 def _systemd(what: str, command: list[str]) -> str:
     environment = [f"Environment={_quoted(f'{name}={value}')}" for name, value in _environment().items()]
+    environment.append(f"Environment={DELEGATED_UNIT}=%n")
     ending = (
         # The host that the daemon started, and the tasks in it, outlive the daemon.
         ["KillMode=process"]

@@ -4,10 +4,11 @@ Membership in a cgroup is inherited and cannot be left by forking, by a session 
 environment, so it proves what belongs to a process beyond what descent, session and marker tell; and ``cgroup.kill``
 (Linux 5.14) ends all members at one stroke, however fast they fork.
 
-The subtree must be ours: the one whom systemd told so by ``Delegate=yes`` (it marks the cgroup with an attribute), or
-the root of a cgroup namespace, as in a container.  Being able to write there is not enough: root can everywhere, and
-the subtree of another manager is not to be touched.  No controller is enabled, so that the host itself may stay where
-it is.
+The subtree must be ours: the one whom systemd told so by ``Delegate=yes``, or the root of a cgroup namespace, as in a
+container.  Being able to write there is not enough: root can everywhere, and the subtree of another manager is not to
+be touched.  systemd marks what it gives away with an attribute, but not every manager of a user's session does (that of
+systemd 252 does not); so our units say in the environment which unit it is that has ``Delegate=yes``, and the cgroup of
+a service has the name of its unit.  No controller is enabled, so that the host itself may stay where it is.
 
 A process is moved into its cgroup right after its start, by a thread, because the kernel takes about ten milliseconds
 for a move.  What it forks until then is moved after it; what has lost its parents by then is still found by session
@@ -29,6 +30,8 @@ _NOTE: Final = "cgroup"
 _PREFIX: Final = "holdfast-"
 #: How systemd marks a cgroup that it has given away; the first for services of the system, written as root.
 _DELEGATED: Final = ("trusted.delegate", "user.delegate")
+#: The variable in which our units name themselves.
+DELEGATED_UNIT: Final = "HOLDFAST_DELEGATED_UNIT"
 #: Rounds of moving what was forked meanwhile, before whoever forks faster is left to the other proofs.
 _ROUNDS: Final = 20
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -84,6 +87,8 @@ def _mounted(line: str, path: str) -> tuple[Path, bool] | None:
 
 
 def _is_delegated(directory: Path) -> bool:
+    if directory.name == os.environ.get(DELEGATED_UNIT):
+        return True
     for name in _DELEGATED:
         try:
             if os.getxattr(directory, name) == b"1":
