@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import plistlib
+import pwd
 import shutil
 import stat
 import subprocess
@@ -11,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from holdfast.cli import service
 
 from .conftest import Outcome
 from .fake_daemon import PATIENCE
@@ -37,6 +41,7 @@ def test_systemd_accepts_the_unit(home: Path, cli: Callable[..., Outcome], what:
     assert "[Service]" in text
     assert "KillMode=process" in text if what == "daemon" else "ExitType=cgroup" in text
     assert "Delegate=yes" in text
+    assert "RestartPreventExitStatus=2" in text
     # Nothing is expanded by systemd: neither its specifiers nor variables.
     assert "100%%" in text
     if what == "exec-server":
@@ -69,6 +74,75 @@ def test_a_host_elsewhere(home: Path, cli: Callable[..., Outcome]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--listne", "unix://"], "unrecognized arguments: --listne unix://"),
+        (["--idle-exit", "soon"], "invalid float value"),
+        (["--help"], "only ask for help"),
+        (["--listen", "ws://0.0.0.0:1"], "without authentication"),
+        (["--listen", "tcp://127.0.0.1:1"], "Cannot listen on tcp://127.0.0.1:1"),
+        (["--listen", "stdio"], "standard input of a service"),
+        (["--listen", "unix://sock"], "sock would be looked for where the service runs"),
+        (["--state-dir", "hosts/a"], "hosts/a would be looked for where the service runs"),
+        (["--root", "/nowhere"], "/nowhere is not a directory"),
+        (["--ws-auth", "capability-token"], "--ws-token-file"),
+        (["--ws-token-sha256", "0" * 64], "Add --ws-auth"),
+        (["--remote", "https://x"], "--remote is not possible here"),
+    ],
+)
+@pytest.mark.parametrize("install", [[], ["--install"]])
+def test_options_that_a_host_would_refuse_are_refused_at_once(
+    home: Path, cli: Callable[..., Outcome], options: list[str], reason: str, install: list[str]
+) -> None:
+    outcome = cli("service", "systemd", "exec-server", *install, "--", *options)
+    assert (outcome.status, outcome.out) == (2, b"")
+    assert reason in outcome.err
+    assert list(home.iterdir()) == []
+
+
+def test_another_one_is_replaced_only_by_force_and_may_have_a_name(home: Path, cli: Callable[..., Outcome]) -> None:
+    units = home / ".config/systemd/user"
+    install = ["service", "systemd", "exec-server", "--install"]
+    other = ["--", "--listen", "ws://127.0.0.1:4000"]
+    assert cli(*install).status == 0
+    first = (units / "holdfast-host.service").read_text()
+    refused = cli(*install, *other)
+    assert refused.status == 2
+    assert "--force" in refused.err
+    assert (units / "holdfast-host.service").read_text() == first
+    named = cli(*install, "--name", "b", *other)
+    assert "enable --now holdfast-host-b.service" in named.out.decode()
+    assert "restart" not in named.out.decode()
+    assert (units / "holdfast-host.service").read_text() == first
+    forced = cli(*install, "--force", *other)
+    assert "restart holdfast-host.service" in forced.out.decode()
+    assert (units / "holdfast-host.service").read_text() == (units / "holdfast-host-b.service").read_text() != first
+    assert cli(*install, "--name", "../b").status == 2
+    plist = cli("service", "launchd", "exec-server", "--name", "b")
+    assert plistlib.loads(plist.out)["Label"] == "holdfast-host-b"
+
+
+def test_who_installs_is_told_when_it_would_end_with_the_session(
+    home: Path, cli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_LINGER", tmp_path / "linger")
+    assert "loginctl enable-linger" in cli("service", "systemd", "--install").out.decode()
+    assert "linger" not in cli("service", "launchd", "--install").out.decode()
+    (tmp_path / "linger").mkdir()
+    (tmp_path / "linger" / pwd.getpwuid(os.getuid()).pw_name).touch()
+    assert "linger" not in cli("service", "systemd", "--install").out.decode()
+
+
+def test_only_what_was_set_and_is_needed_of_the_environment_is_taken_over(
+    home: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOLDFAST_OTHER", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, "/x")
+    found = plistlib.loads(cli("service", "launchd", "exec-server").out)["EnvironmentVariables"]
+    assert set(found) == {"PATH", "HOLDFAST_STATE_DIR", "XDG_STATE_HOME"}
+
+
+@pytest.mark.parametrize(
     ("manager", "path"),
     [("systemd", ".config/systemd/user/holdfast.service"), ("launchd", "Library/LaunchAgents/holdfast.plist")],
 )
@@ -82,8 +156,12 @@ def test_installing_writes_one_private_file_and_replaces_only_its_own(
         assert (home / path).read_bytes() == cli("service", manager).out
         assert stat.S_IMODE((home / path).stat().st_mode) == 0o600
         assert [child.name for child in (home / path).parent.iterdir()] == [Path(path).name]
+    (home / path).unlink()
+    (home / path).symlink_to(home / "elsewhere")
+    assert cli("service", manager, "--install", "--force").status == 2
+    (home / path).unlink()
     (home / path).write_text("somebody else's")
-    refused = cli("service", manager, "--install")
+    refused = cli("service", manager, "--install", "--force")
     assert refused.status == 2
     assert "not written by Holdfast" in refused.err
     assert (home / path).read_text() == "somebody else's"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import plistlib
+import pwd
+import re
 import sys
 from pathlib import Path
 from typing import Final
@@ -19,11 +21,20 @@ from holdfast.host.cgroup import DELEGATED_UNIT
 MARK: Final = "Written by: holdfast service"
 #: What a service needs of the environment: where agents are found, and where our own things are.
 _VARIABLES: Final = ("PATH", "HOLDFAST_STATE_DIR", "HOLDFAST_CONFIG", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
+#: What systemd has a file in for each user whose services go on without a session.
+_LINGER: Final = Path("/var/lib/systemd/linger")
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LABELS: Final = {"daemon": "holdfast", "exec-server": "holdfast-host"}
 _DESCRIPTIONS: Final = {
     "daemon": "Holdfast daemon",
     "exec-server": "Holdfast host: keeps processes and their logs",
 }
+
+
+class AlreadyInstalled(InvalidRequest):
+    """Another unit of Holdfast is where this one would be."""
+
+    code = "already_installed"
 
 
 class NotOurs(InvalidRequest):
@@ -37,23 +48,65 @@ class NotOurs(InvalidRequest):
 @click.argument("what", type=click.Choice(["daemon", "exec-server"]), default="daemon")
 @click.argument("arguments", nargs=-1, metavar="[-- EXEC-SERVER OPTIONS]", type=click.UNPROCESSED)
 @click.option("--install", is_flag=True, help="Write it where the manager looks for it, and say how to start it.")
+@click.option("--force", is_flag=True, help="With --install: replace another one of that name.")
+@click.option("--name", metavar="NAME", help="For a second one beside that without a name.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="What the service's log has.")
-def service(*, manager: str, what: str, arguments: tuple[str, ...], install: bool, log_format: str) -> int:
+def service(
+    *,
+    manager: str,
+    what: str,
+    arguments: tuple[str, ...],
+    install: bool,
+    force: bool,
+    name: str | None,
+    log_format: str,
+) -> int:
     """Print a systemd user unit or a launchd plist for the daemon, or for a host.
 
     The host is that of the state directory, so the daemon finds and uses it; options after -- make it another one.
     """
     if arguments and what != "exec-server":
         raise click.UsageError("Only an exec-server takes options of its own.")
+    if name is not None and not _NAME.fullmatch(name):
+        raise click.UsageError("--name takes letters, digits, '_' and '-'.")
+    if arguments:
+        _check(list(arguments))
+    label = _LABELS[what] if name is None else f"{_LABELS[what]}-{name}"
     command = _command(what, arguments, log_format)
-    text = _systemd(what, command) if manager == "systemd" else _launchd(what, command)
+    text = _systemd(what, command) if manager == "systemd" else _launchd(what, label, command)
     if not install:
         terminal.write([text.encode()])
         return 0
-    path = _place(manager, what)
-    _write(path, text)
-    terminal.write_line(f"{path}\nStart it, now and with every session:\n  {_start(manager, what, path)}")
+    path = _place(manager, label)
+    replaced = _write(path, text, force=force)
+    terminal.write_line(f"{path}\nStart it, now and with every session:\n  {_start(manager, label, path)}")
+    if replaced:
+        terminal.write_line(f"If it runs, it goes on as it was until:\n  {_restart(manager, label, path)}")
+    if manager == "systemd" and not _lingers():
+        terminal.write_line("It ends with your last session, unless:\n  loginctl enable-linger")
     return 0
+
+
+def _check(arguments: list[str]) -> None:
+    """Find what would otherwise only be told by a service that does not start.
+
+    :raises InvalidRequest: no host, or no service, can be started with these options
+    """
+    from holdfast.host.command import checked_options
+
+    options = checked_options(arguments)
+    if options.listen.startswith("stdio"):
+        raise InvalidRequest(
+            "Nobody talks to the standard input of a service.", hint="Use ws://IP:PORT or unix://PATH."
+        )
+    socket = options.listen.removeprefix("unix://") if options.listen.startswith("unix://") else ""
+    files = (options.state_dir, options.root, options.ws_token_file, options.ws_shared_secret_file)
+    for path in (*files, Path(socket) if socket else None):
+        if path is not None and not path.is_absolute():
+            raise InvalidRequest(
+                f"{path} would be looked for where the service runs, which is not here.",
+                hint=f"Give the whole path: {path.absolute()}",
+            )
 
 
 def _command(what: str, arguments: tuple[str, ...], log_format: str) -> list[str]:
@@ -92,6 +145,8 @@ def _systemd(what: str, command: list[str]) -> str:
         *environment,
         "Restart=on-failure",
         "RestartSec=1",
+        # It refuses what it was told, and would do so again.
+        f"RestartPreventExitStatus={InvalidRequest.exit_code}",
         # Each process that the host keeps gets a cgroup of its own, by which all of it is found and ended.
         "Delegate=yes",
         *ending,
@@ -115,10 +170,10 @@ def _quoted(word: str, *, command: bool = False) -> str:
     return word if plain else f'"{escaped}"'
 
 
-def _launchd(what: str, command: list[str]) -> str:
-    log = state_directory() / f"{_LABELS[what]}.log"
+def _launchd(what: str, label: str, command: list[str]) -> str:
+    log = state_directory() / f"{label}.log"
     description = {
-        "Label": _LABELS[what],
+        "Label": label,
         "ProgramArguments": command,
         "EnvironmentVariables": _environment(),
         "RunAtLoad": True,
@@ -134,28 +189,49 @@ def _launchd(what: str, command: list[str]) -> str:
     return f"{head}<!-- {MARK} -->\n{declaration}{rest}"
 
 
-def _place(manager: str, what: str) -> Path:
+def _place(manager: str, label: str) -> Path:
     if manager == "launchd":
-        return Path.home() / "Library" / "LaunchAgents" / f"{_LABELS[what]}.plist"
+        return Path.home() / "Library" / "LaunchAgents" / f"{label}.plist"
     configuration = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(configuration) / "systemd" / "user" / f"{_LABELS[what]}.service"
+    return Path(configuration) / "systemd" / "user" / f"{label}.service"
 
 
-def _start(manager: str, what: str, path: Path) -> str:
+def _start(manager: str, label: str, path: Path) -> str:
     if manager == "launchd":
         return f"launchctl bootstrap gui/{os.getuid()} {path}"
-    return f"systemctl --user daemon-reload && systemctl --user enable --now {_LABELS[what]}.service"
+    return f"systemctl --user daemon-reload && systemctl --user enable --now {label}.service"
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        if path.is_symlink() or MARK not in path.read_text():
-            raise NotOurs(f"{path} was not written by Holdfast.", hint="Move it away, or print the unit instead.")
-    except FileNotFoundError:
-        pass
+def _restart(manager: str, label: str, path: Path) -> str:
+    if manager == "launchd":
+        return f"launchctl bootout gui/{os.getuid()}/{label}; {_start(manager, label, path)}"
+    return f"systemctl --user daemon-reload && systemctl --user restart {label}.service"
+
+
+def _lingers() -> bool:
+    """Whether systemd keeps this user's services without a session (loginctl(1))."""
+    return (_LINGER / pwd.getpwuid(os.getuid()).pw_name).exists()
+
+
+def _write(path: Path, text: str, *, force: bool) -> bool:
+    """Write the unit; returns whether it took the place of another one.
+
+    :raises NotOurs: what is there is not a unit of Holdfast
+    :raises AlreadyInstalled: another one is there, and *force* is not set
+    """
+    there = path.read_text(errors="replace") if path.exists() and not path.is_symlink() else None
+    if path.is_symlink() or (there is not None and MARK not in there):
+        raise NotOurs(f"{path} was not written by Holdfast.", hint="Move it away, or print the unit instead.")
+    replaces = there is not None and there != text
+    if replaces and not force:
+        raise AlreadyInstalled(
+            f"{path} is there already, and is another one.",
+            hint="Replace it with --force, or give this one a --name of its own.",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # It may carry paths of yours, and nobody else has to read it.
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
         file.write(text)
     os.replace(temporary, path)
+    return replaces

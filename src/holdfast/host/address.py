@@ -35,9 +35,7 @@ def bind(listen: str, directory: Path, *, authenticated: bool) -> tuple[socket.s
         given = listen.removeprefix("unix://")
         path = Path(given).absolute() if given else socket_path(directory, SOCKET_NAME)
         return bind_unix(path), f"unix://{path}"
-    if listen.startswith("ws://"):
-        return _bind_tcp(listen.removeprefix("ws://"), authenticated=authenticated)
-    raise RefusedAddress(f"Cannot listen on {listen}.", hint="Use ws://IP:PORT, unix://PATH or stdio.")
+    return _bind_tcp(*tcp_address(listen, authenticated=authenticated))
 
 
 def bind_unix(path: Path) -> socket.socket:
@@ -86,8 +84,14 @@ def _clear(path: Path) -> None:
     raise RefusedAddress(f"Somebody answers on {path} already.", hint="Connect to it, or choose another path.")
 
 
-def _bind_tcp(address: str, *, authenticated: bool) -> tuple[socket.socket, str]:
-    host, _, port = address.rstrip("/").rpartition(":")
+def tcp_address(listen: str, *, authenticated: bool) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    """The address and the port of a ``ws://`` URL.
+
+    :raises RefusedAddress: it is none, or others could reach it without proving who they are
+    """
+    if not listen.startswith("ws://"):
+        raise RefusedAddress(f"Cannot listen on {listen}.", hint="Use ws://IP:PORT, unix://PATH or stdio.")
+    host, _, port = listen.removeprefix("ws://").rstrip("/").rpartition(":")
     try:
         ip = ipaddress.ip_address(host.strip("[]"))
         number = int(port)
@@ -95,13 +99,17 @@ def _bind_tcp(address: str, *, authenticated: bool) -> tuple[socket.socket, str]
             raise ValueError(number)
     except ValueError:
         raise RefusedAddress(
-            f"ws://{address} is not an address to listen on.", hint="Use ws://IP:PORT, for example ws://127.0.0.1:0."
+            f"{listen} is not an address to listen on.", hint="Use ws://IP:PORT, for example ws://127.0.0.1:0."
         ) from None
     if not ip.is_loopback and not authenticated:
         raise RefusedAddress(
             f"Listening on {ip} without authentication would give this account to the network.",
             hint="Add --ws-auth, or listen on 127.0.0.1 and forward the port, for example with ssh -L.",
         )
+    return ip, number
+
+
+def _bind_tcp(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, number: int) -> tuple[socket.socket, str]:
     listener = socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

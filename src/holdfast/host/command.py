@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from holdfast.directories import private_directory, remove_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
-from holdfast.host.address import RefusedAddress, bind
+from holdfast.host.address import RefusedAddress, bind, tcp_address
 from holdfast.host.entry import SUCCEED, prepare_process
 from holdfast.host.estate import Estate, bequeath
 from holdfast.host.imports import import_leanly
@@ -36,7 +36,7 @@ class StateDirectoryInUse(InvalidRequest):
 
 
 class RefusedOption(InvalidRequest):
-    """An option of the reference implementation that only it can keep."""
+    """An option that the host cannot keep, or does not know."""
 
     code = "refused_option"
 
@@ -61,6 +61,30 @@ def run_server(given: list[str], channel: int, estate: Estate | None, *, name: s
         except (HoldfastError, OSError) as error:
             return _complain(error)
     return _serve(given, link, estate, announce)
+
+
+def checked_options(given: list[str]) -> Options:
+    """The options in the words *given*, if a host could be started with them; nothing is made for that.
+
+    :raises InvalidRequest: it would refuse them
+    """
+    import contextlib
+    import io
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            options = read_options(given)
+    except SystemExit:
+        _, error, reason = said.getvalue().rpartition("error: ")
+        raise RefusedOption(
+            f"The host does not understand its options: {reason.strip() if error else 'they only ask for help'}.",
+            hint="See: holdfast exec-server --help",
+        ) from None
+    settings = _settings(options)
+    if not options.listen.startswith(("unix://", "stdio")):
+        tcp_address(options.listen, authenticated=settings.access is not None)
+    return options
 
 
 def _begin(options: Options, link: KeeperLink, name: str) -> Estate:
