@@ -22,7 +22,7 @@ from holdfast.host.authentication import (
 from holdfast.host.client import HostClient
 from holdfast.host.port import HostUnavailable
 
-from .harness import start_host
+from .harness import start_host, within
 
 SECRET = "s" * 40
 
@@ -122,10 +122,11 @@ async def test_a_host_off_loopback_needs_the_token(state: Path, tmp_path: Path) 
     file.write_text("right")
     server = start_host(state, "ws://0.0.0.0:0", "--ws-auth", "capability-token", "--ws-token-file", str(file))
     url = server.url.replace("0.0.0.0", "127.0.0.1")
-    with pytest.raises(HostUnavailable):
-        await HostClient.connect(url)
-    with pytest.raises(HostUnavailable):
-        await HostClient.connect(url, token="wrong")
+    # At once, however long one would wait for a host that does not answer.
+    with pytest.raises(HostUnavailable, match="asks for a token"):
+        await within(HostClient.connect(url, wait=1e9))
+    with pytest.raises(HostUnavailable, match="does not accept this token"):
+        await within(HostClient.connect(url, token="wrong", wait=1e9))
     client = await HostClient.connect(url, token="right")
     assert await client.list() == []
     await client.aclose()

@@ -136,6 +136,9 @@ class HostConnection:
         while True:
             try:
                 link = await self.open()
+            except PermissionError as error:
+                # Asking again would not help.
+                raise self._not_admitted(error) from error
             except (OSError, ConnectionClosed) as error:
                 if monotonic() + pause > deadline:
                     raise HostUnavailable(
@@ -148,6 +151,15 @@ class HostConnection:
                 return link
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _not_admitted(self, error: PermissionError) -> HostUnavailable:
+        if error.errno is not None:
+            # The operating system said it, and nobody else was asked.
+            return HostUnavailable(
+                f"You may not connect to {self.url}: {error.strerror}.", hint="Use a host of your own."
+            )
+        wrong = "asks for a token" if self._token is None else "does not accept this token"
+        return HostUnavailable(f"The host at {self.url} {wrong}.", hint="Give its token: --token-file FILE")
 
     async def open(self) -> Link:
         """Make a connection, and introduce ourselves."""

@@ -25,6 +25,10 @@ class Refused(Exception):
     """The other side's half of the handshake is not acceptable."""
 
 
+class Unauthorized(Refused):
+    """It wants to know who asks: there was no token, or not the right one."""
+
+
 class Answer(NamedTuple):
     """An answer that ends the connection."""
 
@@ -191,7 +195,7 @@ class UpgradeClient(_Handshake):
         if len(words) < 2 or words[0] != "HTTP/1.1":
             raise Refused("what answers there does not speak HTTP/1.1")
         if words[1] != "101":
-            raise Refused(f"HTTP status {' '.join(words[1:])}")
+            raise (Unauthorized if words[1] == "401" else Refused)(f"HTTP status {' '.join(words[1:])}")
         try:
             headers = _parse_headers(rest)
         except ValueError:

@@ -27,7 +27,7 @@ from websockets.speedups import apply_mask
 from holdfast.jsonrpc.connection import BACKLOG_LIMIT, HIGH_WATER, LOW_WATER, Connection, MessageHandler
 from holdfast.jsonrpc.messages import MESSAGE_LIMIT
 from holdfast.jsonrpc.streams import Serving, serve_socket
-from holdfast.jsonrpc.upgrade import Answer, Refused, UpgradeClient, UpgradeServer
+from holdfast.jsonrpc.upgrade import Answer, Refused, Unauthorized, UpgradeClient, UpgradeServer
 
 #: Messages above this size leave in fragments of this size, in bytes.
 FRAGMENT: Final = 1024 * 1024
@@ -364,7 +364,8 @@ async def connect_websocket(
 ) -> Connection:
     """Connect to a WebSocket server, with a bearer *token* if one is given.
 
-    :raises OSError: nobody listens there, or the server refused the upgrade
+    :raises PermissionError: the server wants another token
+    :raises OSError: nobody listens there, or the server refused the upgrade for another reason
     """
     from urllib.parse import urlsplit
 
@@ -388,6 +389,8 @@ async def connect_websocket(
             except BaseException:
                 transport.abort()
                 raise
+    except Unauthorized as refusal:
+        raise PermissionError(f"{url} refused the connection: {refusal}") from None
     except Refused as refusal:
         raise ConnectionRefusedError(f"{url} refused the connection: {refusal}") from None
     except TimeoutError:
