@@ -1,4 +1,7 @@
-"""What the shell can complete behind a command: agents, and ids of tasks if a daemon answers.  Starts nothing."""
+"""What the shell can complete behind a command: agents, and ids of tasks and processes if somebody answers.
+
+Nothing is started for that.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,24 @@ def tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -
 def active_tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of tasks that are not finished."""
     return _tasks(incomplete, active=True)
+
+
+def processes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of the processes that the host keeps."""
+    from click.shell_completion import CompletionItem
+
+    from holdfast.cli import host_access
+
+    url, token_file = context.params.get("url"), context.params.get("token_file")
+    try:
+        found = host_access.ask_if_running(url, token_file, lambda client: client.list(), patience=_PATIENCE)
+    except HoldfastError:
+        return []
+    return [
+        CompletionItem(status.process_id, help=status.command)
+        for status in found or ()
+        if status.process_id.startswith(incomplete)
+    ]
 
 
 def _tasks(incomplete: str, *, active: bool) -> list[CompletionItem]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from holdfast.cli import duration, table, terminal
+from holdfast.cli import byte_size, duration, table, terminal
 from holdfast.cli.daemon_access import Daemon
-from holdfast.cli.host import size
 from holdfast.tasks.collected import Collected, CollectionRequest
 
 #: What is shown of a list of ids.
@@ -46,9 +45,9 @@ def gc(*, older_than: float, keep: int, dry_run: bool, as_json: bool) -> int:
 def _rows(collected: Collected) -> list[tuple[str, str]]:
     rows = [
         ("tasks", _some(collected.tasks)),
-        ("processes", f"{collected.processes}, {size(collected.log_bytes)} of logs"),
-        ("files", size(collected.file_bytes)),
-        ("would free" if collected.dry_run else "freed", size(collected.bytes)),
+        ("processes", f"{collected.processes}, {byte_size.words(collected.log_bytes)} of logs"),
+        ("files", byte_size.words(collected.file_bytes)),
+        ("would free" if collected.dry_run else "freed", byte_size.words(collected.bytes)),
     ]
     orphans = collected.orphaned_processes, collected.orphaned_directories
     if any(orphans):

@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
-from holdfast.cli import duration, table, terminal
-from holdfast.directories import state_directory
+from holdfast.cli import byte_size, duration, host_access, host_processes, table, terminal
 
 if TYPE_CHECKING:
     from holdfast.host.overview import Overview
 
-#: Seconds for a host to answer.
-_PATIENCE: Final = 5.0
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
-
 
 @click.group()
 def host() -> None:
-    """Look at the host, the process that keeps processes and their logs."""
+    """Look at the host, the process that keeps processes and their logs; and at what it keeps."""
+
+
+for _command in (host_processes.list_, host_processes.logs, host_processes.stop, host_processes.forget):
+    host.add_command(_command)
 
 
 @host.command()
-@click.option("--url", metavar="URL", help="unix://PATH or ws://IP:PORT (default: the host of the state directory).")
-@click.option(
-    "--token-file",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
-    help="The capability token of a ws:// host that asks for one.",
-)
+@host_access.options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON on one line; sizes in bytes, times in seconds.")
 def status(*, url: str | None, token_file: Path | None, as_json: bool) -> int:
     """Show what a running host keeps and needs; none is started for that.
 
     The exit status is 0, also when no host runs for the state directory, and 127 when the one at URL does not answer.
     """
-    import asyncio
-
-    from holdfast.host.address import host_url
-    from holdfast.host.port import HostUnavailable
-
-    token = None if token_file is None else token_file.read_text().strip()
-    try:
-        found = asyncio.run(_ask(url or host_url(state_directory() / "host"), token))
-    except HostUnavailable:
-        if url is not None:
-            raise
-        terminal.write_line('{"running": false}' if as_json else "No host is running; a task that needs one starts it.")
+    found = host_access.ask_if_running(url, token_file, lambda client: client.overview())
+    if found is None:
+        terminal.write_line('{"running": false}' if as_json else host_access.NOT_RUNNING)
         return 0
     if as_json:
         import msgspec
@@ -57,16 +41,6 @@ def status(*, url: str | None, token_file: Path | None, as_json: bool) -> int:
     else:
         terminal.write_line(table.pairs(_rows(found)))
     return 0
-
-
-async def _ask(url: str, token: str | None) -> Overview:
-    from holdfast.host.client import HostClient
-
-    client = await HostClient.connect(url, token=token, reconnect_for=_PATIENCE)
-    try:
-        return await client.overview()
-    finally:
-        await client.aclose()
 
 
 def _rows(found: Overview) -> list[tuple[str, str]]:
@@ -79,10 +53,10 @@ def _rows(found: Overview) -> list[tuple[str, str]]:
         ("directory", found.state_directory),
         ("processes", counts or "none"),
         ("clients", f"{found.connections} connected, {found.sessions} sessions"),
-        ("memory", f"server {size(found.memory.server)}, keeper {size(found.memory.keeper)}"),
-        ("disk", f"logs {size(found.disk.logs)}, free {size(found.disk.free)}"),
+        ("memory", f"server {byte_size.words(found.memory.server)}, keeper {byte_size.words(found.memory.keeper)}"),
+        ("disk", f"logs {byte_size.words(found.disk.logs)}, free {byte_size.words(found.disk.free)}"),
         ("endings", endings(found)),
-        ("retained", f"{size(found.retention.kept)} of {size(found.retention.budget)}"),
+        ("retained", f"{byte_size.words(found.retention.kept)} of {byte_size.words(found.retention.budget)}"),
     ]
 
 
@@ -91,13 +65,3 @@ def endings(found: Overview) -> str:
     if found.ending.method == "cgroup":
         return "by a cgroup for each process, and by its tree"
     return "by the tree of a process" + (f" ({found.ending.reason})" if found.ending.reason else "")
-
-
-def size(count: int) -> str:
-    """A number of bytes as people read it."""
-    amount = float(count)
-    for unit in _UNITS[:-1]:
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} {_UNITS[-1]}"

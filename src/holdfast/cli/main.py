@@ -46,7 +46,7 @@ COMMANDS: Final[dict[str, str]] = {
     "companion": "Stand in for the companion of Claude Code's Codex plugin.",
     "mcp": "Serve other agents, over the Model Context Protocol, so that they can delegate work.",
     "plugin": "Install the plugins for Claude Code and Codex.",
-    "host": "Show what the host keeps and needs.",
+    "host": "Look at the host, and at the processes that it keeps.",
     "service": "Print a unit for systemd or launchd, or install it.",
     "completion": "Print the completion script of a shell.",
     "schema": "Print the JSON Schema of a result document.",

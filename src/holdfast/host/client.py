@@ -61,6 +61,8 @@ class _Status(msgspec.Struct, rename="camel"):
     exit_code: int | None
     signal: int | None
     stalled: str | None = None
+    command: str = ""
+    age: float | None = None
 
     def public(self) -> ProcessStatus:
         return ProcessStatus(
@@ -71,6 +73,8 @@ class _Status(msgspec.Struct, rename="camel"):
             exit_code=self.exit_code,
             signal=self.signal,
             stalled=self.stalled,
+            command=self.command,
+            age=self.age,
         )
 
 

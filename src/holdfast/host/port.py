@@ -90,6 +90,10 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     #: Why the host reads no output at the moment (a full disk), if it does not; the process waits, nothing is lost.
     stalled: str | None = None
+    #: The beginning of its command line, and the seconds since it was started: told by :meth:`Host.list` only, and by
+    #: Holdfast hosts only.
+    command: str = ""
+    age: float | None = None
 
 
 class TreeMember(msgspec.Struct, frozen=True, kw_only=True):

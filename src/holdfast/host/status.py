@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
+from holdfast.clock import boot_id
 from holdfast.host import parameters
 from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess
@@ -13,6 +15,9 @@ from holdfast.jsonrpc.messages import encode_json
 
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
+
+#: Characters of a command that a list of many shows.
+_COMMAND: Final = 200
 
 
 def describe_member(process: OsProcess) -> dict[str, Any]:
@@ -50,7 +55,18 @@ def status(client: ClientConnection, params: parameters.OneProcess) -> Reply:
 @method("process/list", None)
 def list_processes(client: ClientConnection, params: None) -> Reply:
     """Extension: the processes of the host's namespace."""
-    return encode_json({"processes": [describe(process) for process in client.host.persistent.values()]})
+    return encode_json({"processes": [_listed(process) for process in client.host.persistent.values()]})
+
+
+def _listed(process: HostedProcess) -> dict[str, Any]:
+    description = process.description
+    if description.boot_id == boot_id():
+        age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - description.created_boottime_ns
+    else:
+        # The clock that nobody sets did not run all the time.
+        age = max(0, time.time_ns() - description.created_ns)
+    command = " ".join(word[:_COMMAND] for word in description.argv[:_COMMAND])[:_COMMAND]
+    return {**describe(process), "command": command, "age": round(age / 1e9, 3)}
 
 
 @method("process/members", parameters.OneProcess)

@@ -1,0 +1,179 @@
+"""``holdfast host list``, ``logs``, ``stop``, ``forget``: the processes that a host keeps, whoever started them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
+from pybase64 import b64encode
+
+from holdfast.cli import byte_size, completion_values, duration, host_access, table, terminal
+
+if TYPE_CHECKING:
+    from holdfast.host.client import HostClient
+    from holdfast.host.port import Gap, ProcessStatus, Record, Termination
+
+_ID: Final = click.argument("process_id", metavar="ID", shell_complete=completion_values.processes)
+#: Seconds that a reader waits for a host which went away.
+_LONG_PATIENCE: Final = 20.0
+
+
+@click.command("list")
+@host_access.options
+@click.option("--json", "as_json", is_flag=True, help='Print {"running": ..., "processes": [...]} on one line.')
+def list_(*, url: str | None, token_file: Path | None, as_json: bool) -> int:
+    """List the processes that the host keeps, ended ones included.
+
+    Those are the ones of its own namespace, as of tasks.  What a client started for its session only (a Codex its
+    commands) nobody else can ask about; 'holdfast host status' counts it.
+    """
+    found = host_access.ask_if_running(url, token_file, lambda client: client.list())
+    if as_json:
+        _print_json({"running": found is not None, "processes": found or []})
+    elif found is None:
+        terminal.tell(host_access.NOT_RUNNING)
+    elif not found:
+        terminal.tell("The host keeps no process.")
+    else:
+        rows = [
+            [
+                status.process_id,
+                "" if status.pid is None else str(status.pid),
+                _state(status),
+                "" if status.age is None else duration.words(status.age),
+                status.command,
+            ]
+            for status in found
+        ]
+        terminal.write_line(table.render(["ID", "PID", "STATE", "AGE", "COMMAND"], rows))
+    return 0
+
+
+@click.command()
+@_ID
+@click.option("-f", "--follow", is_flag=True, help="Go on until its last stream is closed.")
+@host_access.options
+@click.option("--json", "as_json", is_flag=True, help="The records of its log, one JSON object a line.")
+def logs(*, process_id: str, follow: bool, url: str | None, token_file: Path | None, as_json: bool) -> int:
+    """Print what a process wrote, byte for byte: its stdout and terminal to stdout, its stderr to stderr."""
+    from holdfast.host.port import Gap
+
+    async def copy(client: HostClient) -> None:
+        await _known(client, process_id)
+        async for record in client.records(process_id, follow=follow):
+            if as_json:
+                _print_json(_entry(record))
+            elif isinstance(record, Gap):
+                terminal.tell(f"notice: records {record.first} to {record.last} are no longer there")
+            else:
+                _write_raw(record)
+
+    host_access.ask(url, token_file, copy, patience=_LONG_PATIENCE)
+    return 0
+
+
+@click.command()
+@_ID
+@click.option(
+    "--grace",
+    metavar="DURATION",
+    default="2s",
+    callback=duration.option,
+    help="Between SIGTERM and SIGKILL.  [default: 2s]",
+)
+@click.option("--now", is_flag=True, help="SIGKILL at once.")
+@host_access.options
+@click.option("--json", "as_json", is_flag=True, help="Print what was ended and what was not as JSON on one line.")
+def stop(*, process_id: str, grace: float, now: bool, url: str | None, token_file: Path | None, as_json: bool) -> int:
+    """End a process and everything that it left running, and show what that was.
+
+    Its log stays.  The exit status is 1 if something could not be ended.
+    """
+    if duration.limit(grace) is None:
+        raise click.UsageError("--grace must have an end.")
+
+    async def end(client: HostClient) -> Termination:
+        await _known(client, process_id)
+        return await client.terminate(process_id, grace=0.0 if now else grace)
+
+    ending = host_access.ask(url, token_file, end)
+    if as_json:
+        _print_json({"process_id": process_id, **msgspec.to_builtins(ending)})
+    else:
+        if ending.ended:
+            rows = [[str(member.pid), member.command] for member in ending.ended]
+            terminal.write_line(table.render(["ENDED", "COMMAND"], rows))
+        elif not ending.survivors:
+            terminal.write_line("Nothing of it was alive.")
+        for member in ending.survivors:
+            terminal.tell(f"could not be ended: {member.pid} {terminal.printable(member.command)}")
+    return 1 if ending.survivors else 0
+
+
+@click.command()
+@_ID
+@click.option("--dry-run", is_flag=True, help="Delete nothing; say how much it would be.")
+@host_access.options
+@click.option("--json", "as_json", is_flag=True, help="Print how much was deleted as JSON on one line; in bytes.")
+def forget(*, process_id: str, dry_run: bool, url: str | None, token_file: Path | None, as_json: bool) -> int:
+    """Delete the log of a process that has ended, with all its streams; its id is free then."""
+
+    async def delete(client: HostClient) -> int:
+        await _known(client, process_id)
+        return (await client.forget(process_id, dry_run=dry_run)).bytes
+
+    freed = host_access.ask(url, token_file, delete)
+    if as_json:
+        _print_json({"process_id": process_id, "bytes": freed, "dry_run": dry_run})
+    else:
+        terminal.write_line(f"{byte_size.words(freed)} {'would be freed' if dry_run else 'freed'}")
+    return 0
+
+
+async def _known(client: HostClient, process_id: str) -> None:
+    from holdfast.host.port import UnknownProcess
+
+    if await client.status(process_id) is None:
+        raise UnknownProcess(f"The host has no process {process_id!r}.", hint="See: holdfast host list")
+
+
+def _state(status: ProcessStatus) -> str:
+    if status.stalled is not None:
+        return f"{status.state} (stalled)"
+    if status.signal is not None:
+        return f"{status.state} (signal {status.signal})"
+    return status.state if status.exit_code is None else f"{status.state} ({status.exit_code})"
+
+
+def _entry(record: Record | Gap) -> dict[str, object]:
+    """As ``holdfast logs --json`` has it."""
+    from holdfast.host.port import Gap
+
+    if isinstance(record, Gap):
+        return {"gap": [record.first, record.last]}
+    return {
+        "gap": None,
+        "seq": record.seq,
+        "kind": record.kind,
+        "time": record.time,
+        "data_base64": b64encode(record.data).decode(),
+        "exit_code": record.exit_code,
+        "signal": record.signal,
+    }
+
+
+def _write_raw(record: Record) -> None:
+    from holdfast.host.port import Kind
+
+    if record.kind in (Kind.STDOUT, Kind.PTY):
+        terminal.write([record.data])
+    elif record.kind is Kind.STDERR and sys.stderr is not None:
+        sys.stderr.buffer.write(record.data)
+        sys.stderr.buffer.flush()
+
+
+def _print_json(value: object) -> None:
+    terminal.write([msgspec.json.encode(value) + b"\n"])

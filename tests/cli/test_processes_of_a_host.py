@@ -1,0 +1,195 @@
+"""``holdfast host list``, ``logs``, ``stop``, ``forget``: what an operator does to processes, with a real host."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.host.client import HostClient
+from holdfast.host.port import ProcessSpec, ProcessState
+
+from .conftest import Outcome
+from .fake_daemon import PATIENCE
+from .test_shells_complete import complete
+
+Start = Callable[..., None]
+
+
+def running(*options: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "holdfast.host", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().decode().strip()
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@pytest.fixture
+def host(state: Path) -> Iterator[str]:
+    """A real host of the state directory; its URL."""
+    yield from running("--listen", "unix://", "--state-dir", str(state / "host"))
+
+
+def asked(url: str, question: Callable[[HostClient], Awaitable[Any]]) -> Any:
+    async def ask() -> Any:
+        client = await HostClient.connect(url)
+        try:
+            return await question(client)
+        finally:
+            await client.aclose()
+
+    return asyncio.run(asyncio.wait_for(ask(), PATIENCE))
+
+
+@pytest.fixture
+def start(host: str) -> Start:
+    """Start a shell script as a process of the host; it returns when that has ended, or said its first word."""
+
+    def begin(process_id: str, script: str, *, until_closed: bool = True) -> None:
+        async def started(client: HostClient) -> None:
+            argv = ["sh", "-c", script]
+            await client.start(ProcessSpec(process_id=process_id, argv=argv, cwd=Path("/"), env=dict(os.environ)))
+            async for _ in client.records(process_id):
+                if not until_closed:
+                    break
+
+        asked(host, started)
+
+    return begin
+
+
+def test_they_are_listed_with_state_age_and_command(host: str, start: Start, cli: Callable[..., Outcome]) -> None:
+    assert cli("host", "list").err == "The host keeps no process.\n"
+    start("done", "exit 3")
+    start("runs", "echo up; exec sleep 1000", until_closed=False)
+    outcome = cli("host", "list")
+    assert outcome.status == 0
+    header, *rows = outcome.out.decode().splitlines()
+    assert header.split() == ["ID", "PID", "STATE", "AGE", "COMMAND"]
+    found = {row.split()[0]: row for row in rows}
+    assert "closed (3)" in found["done"]
+    assert "sh -c exit 3" in found["done"]
+    assert "running" in found["runs"]
+    told = json.loads(cli("host", "list", "--json", "--url", host).out)
+    assert told["running"] is True
+    assert [one["process_id"] for one in told["processes"]] == ["done", "runs"]
+    assert all(0 <= one["age"] < PATIENCE * 10 for one in told["processes"])
+    assert told["processes"][1]["command"] == "sh -c echo up; exec sleep 1000"
+    assert complete("host", "logs", "ru") == {"runs"}
+
+
+def test_a_long_command_is_cut(host: str, cli: Callable[..., Outcome]) -> None:
+    long = ProcessSpec(process_id="long", argv=["true", "x" * 100_000, "y"], cwd=Path("/"), env={"PATH": "/bin"})
+    asked(host, lambda client: client.start(long))
+    (told,) = json.loads(cli("host", "list", "--json").out)["processes"]
+    assert told["command"] == "true " + "x" * 195
+
+
+def test_what_one_wrote_is_printed_as_it_is(start: Start, cli: Callable[..., Outcome]) -> None:
+    start("p", r"printf 'out\000\377'; printf err >&2; exit 4")
+    outcome = cli("host", "logs", "p")
+    assert (outcome.status, outcome.out, outcome.err) == (0, b"out\x00\xff", "err")
+    records = [json.loads(line) for line in cli("host", "logs", "p", "--json").out.splitlines()]
+    assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
+    assert {record["kind"]: base64.b64decode(record["data_base64"]) for record in records} == {
+        "stdout": b"out\x00\xff",
+        "stderr": b"err",
+        "exited": b"",
+        "closed": b"",
+    }
+    assert [record["exit_code"] for record in records if record["kind"] == "exited"] == [4]
+
+
+def test_one_that_runs_is_followed_to_its_end_or_not(
+    state: Path, start: Start, cli: Callable[..., Outcome], spawn: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    start("p", f"echo one; until [ -e {state}/go ]; do sleep 0.05; done; echo two", until_closed=False)
+    assert cli("host", "logs", "p").out == b"one\n"
+    following = spawn("host", "logs", "-f", "p")
+    assert following.stdout is not None
+    assert following.stdout.readline() == b"one\n"
+    (state / "go").touch()
+    out, err = following.communicate(timeout=PATIENCE)
+    assert (following.returncode, out, err) == (0, b"two\n", b"")
+
+
+def test_one_is_stopped_with_all_that_it_started_and_that_is_shown(
+    host: str, start: Start, cli: Callable[..., Outcome]
+) -> None:
+    start("p", "setsid sleep 1000 & trap '' TERM; echo up; while :; do sleep 0.05; done", until_closed=False)
+    outcome = cli("host", "stop", "p", "--grace", "0.3s")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[0].split() == [b"ENDED", b"COMMAND"]
+    assert {b"sh", b"sleep"} <= {line.split()[1] for line in outcome.out.splitlines()[1:]}
+    assert cli("host", "stop", "p").out == b"Nothing of it was alive.\n"
+    state = asked(host, lambda client: client.status("p"))
+    assert (state.state, state.signal) == (ProcessState.CLOSED, signal.SIGKILL)
+
+
+def test_programs_are_told_what_was_ended(start: Start, cli: Callable[..., Outcome]) -> None:
+    start("p", "echo up; exec sleep 1000", until_closed=False)
+    told = json.loads(cli("host", "stop", "p", "--now", "--json").out)
+    assert (told["process_id"], told["was_running"], told["survivors"]) == ("p", True, [])
+    assert [member["command"] for member in told["ended"]] == ["sleep"]
+
+
+def test_one_that_has_ended_is_forgotten_and_one_that_runs_is_not(start: Start, cli: Callable[..., Outcome]) -> None:
+    start("done", "echo x")
+    start("runs", "echo up; exec sleep 1000", until_closed=False)
+    would = json.loads(cli("host", "forget", "done", "--dry-run", "--json").out)
+    assert would["bytes"] > 0
+    assert cli("host", "logs", "done").out == b"x\n"
+    outcome = cli("host", "forget", "done")
+    assert outcome.status == 0
+    assert outcome.out.endswith(b" freed\n")
+    refused = cli("host", "forget", "runs")
+    assert refused.status == 2
+    assert "is not closed" in refused.err
+    assert [one["process_id"] for one in json.loads(cli("host", "list", "--json").out)["processes"]] == ["runs"]
+
+
+@pytest.mark.parametrize("verb", ["logs", "stop", "forget"])
+def test_who_is_not_known_is_said_to_be_so(host: str, cli: Callable[..., Outcome], verb: str) -> None:
+    outcome = cli("host", verb, "nobody", "--json")
+    assert outcome.status == 1
+    assert json.loads(outcome.out)["error"]["code"] == "unknown_process"
+    assert "holdfast host list" in outcome.err
+
+
+def test_none_is_started_for_it(state: Path, cli: Callable[..., Outcome]) -> None:
+    assert cli("host", "list").status == 0
+    assert json.loads(cli("host", "list", "--json").out) == {"running": False, "processes": []}
+    for verb in ("logs", "stop", "forget"):
+        assert cli("host", verb, "p").status == 127
+    assert complete("host", "stop", "x") == set()
+    assert list(state.iterdir()) == []
+
+
+def test_a_wrong_token_is_told_as_such(state: Path, cli: Callable[..., Outcome]) -> None:
+    for name, text in (("right", "right\n"), ("wrong", "wrong\n"), ("empty", "\n"), ("odd", "\u00e9\n")):
+        (state / name).write_text(text)
+    auth = ["--ws-auth", "capability-token", "--ws-token-file", str(state / "right")]
+    hosts = running("--listen", "ws://127.0.0.1:0", *auth)
+    url = next(hosts)
+    try:
+        assert "asks for a token" in cli("host", "list", "--url", url).err
+        outcome = cli("host", "status", "--url", url, "--token-file", str(state / "wrong"))
+        assert outcome.status == 127
+        assert "does not accept this token" in outcome.err
+        assert cli("host", "list", "--url", url, "--token-file", str(state / "right")).status == 0
+        for name in ("empty", "odd"):
+            refused = cli("host", "list", "--url", url, "--token-file", str(state / name))
+            assert refused.status == 2
+            assert "There is no token in" in refused.err
+    finally:
+        assert next(hosts, None) is None
