@@ -41,11 +41,14 @@ class RefusedOption(InvalidRequest):
     code = "refused_option"
 
 
-def run_server(given: list[str], channel: int, estate: Estate | None, *, name: str, announce: bool) -> int:
+def run_server(
+    given: list[str], channel: int, estate: Estate | None, *, name: str, child_descriptors: int, announce: bool
+) -> int:
     """Be a server of the host that the options *given* ask for; returns the exit status.
 
     *channel* leads to the keeper; *estate* is None for the first server, which makes one.  A state directory that goes
-    when the host ends is named by *name*.  With *announce* the server prints where it listens.
+    when the host ends is named by *name*; *child_descriptors* is how many descriptors a child may have.  With
+    *announce* the server prints where it listens.
     """
     import_leanly()
     from holdfast.host.keeping import KeeperLink
@@ -53,7 +56,7 @@ def run_server(given: list[str], channel: int, estate: Estate | None, *, name: s
     link = KeeperLink(socket.socket(fileno=channel))
     if estate is None:
         try:
-            estate = _begin(read_options(given), link, name)
+            estate = _begin(read_options(given), link, name, child_descriptors)
         except SystemExit as end:
             # The parser of the options has said what there was to say.
             sys.stdout.flush()
@@ -81,15 +84,15 @@ def checked_options(given: list[str]) -> Options:
             f"The host does not understand its options: {reason.strip() if error else 'they only ask for help'}.",
             hint="See: holdfast exec-server --help",
         ) from None
-    settings = _settings(options)
+    settings = _settings(options, 0)
     if not options.listen.startswith(("unix://", "stdio")):
         tcp_address(options.listen, authenticated=settings.access is not None)
     return options
 
 
-def _begin(options: Options, link: KeeperLink, name: str) -> Estate:
+def _begin(options: Options, link: KeeperLink, name: str, child_descriptors: int) -> Estate:
     """Make what the host has for good, and let the keeper hold it."""
-    settings = _settings(options)
+    settings = _settings(options, child_descriptors)
     # Between the first thing that is made and the moment when somebody else knows of it, only SIGKILL ends this.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
@@ -129,6 +132,7 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
         url=estate.url,
         idle_exit=settings.idle_exit,
         retain_bytes=settings.retain_bytes,
+        child_descriptors=settings.child_descriptors,
         authorize=settings.access and settings.access.authorize(),
         root=settings.root,
     )
@@ -146,8 +150,7 @@ def serve_stdio(given: list[str]) -> int | None:
     if options.listen not in ("stdio", "stdio://"):
         return None
     try:
-        settings = _settings(options)
-        prepare_process()
+        settings = _settings(options, prepare_process())
         directory, own = _directory(options.state_dir, os.urandom(8).hex())
         lock_directory(directory)
     except (HoldfastError, OSError) as error:
@@ -163,6 +166,7 @@ def serve_stdio(given: list[str]) -> int | None:
             url="",
             idle_exit=settings.idle_exit,
             retain_bytes=settings.retain_bytes,
+            child_descriptors=settings.child_descriptors,
             authorize=None,
             root=settings.root,
         )
@@ -183,7 +187,7 @@ def _complain(error: HoldfastError | OSError) -> int:
     return error.exit_code
 
 
-def _settings(options: Options) -> Settings:
+def _settings(options: Options, child_descriptors: int) -> Settings:
     """What the options decide.
 
     :raises InvalidRequest: they cannot be kept
@@ -200,6 +204,7 @@ def _settings(options: Options) -> Settings:
     return Settings(
         retain_bytes=options.retain_bytes,
         log_format=options.log_format,
+        child_descriptors=child_descriptors,
         idle_exit=options.idle_exit,
         root=None if options.root is None else os.path.realpath(options.root),
         access=_access(options),

@@ -42,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def serve(channel: int, estate: Estate | None, announce: bool) -> int:
         from holdfast.host.command import run_server
 
-        return run_server(given, channel, estate, name=name, announce=announce)
+        return run_server(given, channel, estate, name=name, child_descriptors=descriptors, announce=announce)
 
     if wills:
         estate, held = inherit(int(wills[-1]))
-        prepare_process()
+        descriptors = prepare_process()
         estate.sign(os.getpid())
         _tell_manager()
         keeper = Keeper(serve, estate, held)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get(_STARTED) != str(os.getpid()):
             # Meant for somebody of whom we inherited it, and whose place is not ours to take.
             os.environ.pop(_MANAGER, None)
-        prepare_process()
+        descriptors = prepare_process()
         keeper = Keeper(serve)
     status = keeper.run()
     if keeper.estate is not None:
@@ -76,8 +76,8 @@ def _tell_manager() -> None:
             print(f"systemd could not be told of the new keeper: {error}", file=sys.stderr)
 
 
-def prepare_process() -> None:
-    """Inherit nothing to children, and use all descriptors that the machine allows."""
+def prepare_process() -> int:
+    """Inherit nothing to children, and use all descriptors that there can be; returns how many it was before."""
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         if descriptor > 2:
@@ -89,3 +89,4 @@ def prepare_process() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft

@@ -18,6 +18,7 @@ from holdfast.host import spawn
 from holdfast.host.cgroup import contain, find_delegation, recall
 from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
 from holdfast.host.description import Description, Started, write_description, write_started
+from holdfast.host.descriptor_limit import DescriptorLimit
 from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
@@ -58,7 +59,14 @@ class DuplicateProcess(InvalidRequest):
 class ProcessHost:
     """Owns processes.  Everything happens on the event loop's thread, one thing at a time."""
 
-    def __init__(self, directory: Path, link: KeeperLink, *, retain_bytes: int = RETAIN_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        link: KeeperLink,
+        *,
+        retain_bytes: int = RETAIN_BYTES,
+        child_descriptors: int | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._link = link
         link.on_ended = self._kept_child_ended
@@ -69,6 +77,7 @@ class ProcessHost:
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
         #: The cgroup in which each persistent process gets one of its own, or why there is none.
         self.delegation = find_delegation()
+        self._descriptor_limit = DescriptorLimit(child_descriptors)
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._poller = running_poller()
         #: Random for each run of the host; part of the names of the directories that it makes.
@@ -300,7 +309,15 @@ class ProcessHost:
             write_description(record, description)
             drop = self._open_drop(description)
             before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            pid = spawn.spawn(preparation, argv, program=program, cwd=cwd, env=env, home=self._home)
+            pid = spawn.spawn(
+                preparation,
+                argv,
+                program=program,
+                cwd=cwd,
+                env=env,
+                home=self._home,
+                limit=self._descriptor_limit,
+            )
             preparation.release()
             ticks = self._start_clock.ticks(pid, before)
             child = OwnChild(pid, self._poller)

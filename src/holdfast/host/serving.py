@@ -31,6 +31,8 @@ class Service(NamedTuple):
     idle_exit: float | None
     #: Bytes of output of closed processes that are retained.
     retain_bytes: int
+    #: How many descriptors a child may have.
+    child_descriptors: int
     #: Decides on the headers of a WebSocket upgrade; see :mod:`holdfast.host.authentication`.
     authorize: Callable[[Mapping[str, str]], str | None] | None
     #: The directory outside of which ``fs/*`` touches nothing; None for no limit.
@@ -65,7 +67,9 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     # The keeper had blocked them until now; no thread and no child was made before.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-    host = ProcessHost(service.directory, link, retain_bytes=service.retain_bytes)
+    host = ProcessHost(
+        service.directory, link, retain_bytes=service.retain_bytes, child_descriptors=service.child_descriptors
+    )
     host.recover()
     link.listen(loop)
 

@@ -38,6 +38,8 @@ class Settings(NamedTuple):
     #: Bytes of output of closed processes that are retained.
     retain_bytes: int
     log_format: str
+    #: How many descriptors the host was allowed when it was started, and its children are.
+    child_descriptors: int
     #: Seconds, or None to stay.
     idle_exit: float | None = None
     #: The directory outside of which ``fs/*`` touches nothing; None for no limit.
@@ -50,6 +52,7 @@ class Settings(NamedTuple):
         told: dict[str, object] = {
             "retain_bytes": self.retain_bytes,
             "log_format": self.log_format,
+            "child_descriptors": self.child_descriptors,
             "idle_exit": self.idle_exit,
             "root": self.root,
         }
@@ -77,6 +80,7 @@ class Settings(NamedTuple):
         return cls(
             int(told["retain_bytes"]),
             told["log_format"],
+            int(told["child_descriptors"]),
             None if idle_exit is None else float(idle_exit),
             told.get("root"),
             access,

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.host.descriptor_limit import DescriptorLimit
 from holdfast.host.log_format import EntryKind
 
 #: Rows and columns of a new terminal (the reference implementation's).
@@ -195,17 +196,19 @@ def spawn(
     cwd: str,
     env: Mapping[str, str],
     home: int,
+    limit: DescriptorLimit,
 ) -> int:
     """Start *program* with *argv* in *cwd* with exactly *env*; returns its pid.
 
-    *home* is a descriptor of the directory that the host itself lives in.  The child leads a session and a process
-    group of its own.
+    *home* is a descriptor of the directory that the host itself lives in, *limit* that of children.  The child leads a
+    session and a process group of its own.
 
     :raises OSError: with the reason of the operating system; nothing runs
     :raises ValueError: a NUL byte in an argument or in the environment
     """
     os.chdir(cwd)
     try:
+        limit.lower(home)
         refusal: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         candidates = _candidates(program, env)
         for candidate in candidates:
@@ -215,7 +218,7 @@ def spawn(
                     refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
                 continue
             try:
-                return os.posix_spawn(
+                pid = os.posix_spawn(
                     candidate,
                     argv,
                     env,
@@ -224,6 +227,8 @@ def spawn(
                     setsigmask=(),
                     setsigdef=_RESET_SIGNALS,
                 )
+                limit.give(pid)
+                return pid
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except PermissionError as error:
@@ -231,6 +236,7 @@ def spawn(
                 refusal = error
         raise refusal
     finally:
+        limit.restore()
         os.fchdir(home)
 
 
