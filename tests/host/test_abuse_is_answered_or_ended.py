@@ -180,6 +180,28 @@ async def test_a_thousand_requests_of_every_kind_in_one_go_are_all_answered(stat
     server.stop()
 
 
+@pytest.mark.parametrize(
+    ("name", "patterns", "answer"),
+    [
+        ("a" * 5000, ["*a" * 200 + "*b"], "result"),
+        ("a" * 500_000, ["*" + "a" * 250_000 + "b"], "error"),
+        ("a", ["*a" * 500_000], "error"),
+        ("a", ["*"] * 500_000, "error"),
+    ],
+    ids=["stars", "long", "very long", "many"],
+)
+async def test_no_pattern_of_a_policy_takes_the_time_of_others(
+    websocket_host: RunningServer, bystander: WireClient, name: str, patterns: list[str], answer: str
+) -> None:
+    client = await WireClient.connect(websocket_host.url)
+    policy = {"inherit": "none", "ignoreDefaultExcludes": True, "exclude": [], "set": {name: "1"}}
+    policy["includeOnly"] = patterns
+    start = {"processId": "p", "argv": ["/bin/true"], "cwd": "file:///", "env": {}, "tty": False, "envPolicy": policy}
+    assert answer in await client.call("process/start", start)
+    assert await bystander.result("environment/status") == {"status": "ready"}
+    await client.close()
+
+
 async def test_who_dawdles_over_the_handshake_is_dropped(websocket_host: RunningServer, bystander: WireClient) -> None:
     dawdlers = [await tcp(websocket_host) for _ in range(50)]
     for number, (_, writer) in enumerate(dawdlers):

@@ -315,6 +315,37 @@ async def test_a_policy_says_what_is_inherited(client: WireClient) -> None:
     assert "PATH" in got
 
 
+#: Names that tell the meanings of a pattern apart: case beyond ASCII, what matters to a shell or a regular expression.
+NAMES = ["ab", "AB", "a[b", "a*b", "a\nb", "aXYZb", "s", "ſ", "É", "İ", "i", "I", "Σ", "ς", "σ", "ß", "SS"]
+#: Which of them the reference implementation takes for matched.
+MATCHED = {
+    "a*b": {"ab", "AB", "a[b", "a*b", "a\nb", "aXYZb"},
+    "A?B": {"a[b", "a*b", "a\nb"},
+    "*a*b*": {"ab", "AB", "a[b", "a*b", "a\nb", "aXYZb"},
+    "a[b]": set[str](),
+    "a[b": {"a[b"},
+    "a\\*b": set[str](),
+    "s": {"s"},
+    "é": {"É"},
+    "İ": {"İ"},
+    "i": {"i", "I"},
+    "σ": {"Σ", "σ"},
+    "ß": {"ß"},
+    "??": {"ab", "AB", "SS"},
+    "**": set(NAMES),
+    "": set[str](),
+}
+
+
+async def test_a_pattern_of_a_policy_means_the_same(client: WireClient) -> None:
+    policy = {"inherit": "none", "ignoreDefaultExcludes": True, "exclude": [], "set": dict.fromkeys(NAMES, "1")}
+    for pattern, matched in MATCHED.items():
+        await client.start(pattern, "/usr/bin/env", "-0", env={}, envPolicy={**policy, "includeOnly": [pattern]})
+        await client.until_closed(pattern)
+        got = {variable.removesuffix("=1") for variable in client.output(pattern).decode().split("\0")[:-1]}
+        assert got == matched, pattern
+
+
 async def test_programs_are_found_in_the_path_of_the_child(client: WireClient, tmp_path: Path) -> None:
     program = tmp_path / "hello"
     program.write_text("#!/bin/sh\necho hello from $0\n")

@@ -6,14 +6,16 @@ import hashlib
 import os
 import pwd
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from fnmatch import translate
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
 
 from holdfast import __version__
 from holdfast.host.uri import path_to_uri
+from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
 #: Capabilities of the protocol (Codex CLI 0.169); a client never calls what is false here.
 CAPABILITIES: Final = (
@@ -65,6 +67,10 @@ _ALWAYS_DROPPED: Final = frozenset(
         "OPENAI_WORKLOAD_IDENTITY_CONTEXT",
     }
 )
+#: Characters of patterns times characters of names that one start may take the time of all clients for, and to how many
+#: of names it comes to read a pattern.
+_COMPARISONS: Final = 16 * 1024 * 1024
+_READING: Final = 1024
 
 
 class EnvironmentPolicy(msgspec.Struct, frozen=True, rename="camel"):
@@ -77,14 +83,31 @@ class EnvironmentPolicy(msgspec.Struct, frozen=True, rename="camel"):
     include_only: list[str]
 
 
-@cache
-def _pattern(pattern: str) -> re.Pattern[str]:
-    text = "".join(".*" if sign == "*" else "." if sign == "?" else re.escape(sign) for sign in pattern)
-    return re.compile(text, re.IGNORECASE | re.DOTALL)
+def _lowered(text: str) -> str:
+    """The text as the reference implementation compares it: each character by itself, where it has one lower case."""
+    if text.isascii():
+        return text.lower()
+    return "".join(lower if len(lower := sign.lower()) == 1 else sign for sign in text)
 
 
-def _matches(name: str, patterns: list[str] | tuple[str, ...]) -> bool:
-    return any(_pattern(pattern).fullmatch(name) for pattern in patterns)
+@lru_cache(maxsize=16)
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """What matches a lowered name if one of *patterns* does; each star is decided once, and never reconsidered."""
+    # Only "*" and "?" have a meaning: a bracket stands for itself.
+    return re.compile("|".join(translate(_lowered(pattern).replace("[", "[[]")) for pattern in patterns))
+
+
+def _matching(names: Mapping[str, str], patterns: Sequence[str]) -> set[str]:
+    """Those of *names* that one of *patterns* matches.
+
+    :raises RpcError: that is too much to ask for
+    """
+    if not patterns:
+        return set()
+    if sum(map(len, patterns)) * (_READING + sum(map(len, names))) > _COMPARISONS:
+        raise RpcError(INVALID_PARAMS, "envPolicy has too many or too long patterns for so many variables")
+    matches = _any_of(tuple(patterns)).fullmatch
+    return {name for name in names if matches(_lowered(name))}
 
 
 def child_environment(
@@ -95,18 +118,21 @@ def child_environment(
     At a *terminal* there is always a ``SHELL``: if nobody says otherwise, that of the account.
 
     Names that no environment can hold (empty, or with ``=``) are left out, as the reference implementation does.
+
+    :raises RpcError: the policy would take too long to be applied
     """
     result: dict[str, str] = {}
     if policy is not None:
         inherited = dict(os.environ) if policy.inherit != "none" else {}
         if policy.inherit == "core":
             inherited = {name: value for name, value in inherited.items() if name in _CORE}
-        if not policy.ignore_default_excludes:
-            inherited = {name: value for name, value in inherited.items() if not _matches(name, _DEFAULT_EXCLUDES)}
-        result = {name: value for name, value in inherited.items() if not _matches(name, policy.exclude)}
+        excluded = set[str]() if policy.ignore_default_excludes else _matching(inherited, _DEFAULT_EXCLUDES)
+        excluded |= _matching(inherited, policy.exclude)
+        result = {name: value for name, value in inherited.items() if name not in excluded}
         result.update(policy.set)
         if policy.include_only:
-            result = {name: value for name, value in result.items() if _matches(name, policy.include_only)}
+            included = _matching(result, policy.include_only)
+            result = {name: value for name, value in result.items() if name in included}
         for name in _ALWAYS_DROPPED:
             result.pop(name, None)
     result.update(env)
