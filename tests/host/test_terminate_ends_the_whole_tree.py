@@ -16,7 +16,7 @@ from holdfast.host.client import HostClient
 from holdfast.host.port import Kind, ProcessSpec, Record
 from holdfast.host.tree import MARKER, OsProcess, Tree, read_process
 
-from .harness import PATH, RunningServer, alive, until_dead, within
+from .harness import PATH, RunningServer, WireClient, alive, until_dead, within
 
 #: A tree that does what it can to survive; prints the pid of each member.
 ESCAPE_ARTIST = """
@@ -113,6 +113,82 @@ async def test_a_stopped_process_is_ended_too(client: HostClient) -> None:
     outcome = await within(client.terminate("s", grace=10.0))
     assert outcome.was_running
     assert outcome.survivors == []
+
+
+async def test_long_graces_keep_nobody_else_waiting(client: HostClient, state: Path) -> None:
+    """The looks into /proc and everything else that takes a thread have but a few, whatever is being ended."""
+    patient = [f"p{number}" for number in range(40)]
+    for process_id in patient:
+        await client.start(spec(process_id, "sh", "-c", "trap '' TERM; echo up 1; while :; do sleep 1000; done"))
+        await announced(client, process_id, 1)
+    endings = [asyncio.ensure_future(client.terminate(process_id, grace=500.0)) for process_id in patient]
+    for process_id in patient:
+        # Each look has a thread: it could not be had.
+        await within(client.members(process_id))
+    # And who is in more of a hurry need not wait either, for what is being ended already.
+    outcomes = await within(asyncio.gather(*(client.terminate(process_id) for process_id in patient)))
+    assert all(outcome.ended and not outcome.survivors for outcome in outcomes)
+    for outcome, earlier in zip(outcomes, await within(asyncio.gather(*endings)), strict=True):
+        assert earlier.ended == outcome.ended
+
+
+async def test_an_ending_goes_on_when_nobody_waits_for_it_any_more(host: RunningServer, client: HostClient) -> None:
+    await client.start(spec("p", "sh", "-c", "trap '' TERM; echo shell $$; while :; do sleep 1000; done"))
+    pids = await announced(client, "p", 1)
+    other = await WireClient.connect(host.url)
+    other.request("process/terminate", {"processId": "p", "tree": True, "graceMs": 500})
+    await other.result("environment/status")
+    await other.close()
+    await until_dead(pids["shell"])
+
+
+async def test_a_grace_without_measure_is_refused(host: RunningServer, client: HostClient) -> None:
+    await client.start(spec("p", "sleep", "1000"))
+    wire = await WireClient.connect(host.url)
+    code, text = await wire.error("process/terminate", {"processId": "p", "tree": True, "graceMs": 600_001})
+    assert code == -32602
+    assert "600000" in text
+    assert "graceMs" in text
+    status = await client.status("p")
+    assert status is not None
+    assert status.state == "running"
+    await wire.close()
+    await client.terminate("p")
+
+
+async def test_who_may_not_be_signalled_is_a_survivor_and_the_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a setuid program is to a host without privileges; the tests may have them."""
+    owned = await asyncio.create_subprocess_exec("sleep", "1000", start_new_session=True)
+    foreign = await asyncio.create_subprocess_exec("sleep", "1000", start_new_session=True)
+    both = [found for found in (read_process(foreign.pid), read_process(owned.pid)) if found is not None]
+    handles: dict[int, int] = {}
+    pidfd_open, send = os.pidfd_open, signal.pidfd_send_signal
+
+    def opened(pid: int) -> int:
+        handle = pidfd_open(pid)
+        handles[handle] = pid
+        return handle
+
+    def refused(handle: int, number: int) -> None:
+        if handles[handle] == foreign.pid:
+            raise PermissionError
+        send(handle, number)
+
+    monkeypatch.setattr(tree, "_KILL_PATIENCE", 0.05)
+    monkeypatch.setattr(os, "pidfd_open", opened)
+    monkeypatch.setattr(signal, "pidfd_send_signal", refused)
+    family = Tree(0, 0)
+    monkeypatch.setattr(family, "members", lambda: [one for one in both if alive(one.pid)])
+    try:
+        ending = await within(tree.end_tree(family, grace=0.0))
+        assert ([one.pid for one in ending.ended], [one.pid for one in ending.survivors]) == (
+            [owned.pid],
+            [foreign.pid],
+        )
+    finally:
+        foreign.kill()
+        await foreign.wait()
+        await owned.wait()
 
 
 async def test_what_an_exited_process_left_is_ended(client: HostClient) -> None:

@@ -6,13 +6,16 @@ them by a member of the same name.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from holdfast.host.environment import EnvironmentPolicy
 
 _Unsigned = Annotated[int, msgspec.Meta(ge=0)]
+
+#: The longest grace of an ending, in milliseconds: somebody has to remember it and look after it all the while.
+GRACE_LIMIT: Final = 600_000
 
 
 class Parameters(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -79,7 +82,7 @@ class Terminate(Parameters, frozen=True):
     process_id: str
     #: Extension: end the whole tree, with SIGTERM and this much time before SIGKILL.
     tree: bool = False
-    grace_ms: _Unsigned = 0
+    grace_ms: Annotated[int, msgspec.Meta(ge=0, le=GRACE_LIMIT)] = 0
 
 
 class OneProcess(Parameters, frozen=True):

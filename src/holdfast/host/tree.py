@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -26,8 +24,9 @@ MARKER: Final = "HOLDFAST_PROCESS"
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 #: Seconds to wait after SIGKILL before a process counts as unkillable (stuck in the kernel).
 _KILL_PATIENCE: Final = 5.0
-#: Seconds between looks for new members while an ending goes on.
+#: Seconds between looks for new members while an ending goes on: at first and when it comes to killing, and the most.
 _RESCAN: Final = 0.1
+_LONGEST_RESCAN: Final = 1.0
 
 
 class OsProcess(NamedTuple):
@@ -125,6 +124,8 @@ class Tree:
     seen: dict[int, int] = field(default_factory=dict[int, int])
     #: The cgroup of the hosted process, if it has one of its own.
     cgroup: str | None = None
+    #: What ends it at the moment; see :func:`end_tree`.
+    ending: _EndingUnderWay | None = field(default=None, init=False, repr=False, compare=False)
 
     def members(self) -> list[OsProcess]:
         """What is alive of the tree now, the hosted process first.  Reads all of ``/proc``: not for a hot path."""
@@ -230,23 +231,6 @@ def _open(process: OsProcess) -> int | None:
     return handle
 
 
-def _wait_for_end(handles: Iterable[int], timeout: float) -> None:
-    """Wait until every process behind *handles* has ended, at most *timeout* seconds."""
-    deadline = monotonic() + timeout
-    waiting = set(handles)
-    poll = select.poll()
-    for handle in waiting:
-        poll.register(handle, select.POLLIN)
-    while waiting:
-        left = deadline - monotonic()
-        ready = poll.poll(max(0, int(left * 1000) + 1))
-        if not ready:
-            return
-        for handle, _ in ready:
-            poll.unregister(handle)
-            waiting.discard(handle)
-
-
 @dataclass
 class Ending:
     """What an ending found and what it could not end."""
@@ -258,47 +242,113 @@ class Ending:
 async def end_tree(tree: Tree, *, grace: float) -> Ending:
     """SIGTERM to the whole tree, then after *grace* seconds SIGKILL, until nothing of it is alive.
 
-    New members are looked for all the while.  What ignores SIGKILL for five seconds is reported as a survivor.
+    New members are looked for all the while.  What ignores SIGKILL for five seconds, or may not be sent any signal, is
+    reported as a survivor.  A tree is ended once at a time: who asks meanwhile can only hasten it, and gets the same
+    answer.  It is ended also if nobody waits for that any more.
     """
-    return await asyncio.to_thread(_end_tree, tree, grace)
+    if tree.ending is None:
+        tree.ending = _EndingUnderWay(tree, grace)
+    else:
+        tree.ending.hasten(grace)
+    return await asyncio.shield(tree.ending.task)
 
 
-def _end_tree(tree: Tree, grace: float) -> Ending:
-    found: dict[tuple[int, int], OsProcess] = {}
-    began = monotonic()
-    kill_at = began + grace
-    give_up_at = kill_at + _KILL_PATIENCE
-    asked: set[tuple[int, int]] = set()
-    while True:
-        members = tree.members()
+class _EndingUnderWay:
+    """The ending of one tree: a look takes a thread for a moment, the time in between takes none."""
+
+    def __init__(self, tree: Tree, grace: float) -> None:
+        self._tree = tree
+        self._kill_at = monotonic() + grace
+        self._found: dict[tuple[int, int], OsProcess] = {}
+        self._asked: set[tuple[int, int]] = set()
+        self._look_again = asyncio.Event()
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    def hasten(self, grace: float) -> None:
+        """Kill after *grace* seconds, if that is earlier."""
+        self._kill_at = min(self._kill_at, monotonic() + grace)
+        self._look_again.set()
+
+    async def _run(self) -> Ending:
+        pause = _RESCAN
+        try:
+            while True:
+                self._look_again.clear()
+                looked = await asyncio.to_thread(self._look)
+                if isinstance(looked, Ending):
+                    return looked
+                left = self._kill_at - monotonic()
+                try:
+                    await self._wait(looked, min(pause, left) if left > 0 else _RESCAN)
+                finally:
+                    for handle in looked:
+                        os.close(handle)
+                pause = min(2 * pause, _LONGEST_RESCAN)
+        finally:
+            self._tree.ending = None
+
+    def _look(self) -> Ending | list[int]:
+        """Send what has to be sent now; returns pidfds of who has to end, or that it is over."""
+        members = self._tree.members()
         now = monotonic()
-        if not members or now >= give_up_at:
+        if not members or now >= self._kill_at + _KILL_PATIENCE:
             survivors = {(process.pid, process.started) for process in members}
-            ended = [process for identity, process in found.items() if identity not in survivors]
-            tree.release_cgroup()
+            ended = [process for identity, process in self._found.items() if identity not in survivors]
+            self._tree.release_cgroup()
             return Ending(ended, members)
-        killing = now >= kill_at
-        handles: list[int] = []
+        killing = now >= self._kill_at
         if killing:
-            tree.kill_cgroup()
+            self._tree.kill_cgroup()
+        handles: list[int] = []
         try:
             for process in members:
                 identity = (process.pid, process.started)
-                found.setdefault(identity, process)
+                self._found.setdefault(identity, process)
                 handle = _open(process)
                 if handle is None:
                     continue
                 handles.append(handle)
-                if killing or identity not in asked:
-                    asked.add(identity)
-                    try:
-                        signal.pidfd_send_signal(handle, signal.SIGKILL if killing else signal.SIGTERM)
-                        if not killing:
-                            # A stopped process would not see the request.
-                            signal.pidfd_send_signal(handle, signal.SIGCONT)
-                    except ProcessLookupError:
-                        pass
-            _wait_for_end(handles, _RESCAN if killing else min(_RESCAN, max(0.0, kill_at - now)))
-        finally:
+                if killing or identity not in self._asked:
+                    self._asked.add(identity)
+                    _ask_to_end(handle, killing=killing)
+        except BaseException:
             for handle in handles:
                 os.close(handle)
+            raise
+        return handles
+
+    async def _wait(self, handles: list[int], timeout: float) -> None:
+        """Wait until all behind *handles* have ended, somebody is in a hurry, or *timeout* seconds are over."""
+        loop = asyncio.get_running_loop()
+        waiting = set(handles)
+
+        def ended(handle: int) -> None:
+            loop.remove_reader(handle)
+            waiting.discard(handle)
+            if not waiting:
+                self._look_again.set()
+
+        for handle in handles:
+            loop.add_reader(handle, ended, handle)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._look_again.wait()
+        except TimeoutError:
+            # Time to look for new members, or to kill.
+            pass
+        finally:
+            for handle in waiting:
+                loop.remove_reader(handle)
+
+
+def _ask_to_end(handle: int, *, killing: bool) -> None:
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL if killing else signal.SIGTERM)
+        if not killing:
+            # A stopped process would not see the request.
+            signal.pidfd_send_signal(handle, signal.SIGCONT)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        # It has become somebody else's (a setuid program).  Either it ends by itself, or it is a survivor.
+        pass
