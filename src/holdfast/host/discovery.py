@@ -19,7 +19,7 @@ from holdfast.host.files.place import ForeignPath, locate, path_of
 from holdfast.host.files.reading import open_regular
 from holdfast.host.files.refusal import reason_of
 from holdfast.host.files.scope import Scope
-from holdfast.host.files.service import FileService, in_thread
+from holdfast.host.files.service import FileService
 from holdfast.host.files.walk import walk
 from holdfast.host.methods import method
 from holdfast.host.parameters import Parameters
@@ -118,7 +118,7 @@ async def discover(client: ClientConnection, params: Discover) -> bytes:
     if len(params.roots) > ROOT_LIMIT:
         raise RpcError(INVALID_REQUEST, f"capability root discovery accepts at most {ROOT_LIMIT} roots")
     service = client.resource(FileService, FileService)
-    return await in_thread(_discover_all, [(root, service.scope(root)) for root in params.roots])
+    return await service.in_thread(_discover_all, [(root, service.scope(root)) for root in params.roots])
 
 
 def _discover_all(roots: list[tuple[CapabilityRoot, Scope]]) -> bytes:

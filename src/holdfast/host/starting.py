@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from holdfast.host import parameters
@@ -51,10 +50,11 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
 
 
 async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, cwd: str, env: dict[str, str]) -> bytes:
+    from holdfast.host.files.service import FileService
     from holdfast.host.sandbox.command_line import command_line
 
     try:
-        argv = await asyncio.to_thread(command_line, params, cwd, env)
+        argv = await client.resource(FileService, FileService).in_thread(command_line, params, cwd, env)
     except OSError as error:
         raise RpcError(INTERNAL_ERROR, describe_os_error(error)) from None
     except ValueError:

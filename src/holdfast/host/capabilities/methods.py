@@ -20,7 +20,7 @@ from holdfast.host.files.parameters import FileParameters
 from holdfast.host.files.place import ForeignPath, locate, path_of
 from holdfast.host.files.refusal import from_os_error
 from holdfast.host.files.scope import Scope
-from holdfast.host.files.service import FileService, in_thread
+from holdfast.host.files.service import FileService
 from holdfast.host.methods import method
 from holdfast.host.uri import path_to_uri
 from holdfast.jsonrpc.messages import RpcError
@@ -45,7 +45,7 @@ async def discover_capabilities(client: ClientConnection, params: DiscoverCapabi
         # It is a URI, if not one of this machine.
         pass
     service = client.resource(FileService, FileService)
-    return await in_thread(_discover, service.scope(params))
+    return await service.in_thread(_discover, service.scope(params))
 
 
 def _discover(scope: Scope) -> bytes:

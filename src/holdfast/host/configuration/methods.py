@@ -13,7 +13,7 @@ from holdfast.host.configuration.toml import InvalidToml, render
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.files.place import path_of
 from holdfast.host.files.scope import Scope
-from holdfast.host.files.service import in_thread
+from holdfast.host.files.service import FileService
 from holdfast.host.methods import method
 from holdfast.host.parameters import Parameters
 from holdfast.host.uri import path_to_uri
@@ -38,7 +38,8 @@ async def read_configuration(client: ClientConnection, params: ReadConfiguration
         raise RpcError(INVALID_PARAMS, "at least one config or requirements path is required")
     if not all(paths):
         raise RpcError(INVALID_PARAMS, "TOML paths must contain at least one key segment")
-    return await in_thread(_read, params, Scope() if client.root is None else Scope.below(client.root))
+    service = client.resource(FileService, FileService)
+    return await service.in_thread(_read, params, Scope() if client.root is None else Scope.below(client.root))
 
 
 def _read(params: ReadConfiguration, scope: Scope) -> bytes:

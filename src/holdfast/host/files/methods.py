@@ -12,7 +12,7 @@ from holdfast.host.files.directories import create_directory, read_directory, re
 from holdfast.host.files.metadata import canonicalize, get_metadata
 from holdfast.host.files.reading import read_file, size_of
 from holdfast.host.files.scope import Scope
-from holdfast.host.files.service import LARGE, FileService, in_thread, large_turn
+from holdfast.host.files.service import LARGE, FileService, large_turn
 from holdfast.host.files.walk import walk
 from holdfast.host.files.watch import paths_of, prepare
 from holdfast.host.files.writing import write_file
@@ -97,7 +97,7 @@ async def watch_missing(client: ClientConnection, params: parameters.WatchMissin
     if not service.watch.begin(params):
         return b'{"watching":false}'
     scope = service.scope(params)
-    inotify = None if paths is None else await in_thread(prepare, scope, *paths)
+    inotify = None if paths is None else await service.in_thread(prepare, scope, *paths)
     if inotify is None:
         return b'{"watching":false}'
     service.watch.activate(params.watch_id, inotify)

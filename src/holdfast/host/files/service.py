@@ -1,7 +1,8 @@
 """Carrying out ``fs/*`` requests of one connection: in threads, and in an order that a client can rely on.
 
-A file system may be slow or hang, so the event loop never touches one.  Requests that only look run side by side;
-one that changes something waits for all that came before it, and all that come after it wait for it.
+A file system may be slow or hang, so the event loop never touches one, and a connection whose threads all hang waits
+for them alone.  Requests that only look run side by side; one that changes something waits for all that came before it,
+and all that come after it wait for it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from holdfast.host.files.watch import MissingWatch
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
 
-#: Requests of all connections that are in the hands of the operating system at the same time.
-_THREADS: Final = 16
+#: Requests of one connection that are in the hands of the operating system at the same time, and of all of them.  The
+#: threads are made when they are needed; those of a connection that is gone may hang on.
+_THREADS: Final = 8
+_ALL_THREADS: Final = 512
 #: Answers above this many bytes are made one at a time, so that a few large files cannot fill the memory.
 LARGE: Final = 8 * 1024 * 1024
+#: Seconds after which a large answer is made although another one is still being made: that one may never be.
+_LARGE_PATIENCE: Final = 10.0
 
 _P = TypeVar("_P")
 _T = TypeVar("_T")
@@ -35,13 +40,28 @@ _T = TypeVar("_T")
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="files")
+    return ThreadPoolExecutor(_ALL_THREADS, thread_name_prefix="files")
 
 
 @cache
-def large_turn() -> asyncio.Lock:
-    """Held while a large answer is made and handed to its connection."""
+def _large_turn() -> asyncio.Lock:
     return asyncio.Lock()
+
+
+@contextlib.asynccontextmanager
+async def large_turn() -> AsyncGenerator[None]:
+    """Have one's turn to make a large answer and hand it to the connection, or make it all the same after a while."""
+    turn = _large_turn()
+    try:
+        async with asyncio.timeout(_LARGE_PATIENCE):
+            await turn.acquire()
+    except TimeoutError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 class Order:
@@ -98,6 +118,7 @@ class FileService:
     def __init__(self, client: ClientConnection) -> None:
         self._scope = Scope() if client.root is None else Scope.below(client.root)
         self.order = Order()
+        self._free = asyncio.Semaphore(_THREADS)
         self.handles = Handles()
         self.watch = MissingWatch(client.connection.send)
 
@@ -126,7 +147,15 @@ class FileService:
 
         :raises RpcError: what the client is told
         """
-        return await in_thread(self._carry_out, operation, params)
+        return await self.in_thread(self._carry_out, operation, params)
+
+    async def in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Call a function that may touch any file, in a thread.
+
+        The thread is not interrupted when the caller is cancelled: a change that has begun is completed.
+        """
+        async with self._free:
+            return await asyncio.get_running_loop().run_in_executor(_threads(), function, *arguments)
 
     def _carry_out(self, operation: Callable[[Scope, _P], _T], params: _P) -> _T:
         try:
@@ -142,11 +171,3 @@ class FileService:
         self.watch.close()
         # A handle may be in use by a thread that takes its time.
         _threads().submit(self.handles.close)
-
-
-async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
-    """Call a function in a thread of the files' own.
-
-    The thread is not interrupted when the caller is cancelled: a change that has begun is completed.
-    """
-    return await asyncio.get_running_loop().run_in_executor(_threads(), function, *arguments)
