@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.host.client import HostClient
-from holdfast.host.input import STDIN_BUFFER
+from holdfast.host.input import INPUT_LIMIT, STDIN_BUFFER
 from holdfast.host.port import Kind, ProcessSpec, Record, StdinClosed, UnknownProcess
 
 from .harness import RunningServer, WireClient, kill_server, within, write_params
@@ -85,6 +85,50 @@ async def test_what_a_plain_client_sends_too_much_of_waits_for_its_answer(host: 
     # In order: nothing was taken after something that was not.
     taken = [reply["result"]["status"] == "accepted" for reply in replies]
     assert taken == sorted(taken, reverse=True)
+    await client.until_closed("deaf")
+    await client.close()
+
+
+@TERMINAL
+async def test_input_without_end_is_refused_before_it_is_begun(host: RunningServer, tty: bool) -> None:
+    client = await WireClient.connect(host.url)
+    script = "stty raw -echo; " * tty + "echo up; sleep 1000"
+    await client.start("deaf", "/bin/sh", "-c", script, tty=tty, pipeStdin=not tty)
+    await client.until_output("deaf", b"up")
+    before = resident(host.server_pid)
+    part = b"x" * 4_000_000
+    requests: list[int] = []
+    for number in range(80):
+        requests.append(client.request("process/write", write_params("deaf", part, str(number))))
+        # What is sent faster than it is read would pile up on this side.
+        await client.result("environment/status")
+    refused = [identity for identity in requests if "error" in client.replies.get(identity, {})]
+    assert refused == requests[-len(refused) :]
+    waiting = len(requests) - len(refused)
+    assert waiting * len(part) <= INPUT_LIMIT < (waiting + 2) * len(part)
+    # Besides them there is what one message takes while it is dealt with.
+    assert resident(host.server_pid) - before < INPUT_LIMIT + 60_000_000
+    error = client.replies[refused[0]]["error"]
+    assert error["code"] == -32600
+    assert "deaf does not read its input" in error["message"]
+    # A refused one was not begun: the same again is no repetition. What was taken already still is one.
+    again = client.request("process/write", write_params("deaf", part, str(waiting)))
+    assert "error" in await client.reply(again)
+    assert await client.result("process/write", write_params("deaf", b"x", "0")) == {"status": "accepted"}
+    assert await client.result("process/terminate", {"processId": "deaf"}) == {"running": True}
+    await client.until_closed("deaf")
+    await client.close()
+
+
+async def test_writes_of_nothing_are_bounded_too(host: RunningServer) -> None:
+    client = await WireClient.connect(host.url)
+    await client.start("deaf", "/bin/sleep", "1000", pipeStdin=True)
+    await client.result("process/write", write_params("deaf", b"x" * 100_000, "first"))
+    requests = [client.request("process/write", write_params("deaf", b"", str(number))) for number in range(10_000)]
+    await client.result("environment/status")
+    answered = [identity for identity in requests if "result" in client.replies.get(identity, {})]
+    assert 0 < len(answered) * 256 < STDIN_BUFFER
+    await client.result("process/terminate", {"processId": "deaf"})
     await client.until_closed("deaf")
     await client.close()
 

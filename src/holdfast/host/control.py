@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.host import parameters
 from holdfast.host.base64_text import base64_fault, decode_base64
+from holdfast.host.input import INPUT_LIMIT
 from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess
 from holdfast.host.status import describe_member
 from holdfast.host.tree import OsProcess, end_tree
 from holdfast.host.writes import WriteState
-from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, RpcError, encode_json
+from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, RpcError, encode_json
 
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
@@ -41,6 +42,9 @@ def write(client: ClientConnection, params: parameters.Write) -> Reply:
     if not process.accepts_input:
         return _STDIN_CLOSED
     _tell_of_gap(process)
+    if not process.input.has_room(data):
+        text = f"process {params.process_id} does not read its input: no more than {INPUT_LIMIT} bytes wait for it"
+        raise RpcError(INVALID_REQUEST, f"{text}; nothing of this write was taken, send it again later")
     waiter = process.input.write(data, write_id=params.write_id, until_written=params.until_written)
     return _ACCEPTED if waiter is None else _written(waiter)
 

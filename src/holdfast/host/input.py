@@ -14,6 +14,10 @@ from holdfast.jsonrpc.event_loop import WRITABLE, Poller
 
 #: Bytes of input that are taken off the client's hands while the process does not read.
 STDIN_BUFFER: Final = 1024 * 1024
+#: Bytes of input that wait for one process at most, answered or not.
+INPUT_LIMIT: Final = 64 * 1024 * 1024
+#: What a write counts for beside its bytes: the memory that it takes to remember it.
+_EACH: Final = 256
 
 
 class Input:
@@ -35,6 +39,7 @@ class Input:
         #: Set when it is closed, which it is when the queue is empty; None if nobody asked for that.
         self.ending: asyncio.Future[bool] | None = None
         self._queue: deque[tuple[bytes, str, asyncio.Future[bool] | None]] = deque()
+        #: How much that is; see :data:`_EACH`.
         self._queued = 0
 
     def open(self, streams: Streams) -> None:
@@ -52,6 +57,10 @@ class Input:
     def waiting(self) -> bool:
         """Whether something waits for the process to read."""
         return bool(self._queue)
+
+    def has_room(self, data: bytes) -> bool:
+        """Whether *data* may wait as well."""
+        return self._queued + len(data) + _EACH <= INPUT_LIMIT
 
     def write(self, data: bytes, *, write_id: str = "", until_written: bool = False) -> asyncio.Future[bool] | None:
         """Queue *data*, in order.
@@ -74,10 +83,10 @@ class Input:
                     self._writes.failed(write_id)
                 return _settled(False)
         waiter: asyncio.Future[bool] | None = None
-        if until_written or self._queued + len(data) > STDIN_BUFFER:
+        if until_written or self._queued + len(data) + _EACH > STDIN_BUFFER:
             waiter = asyncio.get_running_loop().create_future()
         self._queue.append((data, write_id, waiter))
-        self._queued += len(data)
+        self._queued += len(data) + _EACH
         if len(self._queue) == 1:
             self._watch(True)
         return waiter
@@ -124,6 +133,7 @@ class Input:
                 queue[0] = (rest, write_id, waiter)
                 return
             queue.popleft()
+            self._queued -= _EACH
             if write_id:
                 self._writes.done(write_id)
             if waiter is not None and not waiter.done():
