@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import struct
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -186,6 +187,30 @@ async def test_what_is_no_frame_ends_the_connection_with_a_reason(sent: bytes, c
     assert wire.closing
     connection.connection_lost(None)
     assert handler.lost == 1
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_message_may_come_in_any_fragments_up_to_the_limit(monkeypatch: pytest.MonkeyPatch, over: int) -> None:
+    monkeypatch.setattr(websocket, "MESSAGE_LIMIT", 100_000)
+    connection, handler, wire = connected()
+    connection.data_received(frame(Opcode.TEXT, b"", last=False))
+    dot, nothing = frame(Opcode.CONTINUATION, b".", last=False), frame(Opcode.CONTINUATION, b"", last=False)
+    tracemalloc.start()
+    try:
+        for _ in range(99_999 // 9):
+            connection.data_received(dot * 9 + nothing)
+        # They take as much memory as the message that they make, and not as many objects as they are.
+        assert tracemalloc.get_traced_memory()[0] < 300_000
+    finally:
+        tracemalloc.stop()
+    connection.data_received(frame(Opcode.CONTINUATION, b"!" * (1 + over)))
+    if over:
+        assert handler.messages == []
+        [(opcode, _, content)] = frames(wire.written)
+        assert (opcode, struct.unpack_from("!H", content)[0]) == (Opcode.CLOSE, 1009)
+    else:
+        assert handler.messages == [b"." * 99_999 + b"!"]
+    connection.connection_lost(None)
 
 
 async def test_a_close_is_answered_with_its_code() -> None:

@@ -88,8 +88,8 @@ class WebSocketConnection(asyncio.Protocol, Connection):
         self._ended = False
         #: The beginning of a frame whose rest has not arrived.
         self._partial = bytearray()
-        self._fragments: list[bytes] | None = None
-        self._size = 0
+        #: What has arrived of a message in fragments.
+        self._fragments: bytearray | None = None
         self._heard = True
         self._asked = False
         self._watchdog: asyncio.TimerHandle | None = None
@@ -207,17 +207,17 @@ class WebSocketConnection(asyncio.Protocol, Connection):
             self._fail(PROTOCOL_ERROR, "a fragment out of place")
             return
         if fragments is None:
-            fragments = self._fragments = []
-            self._size = 0
-        fragments.append(content)
-        self._size += len(content)
-        if self._size > self._frame_limit:
+            fragments = self._fragments = bytearray()
+        if len(fragments) + len(content) > self._frame_limit:
             self._fragments = None
             self._fail(TOO_BIG, "message too big")
-        elif last:
+            return
+        # Kept as one, because they may be many: a million of one byte each.
+        fragments += content
+        if last:
             self._fragments = None
             if self._handler is not None:
-                self._handler.message_received(b"".join(fragments))
+                self._handler.message_received(bytes(fragments))
 
     def _fail(self, code: int, reason: str) -> None:
         self._partial.clear()
