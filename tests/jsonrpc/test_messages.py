@@ -38,6 +38,14 @@ def test_an_error_carries_code_and_message() -> None:
     assert (message.id, message.error.code, message.error.message) == (-1, -32600, "ünsaid")
 
 
+@given(data=JSON)
+def test_an_error_may_say_more(data: object) -> None:
+    text = json.dumps({"id": 1, "error": {"code": 7, "message": "m", "data": data}})
+    message = decode(text.encode())
+    assert not isinstance(message.error, msgspec.UnsetType)
+    assert json.loads(bytes(message.error.data)) == data
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_malformed(data: bytes) -> None:
     try:

@@ -45,12 +45,17 @@ class MalformedMessage(HoldfastError):
     code = "malformed_message"
 
 
+#: Stands for an absent member that would otherwise hold raw JSON.
+ABSENT: Final = msgspec.Raw()
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """The ``error`` member of a response."""
 
     code: int
     message: str
-    data: msgspec.Raw | None = None
+    # Not "or None": where nothing else is said, raw JSON is any JSON.
+    data: msgspec.Raw = ABSENT
 
 
 class Trace(msgspec.Struct, frozen=True):
@@ -58,10 +63,6 @@ class Trace(msgspec.Struct, frozen=True):
 
     traceparent: str | None = None
     tracestate: str | None = None
-
-
-#: Stands for an absent member that would otherwise hold raw JSON.
-ABSENT: Final = msgspec.Raw()
 
 
 class Message(msgspec.Struct, frozen=True):
