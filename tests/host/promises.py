@@ -95,7 +95,16 @@ async def serving(state: Path, *options: str) -> AsyncIterator[tuple[RunningServ
 
 def resident(pid: int) -> int:
     """Bytes of memory that *pid* has."""
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return _memory(pid, "VmRSS")
+
+
+def peak(pid: int) -> int:
+    """Bytes of memory that *pid* has had at most."""
+    return _memory(pid, "VmHWM")
+
+
+def _memory(pid: int, which: str) -> int:
+    found = re.search(which + r":\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) * 1024
 

@@ -15,7 +15,7 @@ import pytest
 from holdfast.host.client import HostClient
 
 from .harness import RunningServer, WireClient, start_host, within
-from .promises import resident, spec
+from .promises import peak, resident, spec
 
 KEY = base64.b64encode(b"0123456789abcdef").decode()
 #: Bytes that a server may grow by under any of this, beyond what one message may have.
@@ -199,6 +199,20 @@ async def test_no_pattern_of_a_policy_takes_the_time_of_others(
     start = {"processId": "p", "argv": ["/bin/true"], "cwd": "file:///", "env": {}, "tty": False, "envPolicy": policy}
     assert answer in await client.call("process/start", start)
     assert await bystander.result("environment/status") == {"status": "ready"}
+    await client.close()
+
+
+@pytest.mark.parametrize("member", ["managedNetwork", "networkProxy", "credentialProviders"])
+async def test_what_nobody_looks_at_takes_no_more_memory_than_its_text(host: RunningServer, member: str) -> None:
+    client = await WireClient.connect(host.url)
+    before = peak(host.server_pid)
+    start = '{"id":"s","method":"process/start","params":{"processId":"p","argv":["true"],"cwd":"file:///","env":{},"tty":false'
+    client.send(f'{start},"{member}":[{"{}," * 5_000_000}0]}}}}')
+    refusal = await client.reply("s")
+    assert refusal["error"]["code"] == -32602
+    assert member in refusal["error"]["message"]
+    # The text is read, and lies there whole; as objects it would be 360 MB.
+    assert peak(host.server_pid) - before < 100_000_000
     await client.close()
 
 

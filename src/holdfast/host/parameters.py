@@ -6,11 +6,12 @@ them by a member of the same name.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
 from holdfast.host.environment import EnvironmentPolicy
+from holdfast.jsonrpc.messages import ABSENT
 
 _Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -47,11 +48,12 @@ class Start(Parameters, frozen=True):
     arg0: str | None = None
     env_policy: EnvironmentPolicy | None = None
     pipe_stdin: bool = False
-    sandbox: Any = None
+    # What is raw stays JSON: as objects it would take ten times the memory, and mostly nobody looks at it.
+    sandbox: msgspec.Raw = ABSENT
     enforce_managed_network: bool = False
-    managed_network: Any = None
-    network_proxy: Any = None
-    credential_providers: Any = None
+    managed_network: msgspec.Raw = ABSENT
+    network_proxy: msgspec.Raw = ABSENT
+    credential_providers: msgspec.Raw = ABSENT
     holdfast: StartExtension | None = None
 
 

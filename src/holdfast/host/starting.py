@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from holdfast.host import parameters
 from holdfast.host.environment import child_environment
@@ -16,6 +18,11 @@ from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, INVALID_RE
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
 
+#: What is left out, and what is said to be nothing.
+_NULL: Final = frozenset({b"", b"null"})
+#: In longer JSON than this there is something.
+_SHORT: Final = 64
+
 
 @method("process/start", parameters.Start)
 def start(client: ClientConnection, params: parameters.Start) -> Reply:
@@ -23,14 +30,14 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
     if not params.argv:
         raise RpcError(INVALID_PARAMS, "argv must not be empty")
     unsupported = {
-        "managedNetwork": params.managed_network,
-        "networkProxy": params.network_proxy,
-        "credentialProviders": params.credential_providers,
+        "managedNetwork": not _is_nothing(params.managed_network),
+        # Nothing of the others is nothing; of a proxy the reference implementation misses what it has to have.
+        "networkProxy": bytes(params.network_proxy) not in _NULL,
+        "credentialProviders": not _is_nothing(params.credential_providers),
         "enforceManagedNetwork": params.enforce_managed_network,
     }
-    for name, value in unsupported.items():
-        # Nothing of the others is nothing; of a proxy the reference implementation misses what it has to have.
-        if value or (name == "networkProxy" and value is not None):
+    for name, is_wanted in unsupported.items():
+        if is_wanted:
             raise RpcError(INVALID_PARAMS, f"this exec-server cannot honour `{name}` and will not ignore it")
     if params.arg0 == "":
         raise RpcError(INVALID_PARAMS, "arg0 must not be empty")
@@ -43,10 +50,16 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
     if not params.argv[0]:
         raise RpcError(INTERNAL_ERROR, f"missing program for {'PTY' if params.tty else 'pipe'} spawn")
     env = child_environment(params.env, params.env_policy, terminal=params.tty)
-    if params.sandbox is not None:
+    if bytes(params.sandbox) not in _NULL:
         return _start_in_sandbox(client, params, cwd, env)
     argv = params.argv if params.arg0 is None else [params.arg0, *params.argv[1:]]
     return _start(client, params, params.argv[0], argv, cwd, env)
+
+
+def _is_nothing(value: msgspec.Raw) -> bool:
+    """Whether it is absent, null, empty, zero or false."""
+    text = bytes(value)
+    return text in _NULL or (len(text) <= _SHORT and not msgspec.json.decode(text))
 
 
 async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, cwd: str, env: dict[str, str]) -> bytes:

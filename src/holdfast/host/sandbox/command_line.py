@@ -21,8 +21,8 @@ def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> list[str] |
     :raises ValueError: a NUL byte where there cannot be one
     """
     try:
-        context = msgspec.convert(params.sandbox, SandboxContext)
-    except msgspec.ValidationError as error:
+        context = msgspec.json.decode(params.sandbox, type=SandboxContext)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RpcError(INVALID_PARAMS, str(error)) from None
     policy = policy_of(context, env.get("TMPDIR", ""))
     if policy is None:
