@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.host.client import HostClient
+from holdfast.jsonrpc.upgrade import UNFINISHED
 
 from .harness import RunningServer, WireClient, start_host, within
 from .promises import peak, resident, spec
@@ -42,6 +43,12 @@ async def bystander(websocket_host: RunningServer) -> AsyncIterator[WireClient]:
 async def tcp(server: RunningServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = server.url.removeprefix("ws://").split(":")
     return await asyncio.open_connection(host, int(port))
+
+
+def connections(server: RunningServer) -> int:
+    """How many sockets the server has open."""
+    places = Path(f"/proc/{server.server_pid}/fd").iterdir()
+    return sum(os.readlink(place).startswith("socket:") for place in places)
 
 
 async def upgraded(server: RunningServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -230,6 +237,26 @@ async def test_who_dawdles_over_the_handshake_is_dropped(websocket_host: Running
 
     # The deadline is for the whole of it: who sends a byte now and then gains nothing, else this would never end.
     await within(asyncio.gather(*(drip(reader, writer) for reader, writer in dawdlers)))
+
+
+async def test_who_says_nothing_takes_no_place_of_who_does(websocket_host: RunningServer) -> None:
+    first = await WireClient.connect(websocket_host.url)
+    before = connections(websocket_host)
+    silent = [await tcp(websocket_host) for _ in range(3 * UNFINISHED)]
+    client = await WireClient.connect(websocket_host.url)
+    assert await client.result("environment/status") == {"status": "ready"}
+    assert connections(websocket_host) <= before + UNFINISHED + 1
+    for reader, _ in silent[:UNFINISHED]:
+        await until_closed(reader)
+    assert await first.result("environment/status") == {"status": "ready"}
+    # Who is asked for a word in time is still there.
+    reader, writer = silent[-1]
+    writer.write(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert b" 200 " in await within(reader.readuntil(b"\r\n\r\n"))
+    for _, writer in silent:
+        writer.close()
+    await client.close()
+    await first.close()
 
 
 async def test_half_a_message_holds_up_nobody_else(websocket_host: RunningServer, bystander: WireClient) -> None:

@@ -16,6 +16,9 @@ from typing import Final, NamedTuple, cast
 #: Bytes of a head, and seconds that a client has to send it.
 HEAD_LIMIT: Final = 16 * 1024
 HEAD_WITHIN: Final = 10.0
+#: Clients of one server that may be at it at the same time: who is not admitted yet must not use up the descriptors of
+#: those who are.
+UNFINISHED: Final = 256
 _VERSION: Final = "13"
 _KEY_SIZE: Final = 16
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -90,22 +93,36 @@ class _Handshake(asyncio.Protocol):
 class UpgradeServer(_Handshake):
     """Reads one request, and hands the connection over or answers it and hangs up."""
 
-    def __init__(self, decide: Decide) -> None:
+    def __init__(self, decide: Decide, unfinished: dict[UpgradeServer, None]) -> None:
+        """:param unfinished: all of one listener that are at it, the oldest first"""
         super().__init__()
         self._decide = decide
+        self._unfinished = unfinished
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._deadline = asyncio.get_running_loop().call_later(HEAD_WITHIN, cast(asyncio.Transport, transport).abort)
+        self._deadline = asyncio.get_running_loop().call_later(HEAD_WITHIN, self._give_up)
+        self._unfinished[self] = None
+        if len(self._unfinished) > UNFINISHED:
+            # Not this one: it may be somebody who knows what to say.
+            next(iter(self._unfinished))._give_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._finish()
+
+    def _give_up(self) -> None:
+        self._finish()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _finish(self) -> None:
+        self._unfinished.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
 
     def _head_received(self, transport: asyncio.Transport, head: bytes) -> None:
-        assert self._deadline is not None
-        self._deadline.cancel()
+        self._finish()
         outcome = self._judge(head)
         if isinstance(outcome, Answer):
             self._answer(transport, outcome)

@@ -346,6 +346,7 @@ def make_routes(accept: Accept, authorize: Authorize | None) -> dict[str, Route]
 async def serve_websocket(listener: socket.socket, accept: Accept, authorize: Authorize | None = None) -> Serving:
     """Serve WebSocket connections on a bound TCP socket."""
     routes = make_routes(accept, authorize)
+    unfinished: dict[UpgradeServer, None] = {}
 
     def decide(path: str, headers: Mapping[str, str]) -> asyncio.Protocol | Answer:
         if "origin" in headers or (authorize is None and not is_own_host(headers.get("host"))):
@@ -353,7 +354,7 @@ async def serve_websocket(listener: socket.socket, accept: Accept, authorize: Au
         route = routes.get(path)
         return Answer(HTTPStatus.NOT_FOUND) if route is None else route(headers)
 
-    return await serve_socket(listener, lambda: UpgradeServer(decide))
+    return await serve_socket(listener, lambda: UpgradeServer(decide, unfinished))
 
 
 # Client
