@@ -273,6 +273,38 @@ async def test_a_timeout_is_a_whole_number(http: Http, web: Web, milliseconds: o
     assert web.requests == []
 
 
+#: What the reference implementation denies, measured by asking for all that looks like a credential.
+DENIED = """
+    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN CODEX_ACCESS_TOKEN CODEX_API_KEY CODEX_CONNECTORS_TOKEN
+    CODEX_EXEC_SERVER_NOISE_AUTH_TOKEN CODEX_GUARDIAN_DECISIONS_API_KEY GOOGLE_APPLICATION_CREDENTIALS OPENAI_API_KEY
+    OPENAI_FEDERATION_RULE_ID OPENAI_IDENTITY_TOKEN_FILE OPENAI_WORKLOAD_IDENTITY_CONTEXT openai_api_key
+"""
+
+
+async def test_credentials_of_the_host_are_denied(http: Http, web: Web) -> None:
+    for variable in DENIED.split():
+        problem = f"http/request header a cannot use executor environment variable {variable}"
+        headers = [{"name": "a", "value": "", "valueEnvVar": variable}]
+        assert await http.refused("/ok", headers=headers) == (-32602, problem)
+    assert web.requests == []
+
+
+async def test_a_header_from_the_environment_goes_to_no_other_server(host: RunningServer, web: Web) -> None:
+    """Unlike with the reference implementation, which hands it on."""
+    client = await WireClient.connect(host.url)
+    http = Http(client, web)
+    headers = [{"name": "X-Token", "value": "", "valueEnvVar": "PATH"}, {"name": "X-Plain", "value": "plain"}]
+    await http.get("/kept", headers=headers)
+    line, sent, _ = web.requests[-1]
+    assert (line, sent["x-plain"]) == ("GET /ok", "plain")
+    assert sent["x-token"].startswith("/")
+    await http.get("/other", headers=headers)
+    line, sent, _ = web.requests[-1]
+    assert (line, sent["x-plain"], sent["host"]) == ("GET /ok", "plain", f"localhost:{web.port}")
+    assert "x-token" not in sent
+    await client.close()
+
+
 async def test_a_header_may_come_from_the_environment_of_the_host(http: Http, web: Web) -> None:
     await http.get("/ok", headers=[{"name": "a", "value": "prefix ", "valueEnvVar": "PATH"}])
     assert web.requests[-1][1]["a"].startswith("prefix /")

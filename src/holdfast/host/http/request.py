@@ -21,25 +21,34 @@ from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.parameters import Parameters
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 
-#: Variables of the host that no header may carry away, whatever the client asks for: credentials of the agents' own.
+#: Variables of the host that no header may carry away, whatever the client asks for: those that Codex CLI 0.169 denies,
+#: and credentials of the other agents' own.
 DENIED_VARIABLES: Final = frozenset(
     {
         "ANTHROPIC_API_KEY",
         "ANTHROPIC_AUTH_TOKEN",
+        "ANTHROPIC_FOUNDRY_API_KEY",
+        "AWS_ACCESS_KEY_ID",
         "AWS_BEARER_TOKEN_BEDROCK",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
         "AZURE_OPENAI_API_KEY",
         "CLAUDE_CODE_OAUTH_TOKEN",
         "CODEX_ACCESS_TOKEN",
+        "CODEX_AGENT_IDENTITY",
         "CODEX_API_KEY",
+        "CODEX_CONNECTORS_TOKEN",
         "CODEX_EXEC_SERVER_NOISE_AUTH_TOKEN",
+        "CODEX_GUARDIAN_DECISIONS_API_KEY",
         "GEMINI_API_KEY",
+        "GOOGLE_API_KEY",
+        "GOOGLE_APPLICATION_CREDENTIALS",
         "NODE_REPL_AUTH_TOKEN",
         "OPENAI_API_KEY",
         "OPENAI_FEDERATION_RULE_ID",
         "OPENAI_IDENTITY_TOKEN_FILE",
         "OPENAI_WORKLOAD_IDENTITY_CONTEXT",
+        "OPENROUTER_API_KEY",
     }
 )
 #: Headers that a redirect to another server must not take along.
@@ -97,6 +106,8 @@ class Request:
     #: Names in lower case.
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    #: Names of the headers with something of the host's environment in them: for this server, and for no other.
+    confided: frozenset[str] = frozenset()
 
     def head(self) -> bytes:
         """The request line and the headers, as they are sent."""
@@ -146,7 +157,7 @@ class Request:
             (name, value)
             for name, value in self.headers
             if name not in ("referer", "host")
-            and (same or name not in _PRIVATE)
+            and (same or (name not in _PRIVATE and name not in self.confided))
             and (body or not name.startswith("content-"))
         ]
         if not (self.secure and not secure):
@@ -196,7 +207,8 @@ def prepare(params: HttpRequest, environment: Mapping[str, str] = os.environ) ->
     except ValueError:
         raise RpcError(INVALID_PARAMS, base64_fault(params.body_base64 or "")) from None
     wanted = tuple((name, value) for name, value in headers if name not in _FRAMING)
-    return Request(params.method, _spelled(parts, target), secure, host, port, target, wanted, body)
+    confided = frozenset(header.name.lower() for header in params.headers if header.value_env_var is not None)
+    return Request(params.method, _spelled(parts, target), secure, host, port, target, wanted, body, confided)
 
 
 def _invalid(problem: str) -> RpcError:
