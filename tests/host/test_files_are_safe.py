@@ -220,6 +220,35 @@ async def test_nothing_leads_out_of_a_root(tmp_path: Path, path: str) -> None:
         assert place.status().st_size == 1
 
 
+@pytest.mark.parametrize("follow", [True, False])
+async def test_what_is_missing_outside_of_a_root_looks_like_what_is_there(tmp_path: Path, follow: bool) -> None:
+    root = tmp_path / "root"
+    (tmp_path / "outside" / "d").mkdir(parents=True)
+    (tmp_path / "outside" / "f").write_text("x")
+    (tmp_path / "outside" / "loop").symlink_to("loop")
+    (tmp_path / "outside" / "elsewhere").symlink_to("/usr/bin")
+    root.mkdir()
+    (root / "out").symlink_to("../outside")
+    (root / "gone").symlink_to("../outside/no")
+    (root / "loop").symlink_to("loop")
+    (root / "f").write_text("x")
+    scope = Scope.below(str(root))
+    said: set[str] = set()
+    beyond = ["d", "f", "no", "d/no", "no/no", "f/no", "loop", "loop/no", "elsewhere/env", "elsewhere/no", "n" * 300]
+    for way in ("../outside", "out"):
+        for name in beyond:
+            with pytest.raises(RpcError) as refusal:
+                locate(path_of(f"file://{root}/{way}/{name}"), scope, follow=follow)
+            said.add(refusal.value.message)
+    with pytest.raises(RpcError) as refusal:
+        locate(path_of(f"file://{root}/gone/no"), scope, follow=follow)
+    assert said == {refusal.value.message}
+    # Inside everything is told as it is.
+    for name, kind in (("no/no", FileNotFoundError), ("f/no", NotADirectoryError), ("loop/no", OSError)):
+        with pytest.raises(kind):
+            locate(path_of(f"file://{root}/{name}"), scope, follow=follow)
+
+
 async def test_creation_times_are_told_where_they_are_known(client: WireClient, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
     (tmp_path / "l").symlink_to("f")
@@ -283,7 +312,12 @@ async def test_a_host_with_a_root_serves_nothing_outside_of_it(tmp_path: Path, s
         assert base64.b64decode(found["dataBase64"]) == b"inside"
         code, message = await client.error("fs/readFile", {"path": (tmp_path / "outside").as_uri()})
         assert code == -32600, message
+        for missing in ("missing", "missing/file"):
+            assert await client.error("fs/readFile", {"path": (tmp_path / missing).as_uri()}) == (code, message)
         code, _ = await client.error("fs/writeFile", {"path": (tmp_path / "new").as_uri(), "dataBase64": ""})
+        assert code == -32600
+        assert not (tmp_path / "new").exists()
+        code, _ = await client.error("fs/createDirectory", {"path": (tmp_path / "new" / "d").as_uri()})
         assert code == -32600
         assert not (tmp_path / "new").exists()
     finally:

@@ -109,6 +109,15 @@ def locate_entry(path: str, scope: Scope, *, follow: bool = True, write: bool = 
 
 
 def _locate(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, write: bool, tree: bool) -> Place:
+    try:
+        return _follow(path, scope, on_the_way=on_the_way, at_the_end=at_the_end, write=write, tree=tree)
+    except OSError:
+        # What is missing out there must look like what is not.
+        scope.require_inside(path)
+        raise
+
+
+def _follow(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, write: bool, tree: bool) -> Place:
     links = 0
     while True:
         parent, name = posixpath.split(path)

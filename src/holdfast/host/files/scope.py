@@ -33,7 +33,8 @@ class Root:
 
     def require(self, path: str, *, write: bool, tree: bool = False) -> None:
         if not is_below(path, self.path):
-            raise refused(f"`{path}` is outside of `{self.path}`, the root of this exec-server")
+            # Without the path: the real one would tell of symlinks out there.
+            raise refused(f"the path leads outside of `{self.path}`, the root of this exec-server")
         if write and path == self.path:
             raise refused(f"`{path}` is the root of this exec-server")
 
@@ -56,6 +57,17 @@ class Scope:
         """
         for rule in self.rules:
             rule.require(path, write=write, tree=tree)
+
+    def require_inside(self, path: str) -> None:
+        """Check that *path*, which may not exist and may lead anywhere, leads to no place outside of a root.
+
+        :raises RpcError: it does; the error is the same whatever is there, or is not
+        """
+        roots = [rule for rule in self.rules if isinstance(rule, Root)]
+        if roots:
+            real = os.path.realpath(path)
+            for root in roots:
+                root.require(real, write=False)
 
     def narrowed(self, rule: Rule) -> Scope:
         """This scope with one more rule."""
