@@ -114,8 +114,9 @@ async def test_input_without_end_is_refused_before_it_is_begun(host: RunningServ
     # A refused one was not begun: the same again is no repetition. What was taken already still is one.
     again = client.request("process/write", write_params("deaf", part, str(waiting)))
     assert "error" in await client.reply(again)
-    assert await client.result("process/write", write_params("deaf", b"x", "0")) == {"status": "accepted"}
+    repeated = client.request("process/write", write_params("deaf", part, "0"))
     assert await client.result("process/terminate", {"processId": "deaf"}) == {"running": True}
+    assert (await client.reply(repeated))["result"] == {"status": "stdinClosed"}
     await client.until_closed("deaf")
     await client.close()
 
