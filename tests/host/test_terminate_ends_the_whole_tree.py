@@ -191,6 +191,39 @@ async def test_who_may_not_be_signalled_is_a_survivor_and_the_others_end(monkeyp
         await owned.wait()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start what it may not signal")
+async def test_what_runs_as_somebody_else_is_named_and_everything_around_it_ends(state: Path) -> None:
+    """The host is root without CAP_KILL here, which may start a program of nobody's and is nobody to it then."""
+    unprivileged = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", "--"]
+    server = RunningServer(
+        [*unprivileged, sys.executable, "-m", "holdfast.host", "--listen", "unix://", "--state-dir", str(state)]
+    )
+    client, wire = await HostClient.connect(server.url), await WireClient.connect(server.url)
+    foreign = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+    script = "sleep 1000 & exec " + " ".join(foreign) + " sh -c 'echo other $$; exec sleep 1000'"
+    group = "exec " + " ".join(foreign) + " sh -c 'echo other $$; exec sleep 1000'"
+    await client.start(spec("tree", "sh", "-c", script))
+    await wire.start("group", "/bin/sh", "-c", group)
+    await wire.until_output("group", b"\n")
+    others = [(await announced(client, "tree", 1))["other"], int(wire.output("group").split()[1])]
+    try:
+        for method, more in (("process/signal", {"signal": "interrupt"}), ("process/terminate", {})):
+            code, text = await wire.error(method, {"processId": "group", **more})
+            assert (code, text) == (
+                -32603,
+                "The host may send no signal to process group: it runs as somebody else.",
+            )
+        outcome = await within(client.terminate("tree"))
+        assert [member.pid for member in outcome.survivors] == [others[0]]
+        assert [member.command for member in outcome.ended] == ["sleep"]
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGKILL)
+        await wire.close()
+        await client.aclose()
+        assert server.stop() == 0
+
+
 async def test_what_an_exited_process_left_is_ended(client: HostClient) -> None:
     await client.start(spec("e", "sh", "-c", "setsid sleep 1000 & echo left $!; exit 0"))
     pids = await announced(client, "e", 1)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from holdfast.errors import HoldfastError
 from holdfast.host.child import Child
 from holdfast.host.description import Description
 from holdfast.host.drop import SignalDrop
@@ -24,6 +25,12 @@ from holdfast.jsonrpc.event_loop import Poller
 
 #: Seconds until a full file system is tried again.
 RETRY_AFTER: Final = 0.5
+
+
+class NotPermitted(HoldfastError):
+    """The operating system does not let the host send a signal there."""
+
+    code = "not_permitted"
 
 
 class Observer(Protocol):
@@ -302,6 +309,8 @@ class HostedProcess:
         """Send a signal to the process group; False if the process has ended.
 
         While the process is not reaped its pid, and so the number of its group, cannot be anybody else's.
+
+        :raises NotPermitted: all of the group has become somebody else's, as setuid programs do
         """
         if self._child is None or self.pid is None:
             return False
@@ -309,11 +318,20 @@ class HostedProcess:
             os.killpg(self.pid, number)
         except ProcessLookupError:
             return False
+        except PermissionError:
+            raise NotPermitted(
+                f"The host may send no signal to process {self.process_id}: it runs as somebody else.",
+                hint="End it as the user that it runs as, or as root.",
+            ) from None
         return True
 
     def kill_group(self) -> bool:
-        """SIGKILL to the process group at once; True if the process was running."""
+        """SIGKILL to the process group at once; True if the process was running.
+
+        :raises NotPermitted: see :meth:`signal_group`
+        """
         if self.exit is not None:
             return False
+        sent = self.signal_group(signal.SIGKILL)
         self.terminating = True
-        return self.signal_group(signal.SIGKILL)
+        return sent

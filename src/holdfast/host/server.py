@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -26,7 +27,7 @@ from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
 from holdfast.host.places import Places
 from holdfast.host.prepared import PreparedStarts
-from holdfast.host.process import HostedProcess
+from holdfast.host.process import HostedProcess, NotPermitted
 from holdfast.host.recovery import Running, recover
 from holdfast.host.retention import Retention
 from holdfast.host.session import Session, Sessions
@@ -219,7 +220,9 @@ class ProcessHost:
         if process.tree is None:
             return
         if process.description.session_id is not None:
-            process.kill_group()
+            # Who may not be signalled is a survivor of what follows.
+            with contextlib.suppress(NotPermitted):
+                process.kill_group()
             await end_tree(process.tree, grace=0.0)
         else:
             await end_tree(process.tree, grace=STOP_GRACE)
