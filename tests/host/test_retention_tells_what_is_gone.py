@@ -7,7 +7,7 @@ from pathlib import Path
 from holdfast.host.client import HostClient
 from holdfast.host.port import Gap, Kind, ProcessSpec, ProcessState, Record
 
-from .harness import PATH, WireClient, start_host, within
+from .harness import PATH, WireClient, kill_server, start_host, within
 
 
 def spec(process_id: str, script: str) -> ProcessSpec:
@@ -48,3 +48,27 @@ async def test_the_oldest_output_goes_first_and_its_absence_is_a_gap(state: Path
         await wire.close()
         await client.aclose()
         server.stop()
+
+
+def beside_the_mark(state: Path) -> Path:
+    """Where the standard error of the only process was whose output was dropped."""
+    (mark,) = state.glob("processes/*/dropped")
+    return mark.with_name("stderr")
+
+
+async def test_what_a_kill_left_of_it_is_deleted_by_the_next_server(state: Path) -> None:
+    server = start_host(state, "unix://", "--retain-bytes", "1000")
+    client = await HostClient.connect(server.url)
+    await client.start(spec("p", "head -c 2000 /dev/zero; echo error >&2"))
+    await read(client, "p")
+    leftover = beside_the_mark(state)
+    assert not leftover.exists()
+    leftover.write_bytes(b"error\n")
+    await kill_server(server)
+    await client.status("p")
+    assert not leftover.exists()
+    gap, *ends = await read(client, "p")
+    assert isinstance(gap, Gap)
+    assert [end.kind for end in ends if isinstance(end, Record)] == [Kind.EXITED, Kind.CLOSED]
+    await client.aclose()
+    server.stop()

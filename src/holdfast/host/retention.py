@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from holdfast.host.process import HostedProcess
+
+_log = logging.getLogger(__name__)
 
 
 class Retention:
@@ -18,15 +22,28 @@ class Retention:
 
     def count(self, process: HostedProcess) -> None:
         """Count a closed log, and make room."""
-        size = 0 if process.log.dropped else process.log.stored_bytes()
+        size = process.log.stored_bytes()
         if not size:
             return
         self._sizes[process] = size
         self.kept += size
+        if process.log.dropped:
+            # An earlier server was killed while it deleted that.
+            self._drop(process)
         while self.kept > self.budget and self._sizes:
-            oldest = next(iter(self._sizes))
-            self.forget(oldest)
-            oldest.log.drop_output()
+            if not self._drop(next(iter(self._sizes))):
+                break
+
+    def _drop(self, process: HostedProcess) -> bool:
+        """Delete the output of *process*; False if that is not possible now, and is tried again with the next log."""
+        try:
+            process.log.drop_output()
+        except OSError as error:
+            _log.warning("the output of process %s cannot be deleted: %s", process.process_id, error)
+            return False
+        _log.info("deleted the output of process %s: %d bytes", process.process_id, self._sizes[process])
+        self.forget(process)
+        return True
 
     def forget(self, process: HostedProcess) -> None:
         """Count it no more: its output is gone, or somebody else's now."""
