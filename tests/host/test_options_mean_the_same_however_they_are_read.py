@@ -31,6 +31,7 @@ def test_usual_options_need_no_parser(given: list[str]) -> None:
             ["-h"],
             ["--list", "unix://"],
             ["--log-format", "json"],
+            ["--log-level", "info"],
             ["--idle-exit"],
             ["--idle-exit", "soon"],
         ),

@@ -125,7 +125,7 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *given, f"{SUCCEED}{will}"])
 
-    _configure_log(settings.log_format)
+    _configure_log(settings)
     service = Service(
         directory=Path(estate.directory),
         listener=listener,
@@ -158,7 +158,7 @@ def serve_stdio(given: list[str]) -> int | None:
     from holdfast.host.keeping import KeeperLink
     from holdfast.host.serving import Service, serve
 
-    _configure_log(settings.log_format)
+    _configure_log(settings)
     try:
         service = Service(
             directory=directory,
@@ -204,6 +204,7 @@ def _settings(options: Options, child_descriptors: int) -> Settings:
     return Settings(
         retain_bytes=options.retain_bytes,
         log_format=options.log_format,
+        log_level=options.log_level,
         child_descriptors=child_descriptors,
         idle_exit=options.idle_exit,
         root=None if options.root is None else os.path.realpath(options.root),
@@ -252,12 +253,13 @@ def _access(options: Options) -> Access | None:
     )
 
 
-def _configure_log(log_format: str) -> None:
+def _configure_log(settings: Settings) -> None:
     import logging
 
     from holdfast.host.log_lines import configure
 
-    configure(level=logging.WARNING, log_format=log_format)
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    configure(level=level, log_format=settings.log_format)
 
 
 def _directory(given: Path | None, name: str) -> tuple[Path, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.host import parameters
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 #: Version of the extensions, announced in the result of ``initialize``.
 EXTENSION_VERSION: Final = 1
 
+_log = logging.getLogger(__name__)
+
 
 @method("initialize", parameters.Initialize)
 def initialize(client: ClientConnection, params: parameters.Initialize) -> Reply:
@@ -25,6 +28,7 @@ def initialize(client: ClientConnection, params: parameters.Initialize) -> Reply
     if params.resume_session_id is None:
         session = host.sessions.open()
         client.attach(session)
+        _log.info("%r opened session %s", params.client_name, session.session_id)
     else:
         resumed = host.sessions.find(params.resume_session_id)
         if resumed is None:
@@ -33,6 +37,7 @@ def initialize(client: ClientConnection, params: parameters.Initialize) -> Reply
         if session.connection is not None:
             session.connection.taken_over()
         client.attach(session)
+        _log.info("%r resumed session %s", params.client_name, session.session_id)
         for process in session.processes.values():
             if not process.closed:
                 client.push(process, process.log.last_seq)

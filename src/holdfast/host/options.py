@@ -32,6 +32,7 @@ class Options:
     proxy_private_ips_via_upstream: bool = False
     remote_transport: str | None = None
     log_format: str = "text"
+    log_level: str = "warning"
     ws_auth: str | None = None
     ws_token_file: Path | None = None
     ws_token_sha256: str | None = None
@@ -127,6 +128,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--proxy-private-ips-via-upstream", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--remote-transport", help=argparse.SUPPRESS)
     parser.add_argument("--log-format", choices=["text", "json"], help="lines for people, or JSON objects")
+    parser.add_argument(
+        "--log-level",
+        choices=["error", "warning", "info"],
+        help="what is told on standard error: failures, also what an operator should know (default), or also every "
+        "client and process",
+    )
     access = parser.add_argument_group("authentication of WebSocket clients (required off loopback)")
     access.add_argument("--ws-auth", choices=["capability-token", "signed-bearer-token"])
     access.add_argument("--ws-token-file", metavar="FILE", type=Path, help="the capability token")

@@ -39,9 +39,9 @@ class Retention:
         try:
             process.log.drop_output()
         except OSError as error:
-            _log.warning("the output of process %s cannot be deleted: %s", process.process_id, error)
+            _log.warning("the output of process %r cannot be deleted: %s", process.process_id, error)
             return False
-        _log.info("deleted the output of process %s: %d bytes", process.process_id, self._sizes[process])
+        _log.info("deleted the output of process %r: %d bytes", process.process_id, self._sizes[process])
         self.forget(process)
         return True
 

@@ -108,6 +108,7 @@ class ProcessHost:
         held, children = self._link.take_over()
         if (staged := held.pop(_STAGING, None)) is not None:
             self._staging = Staging.recover(self._hold_staging, staged)
+        lost = 0
         for found in recover(
             self._processes_directory,
             held,
@@ -129,6 +130,7 @@ class ProcessHost:
             if found.running is not None:
                 self._resume(process, found.running, children)
             if found.survivors is not None:
+                lost += 1
                 self._spawn_task(self._end_lost(process, found.survivors))
         for key, descriptors in held.items():
             # Nobody's any more: what recovery used, it took out.
@@ -136,6 +138,8 @@ class ProcessHost:
                 os.close(descriptor)
             self._link.let(key)
         self._link.adopt(list(self._kept))
+        if self._link.outlived or lost:
+            _log.warning("took over from a server that died: %d processes go on, %d were lost", len(self.live), lost)
 
     def _resume(self, process: HostedProcess, running: Running, children: list[int]) -> None:
         self.live.add(process)
@@ -346,6 +350,7 @@ class ProcessHost:
         finally:
             os.close(record)
         process.started(pid, ticks, preparation.streams, child)
+        _log.info("started process %r: pid %d", process_id, pid)
         namespace[process_id] = process
         self.live.add(process)
         if session is None and self.delegation.directory is not None:
@@ -373,6 +378,7 @@ class ProcessHost:
     def _process_closed(self, process: HostedProcess) -> None:
         self.live.discard(process)
         self._link.let(process.key)
+        _log.info("process %r is closed, exit %s", process.process_id, process.exit and process.exit[0])
         self._idle_since = monotonic()
         if not self.live:
             self._all_closed.set()

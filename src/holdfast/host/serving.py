@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.keeper import ENDING
@@ -19,6 +20,11 @@ from holdfast.host.server import ProcessHost
 from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.event_loop import EventLoop
 from holdfast.jsonrpc.streams import Serving
+
+if TYPE_CHECKING:
+    from holdfast.host.authentication import Authorize
+
+_log = logging.getLogger(__name__)
 
 
 class Service(NamedTuple):
@@ -34,7 +40,7 @@ class Service(NamedTuple):
     #: How many descriptors a child may have.
     child_descriptors: int
     #: Decides on the headers of a WebSocket upgrade; see :mod:`holdfast.host.authentication`.
-    authorize: Callable[[Mapping[str, str]], str | None] | None
+    authorize: Authorize | None
     #: The directory outside of which ``fs/*`` touches nothing; None for no limit.
     root: str | None
 
@@ -80,6 +86,7 @@ async def _serve(
     def take_its_place() -> None:
         # Who stops needs no keeper any more.
         if succeed is not None and not stop.is_set():
+            _log.warning("the keeper of this server died; it becomes the keeper, and another one the server")
             succeed(host)
 
     link.on_death = keeper_died
@@ -106,8 +113,9 @@ async def _serve(
     else:
         from holdfast.jsonrpc.websocket import serve_websocket
 
-        server = await serve_websocket(service.listener, accept, service.authorize)
+        server = await serve_websocket(service.listener, accept, service.authorize and _told(service.authorize))
     link.ready()
+    _log.info("serves %s, with its state in %s", service.url or "standard input and output", service.directory)
     if announce and service.url:
         # The one line on standard output: the host is ready, and this is where.
         print(service.url, flush=True)
@@ -120,6 +128,7 @@ async def _serve(
     else:
         await _stopped_or_idle(stop, host, service.idle_exit)
         stop.set()
+    _log.info("ends, with everything that runs in it")
     if server is not None:
         server.close()
     await host.stop()
@@ -133,6 +142,18 @@ async def _stopped_or_idle(stop: asyncio.Event, host: ProcessHost, limit: float)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), max(0.02, limit - host.idle_for))
             return
+
+
+def _told(authorize: Authorize) -> Authorize:
+    """The same decision, and the operator is told of who is not admitted."""
+
+    def decide(headers: Mapping[str, str]) -> str | None:
+        refusal = authorize(headers)
+        if refusal is not None:
+            _log.warning("did not admit a client: %s", refusal)
+        return refusal
+
+    return decide
 
 
 def _keep_free_memory() -> None:

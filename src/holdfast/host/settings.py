@@ -38,6 +38,7 @@ class Settings(NamedTuple):
     #: Bytes of output of closed processes that are retained.
     retain_bytes: int
     log_format: str
+    log_level: str
     #: How many descriptors the host was allowed when it was started, and its children are.
     child_descriptors: int
     #: Seconds, or None to stay.
@@ -52,6 +53,7 @@ class Settings(NamedTuple):
         told: dict[str, object] = {
             "retain_bytes": self.retain_bytes,
             "log_format": self.log_format,
+            "log_level": self.log_level,
             "child_descriptors": self.child_descriptors,
             "idle_exit": self.idle_exit,
             "root": self.root,
@@ -80,6 +82,7 @@ class Settings(NamedTuple):
         return cls(
             int(told["retain_bytes"]),
             told["log_format"],
+            told["log_level"],
             int(told["child_descriptors"]),
             None if idle_exit is None else float(idle_exit),
             told.get("root"),
