@@ -24,9 +24,11 @@ from holdfast.doctor.installation import LibrariesCheck, PythonCheck, SqliteChec
 from holdfast.doctor.machine_clock import ClockCheck
 from holdfast.doctor.reachable import ReachableCheck
 from holdfast.doctor.report import CheckResult, apply_fixes, diagnose
+from holdfast.doctor.sandbox import SandboxCheck
 from holdfast.doctor.sockets import StaleSocketsCheck
 from holdfast.doctor.state import SocketPathCheck, SpaceCheck, StateDirectoryCheck, StateFilesCheck, WritableCheck
 from holdfast.errors import Unavailable
+from holdfast.host.sandbox.bubblewrap import unusable
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's files")
 
@@ -395,6 +397,18 @@ async def test_a_clock_that_is_behind_and_a_boot_that_has_no_name(monkeypatch: p
     monkeypatch.undo()
     monkeypatch.setattr(machine_clock, "boot_id", lambda: "")
     await found(ClockCheck(), Level.ERROR, "boot_id readable")
+
+
+async def test_a_sandbox_is_tried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await found(SandboxCheck(), Level.OK)
+    unusable.cache_clear()
+    fake_program(tmp_path / "bin", "bwrap", "echo No permissions to create new namespace; exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    await found(SandboxCheck(), Level.INFO, "No permissions to create new namespace", "allow user namespaces")
+    unusable.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    await found(SandboxCheck(), Level.INFO, "bubblewrap (bwrap) is not installed", "Install bubblewrap")
+    unusable.cache_clear()
 
 
 # --- what runs by itself

@@ -13,6 +13,7 @@ from holdfast.doctor.database import DatabaseCheck
 from holdfast.doctor.git import GitCheck, RepositoryCheck
 from holdfast.doctor.installation import LibrariesCheck, PythonCheck, SqliteCheck
 from holdfast.doctor.machine_clock import ClockCheck
+from holdfast.doctor.sandbox import SandboxCheck
 from holdfast.doctor.sockets import StaleSocketsCheck
 from holdfast.doctor.state import (
     SocketPathCheck,
@@ -47,6 +48,7 @@ def standard_checks(
         DatabaseCheck(state),
         StaleSocketsCheck(_socket_directories(state)),
         *reachable,
+        SandboxCheck(),
         GitCheck(environment),
         RepositoryCheck(directory, environment),
         *_agent_checks(environment),
