@@ -32,6 +32,11 @@ def test_commands_and_options(state: Path) -> None:
     assert complete("run", "codex", "--idle") == {"--idle-timeout"}
 
 
+def test_options_of_the_host(state: Path) -> None:
+    assert complete("exec-server", "--st") == {"--state-dir"}
+    assert complete("exec-server", "--listen", "unix://", "--log-") == {"--log-format", "--log-level"}
+
+
 def test_agents(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_CONFIG", str(tmp_path / "config.toml"))
     assert complete("run", "c") >= {"codex", "claude"}
