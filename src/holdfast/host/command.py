@@ -136,7 +136,10 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
         authorize=settings.access and settings.access.authorize(),
         root=settings.root,
     )
-    status = serve(service, link, succeed, announce=announce)
+    try:
+        status = serve(service, link, succeed, announce=announce)
+    except HoldfastError as error:
+        status = _complain(error)
     if not link.kept:
         # The keeper, which would do it, was killed meanwhile.
         estate.clean_up()
@@ -171,6 +174,8 @@ def serve_stdio(given: list[str]) -> int | None:
             root=settings.root,
         )
         return serve(service, KeeperLink(None), None, announce=False)
+    except HoldfastError as error:
+        return _complain(error)
     finally:
         if own:
             remove_directory(directory)

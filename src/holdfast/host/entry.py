@@ -77,7 +77,16 @@ def _tell_manager() -> None:
 
 
 def prepare_process() -> int:
-    """Inherit nothing to children, and use all descriptors that there can be; returns how many it was before."""
+    """Inherit nothing to children, and use all descriptors that there can be; returns how many it was before.
+
+    The numbers of standard input, output and errors are never anything else's: what is closed becomes ``/dev/null``.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # What is opened gets the lowest number that is free.
+            os.open(os.devnull, os.O_RDWR)
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         if descriptor > 2:

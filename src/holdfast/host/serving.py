@@ -8,11 +8,11 @@ import gc
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
+from holdfast.errors import HoldfastError
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.keeper import ENDING
 from holdfast.host.keeping import KeeperLink
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
     from holdfast.host.authentication import Authorize
 
 _log = logging.getLogger(__name__)
+
+
+class StandardStreamFailed(HoldfastError):
+    """Standard input or output cannot be used."""
+
+    code = "standard_stream_failed"
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(
+            f"Standard input or output failed: {error.strerror}.",
+            hint="Give the host a pipe, a socket, a terminal, or a file that can be read or written.",
+        )
 
 
 class Service(NamedTuple):
@@ -58,6 +70,8 @@ def serve(
     """Serve until told to stop; returns the exit status.
 
     *succeed* is called when the keeper has died: it makes this process the next keeper.
+
+    :raises StandardStreamFailed: the one client cannot be heard or told anything, or nobody can be told the URL
     """
     _keep_free_memory()
     with asyncio.Runner(loop_factory=EventLoop) as runner:
@@ -95,17 +109,20 @@ async def _serve(
         return ClientConnection(host, connection, root=service.root)
 
     server: Serving | None = None
+    failure: Exception | None = None
     if service.listener is None:
-        from holdfast.jsonrpc.lines import serve_stdio
+        from holdfast.jsonrpc.lines import LineConnection
+        from holdfast.jsonrpc.stdio import serve_stdio
 
         class OnlyClient(ClientConnection):
             def connection_lost(self) -> None:
+                nonlocal failure
                 super().connection_lost()
+                assert isinstance(self.connection, LineConnection)
+                failure = self.connection.failure
                 stop.set()
 
-        await serve_stdio(
-            sys.stdin.buffer, sys.stdout.buffer, lambda connection: OnlyClient(host, connection, root=service.root)
-        )
+        await serve_stdio(lambda connection: OnlyClient(host, connection, root=service.root))
     elif service.listener.family == socket.AF_UNIX:
         from holdfast.jsonrpc.lines import serve_unix
 
@@ -118,7 +135,14 @@ async def _serve(
     _log.info("serves %s, with its state in %s", service.url or "standard input and output", service.directory)
     if announce and service.url:
         # The one line on standard output: the host is ready, and this is where.
-        print(service.url, flush=True)
+        try:
+            print(service.url, flush=True)
+        except BrokenPipeError:
+            # Who started the host is gone; the host stays, as it does when that happens a moment later.
+            pass
+        except OSError as error:
+            failure = error
+            stop.set()
     # What exists now lives as long as the host: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -133,6 +157,9 @@ async def _serve(
         server.close()
     await host.stop()
     link.leave()
+    # That the client went away is no failure.
+    if isinstance(failure, OSError) and not isinstance(failure, ConnectionError):
+        raise StandardStreamFailed(failure)
     return 0
 
 

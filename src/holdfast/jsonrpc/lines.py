@@ -1,4 +1,4 @@
-"""Newline-delimited JSON: over a Unix socket, or over standard input and output.
+"""Newline-delimited JSON, over a Unix socket; :mod:`holdfast.jsonrpc.stdio` has it over standard input and output.
 
 One message is one line, LF or CRLF; blank lines are ignored; a last line without its newline at end of file is no
 message.  The Unix transport speaks lines rather than WebSocket: there is no browser to defend against behind a 0600
@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from holdfast.jsonrpc.connection import BACKLOG_LIMIT, HIGH_WATER, LOW_WATER, Connection, MessageHandler
 from holdfast.jsonrpc.messages import MESSAGE_LIMIT
@@ -29,6 +29,8 @@ class LineConnection(asyncio.Protocol, Connection):
     def __init__(self, accept: Accept, *, peer: str, origin: str, expected_uid: int | None = None) -> None:
         self.peer = peer
         self.origin = origin
+        #: What ended the connection, if anything failed.
+        self.failure: Exception | None = None
         self._accept = accept
         self._expected_uid = expected_uid
         self._handler: MessageHandler | None = None
@@ -41,15 +43,20 @@ class LineConnection(asyncio.Protocol, Connection):
         if self._expected_uid is not None and _peer_uid(stream.get_extra_info("socket")) != self._expected_uid:
             stream.abort()
             return
-        self.attach_writer(stream)
+        self.begin(stream)
+
+    def begin(self, writer: asyncio.WriteTransport) -> None:
+        """Send through *writer*, and let the handler know."""
+        self._transport = writer
+        writer.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         self._handler = self._accept(self)
         if self._handler is None:
-            stream.abort()
+            writer.abort()
 
-    def attach_writer(self, transport: asyncio.WriteTransport) -> None:
-        """Send through *transport* from now on."""
-        self._transport = transport
-        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self._transport is None
 
     def data_received(self, data: bytes) -> None:
         handler = self._handler
@@ -88,6 +95,7 @@ class LineConnection(asyncio.Protocol, Connection):
         self._transport = None
         handler, self._handler = self._handler, None
         if handler is not None:
+            self.failure = exc
             handler.connection_lost()
 
     def pause_writing(self) -> None:
@@ -153,47 +161,3 @@ async def connect_unix(path: Path, accept: Accept) -> Connection:
         lambda: LineConnection(accept, peer=str(path), origin="exec-server unix socket"), str(path)
     )
     return protocol
-
-
-async def serve_stdio(reader: IO[bytes], writer: IO[bytes], accept: Accept) -> Connection:
-    """Serve the one connection that standard input and output make."""
-    loop = asyncio.get_running_loop()
-    connection = LineConnection(accept, peer="stdio", origin="exec-server stdio")
-    transport, _ = await loop.connect_write_pipe(lambda: _Forwarding(connection), writer)
-    await loop.connect_read_pipe(lambda: _StdioReader(connection, accept, transport), reader)
-    return connection
-
-
-class _Forwarding(asyncio.BaseProtocol):
-    """Passes the flow control of the write pipe to the connection."""
-
-    def __init__(self, connection: LineConnection) -> None:
-        self._connection = connection
-
-    def pause_writing(self) -> None:
-        self._connection.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._connection.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.connection_lost(exc)
-
-
-class _StdioReader(asyncio.Protocol):
-    """Passes what arrives on the read pipe to the connection, and makes its handler when the pipe is ready."""
-
-    def __init__(self, connection: LineConnection, accept: Accept, writer: asyncio.WriteTransport) -> None:
-        self._connection = connection
-        self._accept = accept
-        self._writer = writer
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._connection.attach_writer(self._writer)
-        self._connection._handler = self._accept(self._connection)  # pyright: ignore[reportPrivateUsage]
-
-    def data_received(self, data: bytes) -> None:
-        self._connection.data_received(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.connection_lost(exc)
