@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from holdfast.host.client import HostClient
+from holdfast.host.dispatch import IN_FLIGHT
 from holdfast.jsonrpc.upgrade import UNFINISHED
 
-from .harness import RunningServer, WireClient, start_host, within
+from .harness import RunningServer, WireClient, start_host, within, write_params
 from .promises import peak, resident, spec
 
 KEY = base64.b64encode(b"0123456789abcdef").decode()
@@ -351,3 +352,24 @@ async def test_ids_and_paths_are_data(host: RunningServer, state: Path) -> None:
     assert {status.process_id for status in await client.list()} == set(names)
     assert sorted(os.listdir(state.parent)) == before
     await client.aclose()
+
+
+async def test_what_is_refused_because_too_much_waits_has_done_nothing(
+    websocket_host: RunningServer, bystander: WireClient
+) -> None:
+    client = await WireClient.connect(websocket_host.url)
+    await client.start("p", "/bin/cat", pipeStdin=True)
+    for _ in range(IN_FLIGHT):
+        client.request("process/read", {"processId": "p", "waitMs": 2**40})
+    full = (-32600, "too many requests in flight")
+    assert await client.error("process/write", write_params("p", b"refused\n", "1")) == full
+    assert await client.error("process/terminate", {"processId": "p"}) == full
+    start = {"processId": "q", "argv": ["/bin/cat"], "cwd": "file:///", "env": {}, "tty": False, "pipeStdin": True}
+    assert await client.error("process/start", start) == full
+    again = await WireClient.connect(websocket_host.url, resume=client.session)
+    await again.result("process/write", write_params("p", b"taken\n", "1"))
+    await again.until_output("p", b"\n")
+    assert again.output("p") == b"taken\n"
+    assert await again.error("process/read", {"processId": "q"}) == (-32600, "unknown process id q")
+    assert await again.result("process/terminate", {"processId": "p"}) == {"running": True}
+    await again.close()

@@ -35,7 +35,7 @@ from holdfast.jsonrpc.messages import (
     encode_result,
 )
 
-#: Requests of one connection that may be waiting at the same time.
+#: Requests of one connection that may be waiting at the same time; while there are so many, all others are refused.
 IN_FLIGHT: Final = 4096
 #: Their methods are in the table from the start; the others are imported when one of them is called.
 EVERYDAY: Final = (control, handshake, reading, starting, status, subscribing)
@@ -122,17 +122,15 @@ class ClientConnection:
             if (self.session is None or not self._ready) and name != "initialize":
                 step = "call initialize" if self.session is None else "send initialized"
                 raise RpcError(INVALID_REQUEST, f"client must {step} before using {method.group} methods")
+            # Ahead of the call: what is refused has done nothing.
+            if len(self._tasks) + len(self._deferred) >= IN_FLIGHT:
+                raise RpcError(INVALID_REQUEST, "too many requests in flight")
             reply = method.call(self, value)
         except Exception as error:
             self._fail(identity, error)
             return
         if isinstance(reply, bytes):
             self.connection.send(encode_result(identity, reply))
-            return
-        if len(self._tasks) + len(self._deferred) >= IN_FLIGHT:
-            if asyncio.iscoroutine(reply):
-                reply.close()
-            self.connection.send(encode_error(identity, INVALID_REQUEST, "too many requests in flight"))
             return
         if isinstance(reply, Deferred):
             self._defer(identity, reply)
