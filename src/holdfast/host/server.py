@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -278,8 +278,11 @@ class ProcessHost:
         stdin_file: str | None = None,
         signal_drop: bool = False,
         sandboxed: bool = False,
+        descriptors: Collection[int] = (),
     ) -> HostedProcess:
         """Start a process in *session*, or in the namespace of the host if that is None.
+
+        It inherits *descriptors*, next to its streams.
 
         :raises DuplicateProcess: the id is taken
         :raises RpcError: the host is stopping
@@ -324,6 +327,7 @@ class ProcessHost:
                 env=env,
                 home=self._home,
                 limit=self._descriptor_limit,
+                descriptors=descriptors,
             )
             preparation.release()
             ticks = self._start_clock.ticks(pid, before)

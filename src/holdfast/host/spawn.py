@@ -16,7 +16,7 @@ import signal
 import stat
 import struct
 import termios
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -197,15 +197,19 @@ def spawn(
     env: Mapping[str, str],
     home: int,
     limit: DescriptorLimit,
+    descriptors: Collection[int] = (),
 ) -> int:
     """Start *program* with *argv* in *cwd* with exactly *env*; returns its pid.
 
     *home* is a descriptor of the directory that the host itself lives in, *limit* that of children.  The child leads a
-    session and a process group of its own.
+    session and a process group of its own.  It has *descriptors* under the same numbers, which are above those of its
+    streams.
 
     :raises OSError: with the reason of the operating system; nothing runs
     :raises ValueError: a NUL byte in an argument or in the environment
     """
+    # Onto itself: that lets it stay open.
+    actions = preparation.actions + [(os.POSIX_SPAWN_DUP2, number, number) for number in descriptors]
     os.chdir(cwd)
     try:
         limit.lower(home)
@@ -222,7 +226,7 @@ def spawn(
                     candidate,
                     argv,
                     env,
-                    file_actions=preparation.actions,
+                    file_actions=actions,
                     setsid=True,
                     setsigmask=(),
                     setsigdef=_RESET_SIGNALS,

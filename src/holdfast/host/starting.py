@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -65,18 +66,32 @@ def _is_nothing(value: msgspec.Raw) -> bool:
 async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, cwd: str, env: dict[str, str]) -> bytes:
     from holdfast.host.files.service import FileService
     from holdfast.host.sandbox.command_line import command_line
+    from holdfast.host.sandbox.handover import HELPERS_ENVIRONMENT
 
     try:
-        argv = await client.resource(FileService, FileService).in_thread(command_line, params, cwd, env)
+        command = await client.resource(FileService, FileService).in_thread(command_line, params, cwd, env)
     except OSError as error:
         raise RpcError(INTERNAL_ERROR, describe_os_error(error)) from None
     except ValueError:
         raise RpcError(INTERNAL_ERROR, "nul byte found in provided data") from None
     if client.session is None:
         raise RpcError(INVALID_REQUEST, "the session was resumed by another connection")
-    if argv is None:
+    if command is None:
         return _start(client, params, params.argv[0], params.argv, cwd, env)
-    return _start(client, params, argv[0], argv, cwd, env, sandbox_type=b"linuxSeccomp")
+    try:
+        with command.handed_over() as (argv, descriptors):
+            return _start(
+                client,
+                params,
+                argv[0],
+                argv,
+                cwd,
+                HELPERS_ENVIRONMENT,
+                descriptors=descriptors,
+                sandbox_type=b"linuxSeccomp",
+            )
+    except OSError as error:
+        raise RpcError(INTERNAL_ERROR, describe_os_error(error)) from None
 
 
 def _start(
@@ -85,8 +100,9 @@ def _start(
     program: str,
     argv: list[str],
     cwd: str,
-    env: dict[str, str],
+    env: Mapping[str, str],
     *,
+    descriptors: Collection[int] = (),
     sandbox_type: bytes = b"none",
 ) -> bytes:
     extension = params.holdfast or parameters.StartExtension()
@@ -109,6 +125,7 @@ def _start(
             stdin_file=extension.stdin_file,
             signal_drop=extension.persistent and extension.signal_drop,
             sandboxed=sandbox_type != b"none",
+            descriptors=descriptors,
         )
     except DuplicateProcess as error:
         raise RpcError(INVALID_REQUEST, error.message) from None

@@ -1,8 +1,10 @@
 """Running a process in a sandbox with bubblewrap (``bwrap``), where it is installed and really works.
 
-A shell opens the filter of system calls for it, which it wants as a descriptor.  Two helpers of coreutils stand around
-it: ``bwrap`` waits for its child in the process group of the child, and a ^C for the child must not end ``bwrap``.  So
-it is started with those signals ignored, and the child with them restored.
+Two helpers of coreutils stand around it: ``bwrap`` waits for its child in the process group of the child, and a ^C for
+the child must not end ``bwrap``.  So it is started with those signals ignored, and the child with them restored.
+
+What stands around it runs outside of the sandbox, and so with nothing of the environment that the client wants:
+``bwrap`` makes that for its child.
 """
 
 from __future__ import annotations
@@ -16,20 +18,20 @@ from functools import cache
 from typing import Final
 
 from holdfast.host.files.scope import is_below
+from holdfast.host.sandbox.handover import HELPERS_ENVIRONMENT, Given, SandboxedCommand
 from holdfast.host.sandbox.mount_points import LIFE, TOOLS, can_be_made, with_mount_points
 from holdfast.host.sandbox.permissions import Access
 from holdfast.host.sandbox.policy import Grant, Policy, cannot_honour
-from holdfast.host.sandbox.seccomp import is_known, program_file
+from holdfast.host.sandbox.seccomp import is_known, program
 
 #: Seconds that the trial may take.
 _TRIAL: Final = 10.0
 _SIGNALS: Final = "INT,TERM,HUP,QUIT"
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-
-
-#: Runs the arguments after the first one with the file that it names as descriptor 3.  The shell stays: the server may
-#: die and its processes go on, but ``bwrap`` dies with its parent.
-_WITH_FILTER: Final = 'filter=$1; shift; "$@" 3<"$filter"; exit $?'
+#: Words that ``bwrap`` takes, at most.
+_WORDS: Final = 9000
+#: Runs the arguments.  The shell stays: the server may die and its processes go on, but ``bwrap`` dies with its parent.
+_PARENT: Final = '"$@"; exit $?'
 
 
 @cache
@@ -44,14 +46,17 @@ def unusable() -> str | None:
         return f"there is no filter of system calls for {machine}"
     trial = Policy((Grant("/", Access.READ, True),), network=False)
     try:
-        done = subprocess.run(
-            [*_wrap(trial, "/"), "/bin/true"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_TRIAL,
-            text=True,
-        )
+        with _command(trial, ["/bin/true"], cwd="/", env={}).handed_over() as (argv, descriptors):
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=HELPERS_ENVIRONMENT,
+                pass_fds=descriptors,
+                timeout=_TRIAL,
+                text=True,
+            )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"bubblewrap does not work here: {error}"
     if done.returncode != 0:
@@ -59,19 +64,20 @@ def unusable() -> str | None:
     return None
 
 
-def sandboxed(policy: Policy, program: str, argv: list[str], *, cwd: str, env: Mapping[str, str]) -> list[str]:
-    """The command line that runs *program* with the arguments ``argv[1:]`` under *policy*.
+def sandboxed(policy: Policy, argv: list[str], *, cwd: str, env: Mapping[str, str]) -> SandboxedCommand:
+    """What runs the program ``argv[0]`` with the arguments ``argv[1:]`` and exactly *env* under *policy*.
 
     :raises RpcError: the policy cannot be enforced here
     :raises OSError: there is no such program
+    :raises ValueError: a NUL byte in the environment
     """
     reason = unusable()
     if reason is not None:
         raise cannot_honour(reason)
-    path = _find(program, cwd, env)
+    path = _find(argv[0], cwd, env)
     if "=" in path:
         raise cannot_honour(f"the name of the program `{path}` contains `=`")
-    return [*_wrap(policy, cwd), path, *argv[1:]]
+    return _command(policy, [path, *argv[1:]], cwd=cwd, env=env)
 
 
 def _find(program: str, cwd: str, env: Mapping[str, str]) -> str:
@@ -89,11 +95,14 @@ def _tool(name: str) -> str:
     return found
 
 
-def _wrap(policy: Policy, cwd: str) -> list[str]:
-    env, shell = _tool("env"), _tool("sh")
+def _command(policy: Policy, argv: list[str], *, cwd: str, env: Mapping[str, str]) -> SandboxedCommand:
+    setenv, shell = _tool("env"), _tool("sh")
+    options = _environment(env)
     covered = [grant.path for grant in policy.grants if _is_covered(policy, grant)]
-    bwrap = [
+    bwrap: list[str | Given] = [
         _tool("bwrap"),
+        "--args",
+        Given.OPTIONS,
         "--unshare-user",
         # In a user namespace of its own a command could take the mounts apart that protect what lies below them.
         "--disable-userns",
@@ -104,17 +113,36 @@ def _wrap(policy: Policy, cwd: str) -> list[str]:
         "--cap-drop",
         "ALL",
         "--seccomp",
-        "3",
+        Given.FILTER,
         *(["--sync-fd", str(LIFE)] if covered else []),
         *_mounts(policy, covered),
         "--chdir",
         cwd,
         "--",
-        env,
+        setenv,
         f"--default-signal={_SIGNALS}",
+        *argv,
     ]
-    filtered = [shell, "-c", _WITH_FILTER, "sh", program_file(network=policy.network), *bwrap]
-    return [env, f"--ignore-signal={_SIGNALS}", *with_mount_points(shell, covered, filtered)]
+    if len(bwrap) + len(options) > _WORDS:
+        raise cannot_honour(f"the command, its environment and the entries are more than {_WORDS} words for bubblewrap")
+    words = with_mount_points(shell, covered, [shell, "-c", _PARENT, "sh", *bwrap])
+    return SandboxedCommand(
+        [setenv, f"--ignore-signal={_SIGNALS}", *words],
+        {
+            Given.FILTER: program(os.uname().machine, network=policy.network),
+            Given.OPTIONS: b"".join(os.fsencode(word) + b"\0" for word in options),
+        },
+    )
+
+
+def _environment(env: Mapping[str, str]) -> list[str]:
+    """The options that make an environment."""
+    words = ["--clearenv"]
+    for name, value in env.items():
+        if "\0" in name or "\0" in value:
+            raise ValueError("a NUL byte would end the word, and what follows it would be an option")
+        words += ["--setenv", name, value]
+    return words
 
 
 def _mounts(policy: Policy, covered: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From the parameters of ``process/start`` to the command line that runs in the sandbox they ask for."""
+"""From the parameters of ``process/start`` to the command that runs in the sandbox they ask for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import msgspec
 
 from holdfast.host.parameters import Start
 from holdfast.host.sandbox.bubblewrap import sandboxed
+from holdfast.host.sandbox.handover import SandboxedCommand
 from holdfast.host.sandbox.permissions import SandboxContext
 from holdfast.host.sandbox.policy import cannot_honour, policy_of
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
 
-def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> list[str] | None:
-    """The command line; None if the client's sandbox is "no sandbox".  Runs in a worker thread.
+def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> SandboxedCommand | None:
+    """What to run; None if the client's sandbox is "no sandbox".  Runs in a worker thread.
 
     :raises RpcError: the sandbox is malformed, or cannot be had here
     :raises OSError: there is no such program
@@ -31,4 +32,4 @@ def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> list[str] |
         raise cannot_honour("together with `arg0`")
     if params.holdfast is not None and params.holdfast.persistent:
         raise cannot_honour("for a process that outlives its session")
-    return sandboxed(policy, params.argv[0], params.argv, cwd=cwd, env=env)
+    return sandboxed(policy, params.argv, cwd=cwd, env=env)

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterable
 from typing import Final
 
+from holdfast.host.sandbox.handover import Given
+
 #: The programs that this takes, next to ``cat`` and, to tidy up, ``flock``.
 TOOLS: Final = ("mkdir", "rmdir", "sleep")
 #: The descriptor that ``bwrap`` keeps open as long as anything in its sandbox lives (``--sync-fd``).
@@ -77,7 +79,7 @@ def can_be_made(path: str) -> bool:
     return os.stat(above).st_uid == os.geteuid() or os.access(above, os.W_OK)
 
 
-def with_mount_points(shell: str, paths: Iterable[str], argv: list[str]) -> list[str]:
+def with_mount_points(shell: str, paths: Iterable[str], argv: list[str | Given]) -> list[str | Given]:
     """The command line that runs *argv*, which keeps :data:`LIFE` open, while there is a directory at each of *paths*.
 
     The last component of a path is a plain word.  Without ``flock`` nobody can know who is the last, and they stay.

@@ -6,8 +6,6 @@ would leave the Unix sockets of this machine: a container engine's, a key agent'
 
 from __future__ import annotations
 
-import fcntl
-import os
 import socket
 import struct
 from functools import cache
@@ -92,6 +90,7 @@ def is_known(machine: str) -> bool:
     return machine in _MACHINES
 
 
+@cache
 def program(machine: str, *, network: bool) -> bytes:
     """The filter for a sandbox on *machine* with or without *network*.
 
@@ -119,24 +118,6 @@ def program(machine: str, *, network: bool) -> bytes:
         code += _only(known.sendto, _no_address())
     code.append(_step(_RETURN, _ALLOW))
     return b"".join(code)
-
-
-@cache
-def program_file(*, network: bool) -> str:
-    """The path under which programs that this process starts can read the filter.
-
-    :raises OSError: no memory or descriptors
-    :raises KeyError: a machine that is not known
-    """
-    descriptor = os.memfd_create("sandbox-filter", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    code = program(os.uname().machine, network=network)
-    os.write(descriptor, code)
-    fcntl.fcntl(
-        descriptor,
-        fcntl.F_ADD_SEALS,
-        fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE,
-    )
-    return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def _step(operation: int, operand: int, *, yes: int = 0, no: int = 0) -> bytes:
