@@ -41,6 +41,7 @@ def write(client: ClientConnection, params: parameters.Write) -> Reply:
         return _repeated(process, params, state)
     if not process.accepts_input:
         return _STDIN_CLOSED
+    client.require_place()
     _tell_of_gap(process)
     if not process.input.has_room(data):
         text = f"process {params.process_id} does not read its input: no more than {INPUT_LIMIT} bytes wait for it"
@@ -92,6 +93,7 @@ def close_stdin(client: ClientConnection, params: parameters.CloseStdin) -> Repl
         _refuse_uncertain(process, params.write_id, state)
         waiter = process.input.again(params.write_id, until_written=True)
     elif process.accepts_input:
+        client.require_place()
         _tell_of_gap(process)
         waiter = process.input.end(params.write_id)
     else:

@@ -35,8 +35,9 @@ from holdfast.jsonrpc.messages import (
     encode_result,
 )
 
-#: Requests of one connection that may be waiting at the same time; while there are so many, all others are refused.
+#: Requests of one connection that may be waiting at the same time.
 IN_FLIGHT: Final = 4096
+_TOO_MANY: Final = "too many requests in flight"
 #: Their methods are in the table from the start; the others are imported when one of them is called.
 EVERYDAY: Final = (control, handshake, reading, starting, status, subscribing)
 
@@ -122,9 +123,6 @@ class ClientConnection:
             if (self.session is None or not self._ready) and name != "initialize":
                 step = "call initialize" if self.session is None else "send initialized"
                 raise RpcError(INVALID_REQUEST, f"client must {step} before using {method.group} methods")
-            # Ahead of the call: what is refused has done nothing.
-            if len(self._tasks) + len(self._deferred) >= IN_FLIGHT:
-                raise RpcError(INVALID_REQUEST, "too many requests in flight")
             reply = method.call(self, value)
         except Exception as error:
             self._fail(identity, error)
@@ -132,12 +130,30 @@ class ClientConnection:
         if isinstance(reply, bytes):
             self.connection.send(encode_result(identity, reply))
             return
+        if self._is_full:
+            # It has not begun.
+            if asyncio.iscoroutine(reply):
+                reply.close()
+            self.connection.send(encode_error(identity, INVALID_REQUEST, _TOO_MANY))
+            return
         if isinstance(reply, Deferred):
             self._defer(identity, reply)
             return
         task = self._loop.create_task(self._finish(identity, reply))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._tasks) + len(self._deferred) >= IN_FLIGHT
+
+    def require_place(self) -> None:
+        """For a request that has an effect before it waits.
+
+        :raises RpcError: nothing more may wait
+        """
+        if self._is_full:
+            raise RpcError(INVALID_REQUEST, _TOO_MANY)
 
     def writing_resumed(self) -> None:
         waiters, self._room_waiters = self._room_waiters, []
