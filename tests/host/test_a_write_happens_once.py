@@ -77,7 +77,7 @@ async def test_who_writes_after_a_gap_is_told_of_it_once(state: Path, tty: bool)
     assert repeated == (-32603, "the server was killed during this write; how much of it arrived is not known")
     lost = 3 if tty else 2
     code, message = await second.error("process/write", write_params("p", b"y", "3"))
-    assert (code, f"before {lost} accepted write(s)" in message) == (-32603, True), message
+    assert (code, f"before {lost} earlier write(s)" in message) == (-32603, True), message
     assert await second.result("process/write", write_params("p", b"y", "3")) == {"status": "accepted"}
     await second.result("process/terminate", {"processId": "p"})
     await second.until_closed("p")
@@ -94,7 +94,7 @@ async def test_an_end_of_input_after_a_gap_is_refused_once(state: Path) -> None:
     await first.until_lost()
     second = await WireClient.connect(server.url, resume=first.session)
     code, message = await second.error("process/closeStdin", {"processId": "p"})
-    assert (code, "before 1 accepted write(s)" in message) == (-32603, True), message
+    assert (code, "before 1 earlier write(s)" in message) == (-32603, True), message
     assert await second.result("process/closeStdin", {"processId": "p"}) == {}
     await second.result("process/signal", {"processId": "p", "signal": 10})
     await second.until_closed("p")

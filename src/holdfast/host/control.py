@@ -73,7 +73,7 @@ def _tell_of_gap(process: HostedProcess) -> None:
     if untold := process.writes.tell_all():
         raise RpcError(
             INTERNAL_ERROR,
-            f"the server was killed before {untold} accepted write(s) were at their end, and how much of them arrived "
+            f"the server was killed before {untold} earlier write(s) were at their end, and how much of them arrived "
             "is not known; this request was not carried out, the next one will be",
         )
 
