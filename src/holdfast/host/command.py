@@ -78,10 +78,10 @@ def checked_options(given: list[str]) -> Options:
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             options = read_options(given)
-    except SystemExit:
-        _, error, reason = said.getvalue().rpartition("error: ")
+    except SystemExit as end:
+        reason = said.getvalue().rpartition(" error: ")[2].strip() if end.code else "they only ask for help"
         raise RefusedOption(
-            f"The host does not understand its options: {reason.strip() if error else 'they only ask for help'}.",
+            f"The host does not understand its options: {reason}.",
             hint="See: holdfast exec-server --help",
         ) from None
     settings = _settings(options, 0)
