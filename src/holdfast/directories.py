@@ -59,11 +59,13 @@ def private_directory(path: Path) -> Path:
             f"{path} belongs to user {status.st_uid}, not to you.",
             hint="Set HOLDFAST_STATE_DIR to a directory of your own.",
         )
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise InsecureDirectory(
-            f"{path} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}).",
-            hint=f"Run: chmod 700 {path}",
-        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        hint = f"Choose a directory that only Holdfast uses, for example {path / 'holdfast'}."
+        if not mode & 0o022:
+            # One that others write to, like /tmp, must not be taken away from them.
+            hint += f" If {path} is one, run: chmod 700 {path}"
+        raise InsecureDirectory(f"{path} is open to other users (mode {mode:04o}).", hint=hint)
     return path
 
 

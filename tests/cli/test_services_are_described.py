@@ -77,7 +77,7 @@ def test_a_host_elsewhere(home: Path, cli: Callable[..., Outcome]) -> None:
     ("options", "reason"),
     [
         (["--listne", "unix://"], "unrecognized arguments: --listne unix://"),
-        (["--idle-exit", "soon"], "invalid float value"),
+        (["--idle-exit", "soon"], "is not a number of seconds"),
         (["--help"], "only ask for help"),
         (["--listen", "ws://0.0.0.0:1"], "without authentication"),
         (["--listen", "tcp://127.0.0.1:1"], "Cannot listen on tcp://127.0.0.1:1"),

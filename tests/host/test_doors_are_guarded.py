@@ -237,13 +237,36 @@ async def test_a_host_is_reached_over_websocket_too_and_a_wrong_address_is_named
     await client.aclose()
 
 
+def refused(*options: str) -> str:
+    """What a host says that refuses to start."""
+    command = [sys.executable, "-m", "holdfast.host", *options]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=BOUND)
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    return ended.stderr.decode()
+
+
+def test_a_port_that_somebody_has_is_told_with_the_way_around(websocket_host: RunningServer) -> None:
+    assert refused("--listen", websocket_host.url) == (
+        f"Error: Cannot listen on {websocket_host.url}: Address already in use.\n"
+        "Use an address of this machine and another port; port 0 is any free one.\n"
+    )
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o775])
+def test_nobody_is_told_to_take_away_a_directory_of_others(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    told = refused("--state-dir", str(tmp_path))
+    tmp_path.chmod(0o700)
+    assert told == (
+        f"Error: {tmp_path} is open to other users (mode {mode:04o}).\n"
+        f"Choose a directory that only Holdfast uses, for example {tmp_path}/holdfast.\n"
+    )
+
+
 def test_what_only_codex_can_do_is_refused_with_the_way_around() -> None:
-    command = [sys.executable, "-m", "holdfast.host", "--remote", "wss://registry", "--environment-id", "x"]
-    refused = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=BOUND)
-    assert refused.returncode == 2
-    assert b"--remote is not possible here" in refused.stderr
-    assert b"ssh -R" in refused.stderr
-    assert refused.stdout == b""
+    told = refused("--remote", "wss://registry", "--environment-id", "x")
+    assert "--remote is not possible here" in told
+    assert "ssh -R" in told
 
 
 @pytest.mark.parametrize(

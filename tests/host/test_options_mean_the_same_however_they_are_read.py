@@ -13,10 +13,9 @@ from holdfast.host.options import Options, build_parser, read_options, read_usua
         [],
         ["--listen", "unix://"],
         ["--listen=unix:///tmp/a=b", "--state-dir", "x/../y"],
-        ["--state-dir=", "--root="],
-        ["--idle-exit", "5", "--idle-exit", "inf"],
-        ["--retain-bytes", " 1_000 ", "--root", "."],
-        ["--listen", "", "--retain-bytes=-1", "--idle-exit=-0.5"],
+        ["--idle-exit", "5", "--idle-exit", "0.5"],
+        ["--retain-bytes", "+1000", "--root", "."],
+        ["--listen", "", "--retain-bytes=0", "--idle-exit=0"],
     ],
 )
 def test_usual_options_need_no_parser(given: list[str]) -> None:
@@ -36,14 +35,40 @@ def test_usual_options_need_no_parser(given: list[str]) -> None:
             ["--idle-exit", "soon"],
         ),
         *(["--listen", "-"], ["--listen", "--root", "x"], ["unix://"], ["--"], ["--retain-bytes", "1.5"], [""]),
+        *(["--state-dir="], ["--idle-exit", "inf"], ["--idle-exit=-0.5"], ["--retain-bytes", "1_000"]),
     ],
 )
 def test_whatever_else_is_given_is_left_to_the_parser(given: list[str]) -> None:
     assert read_usual_options(given) is None
 
 
-def test_abbreviations_and_rare_options_are_understood() -> None:
-    options = read_options(["--list", "unix://", "--log-format", "json", "--ws-issuer", "me"])
+def test_rare_options_are_understood() -> None:
+    options = read_options(["--listen", "unix://", "--log-format", "json", "--ws-issuer", "me"])
     assert (options.listen, options.log_format, options.ws_issuer) == ("unix://", "json", "me")
     assert options.retain_bytes == 20 * 1024**3
-    assert options.ws_max_clock_skew_seconds == 30.0
+
+
+NUMBER = "is not a whole number from 0 on"
+SECONDS = "is not a number of seconds from 0 on"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["--list", "unix://"], "unrecognized arguments: --list unix://"),
+        (["--state-dir", ""], "argument --state-dir: an empty text names no directory"),
+        (["--root="], "argument --root: an empty text names no directory"),
+        *((["--idle-exit", word], f"argument --idle-exit: {word!r} {SECONDS}") for word in ("nan", "inf", "soon", "")),
+        (["--idle-exit=-1"], f"argument --idle-exit: '-1' {SECONDS}"),
+        *(
+            ([f"{name}={word}"], f"argument {name}: {word!r} {NUMBER}")
+            for name in ("--retain-bytes", "--ws-max-clock-skew-seconds", "--concurrent-requests")
+            for word in ("-1", "1.5", "nan", "", " 5", "1_0", "9" * 20)
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(given: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read_options(given)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {reason}\n")

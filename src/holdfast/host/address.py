@@ -114,10 +114,16 @@ def _bind_tcp(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, number: int) ->
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((str(ip), number))
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise RefusedAddress(
+            f"Cannot listen on {_url(ip, number)}: {error.strerror}.",
+            hint="Use an address of this machine and another port; port 0 is any free one.",
+        ) from error
     listener.listen(512)
     listener.setblocking(False)
-    bound: tuple[str, int] = listener.getsockname()
-    return listener, f"ws://[{bound[0]}]:{bound[1]}" if ip.version == 6 else f"ws://{bound[0]}:{bound[1]}"
+    return listener, _url(ip, listener.getsockname()[1])
+
+
+def _url(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
+    return f"ws://[{ip}]:{port}" if ip.version == 6 else f"ws://{ip}:{port}"

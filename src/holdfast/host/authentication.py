@@ -5,16 +5,17 @@ Modes, options, checks and the texts of refusals are those of the reference impl
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import hmac
 import json
 import re
 import time
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
 
 from holdfast.errors import InvalidRequest
 
@@ -32,6 +33,37 @@ _INVALID_TOKEN: Final = "invalid websocket bearer token"
 _INVALID_JWT: Final = "invalid websocket jwt"
 
 
+class _Head(msgspec.Struct, frozen=True, rename={"x5t_s256": "x5t#S256"}):
+    """The head of a token; but for the algorithm only its form matters."""
+
+    alg: str
+    typ: str | None = None
+    cty: str | None = None
+    kid: str | None = None
+    jku: str | None = None
+    jwk: dict[str, Any] | None = None
+    x5u: str | None = None
+    x5c: list[str] | None = None
+    x5t: str | None = None
+    x5t_s256: str | None = None
+
+
+#: A moment as the reference implementation reads it: a signed 64-bit number of seconds since the epoch.
+_Moment = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    """What a token says."""
+
+    exp: _Moment
+    nbf: _Moment | None = None
+    iss: str | None = None
+    aud: str | list[str] | None = None
+
+
+_Part = TypeVar("_Part", _Head, _Claims)
+
+
 class InvalidAuthentication(InvalidRequest):
     """The options for authentication do not fit together, or a secret cannot be used."""
 
@@ -45,7 +77,7 @@ def _bearer(headers: Mapping[str, str]) -> tuple[str, str | None]:
         return "", _MISSING
     scheme, _, token = value.partition(" ")
     token = token.strip()
-    if scheme.lower() != "bearer" or not token:
+    if scheme.lower() != "bearer" or not token or not value.isascii():
         return "", _INVALID_HEADER
     return token, None
 
@@ -123,51 +155,63 @@ def _secret(file: Path) -> bytes:
     return secret
 
 
-def _verified_claims(token: str, secret: bytes) -> dict[str, Any] | None:
+def _verified_claims(token: str, secret: bytes) -> _Claims | None:
+    signed, _, signature = token.rpartition(".")
     try:
-        signed, _, signature = token.rpartition(".")
-        head, payload = (json.loads(_decode(part)) for part in signed.split("."))
+        head, payload = signed.split(".")
+        told, members = _read(head, _Head)
+        claims, _ = _read(payload, _Claims)
         given = _decode(signature)
-    except (ValueError, binascii.Error, RecursionError):
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(head, dict) or not isinstance(payload, dict):
-        return None
-    header = cast(dict[str, Any], head)
-    if header.get("alg") != "HS256" or "crit" in header:
+    # What is in "crit" would have to be understood.
+    if told.alg != "HS256" or "crit" in members:
         return None
     expected = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
-    if not hmac.compare_digest(given, expected):
-        return None
-    return cast(dict[str, Any], payload)
+    return claims if hmac.compare_digest(given, expected) else None
+
+
+def _read(part: str, kind: type[_Part]) -> tuple[_Part, dict[str, Any]]:
+    """A part of a token, and all its members.
+
+    :raises ValueError: it is none
+    """
+    members = json.loads(_decode(part).decode(), object_pairs_hook=_once_each, parse_constant=_refuse)
+    return msgspec.convert(members, kind), members
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which no name is twice: or what was checked need not be what another reader of the token sees."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name twice")
+    return members
+
+
+def _refuse(constant: str) -> None:
+    """``NaN`` and the infinities are no JSON."""
+    raise ValueError(constant)
 
 
 def _decode(part: str) -> bytes:
-    if "=" in part:
-        raise ValueError("padded")
-    return urlsafe_b64decode(part.encode("ascii") + b"=" * (-len(part) % 4))
+    given = part.encode("ascii")
+    decoded = urlsafe_b64decode(given + b"=" * (-len(given) % 4))
+    # There is one spelling of each value; the decoder skips what it does not know.
+    if urlsafe_b64encode(decoded).rstrip(b"=") != given:
+        raise ValueError("not the base64 of anything")
+    return decoded
 
 
-def _judge(claims: dict[str, Any], issuer: str | None, audience: str | None, skew: float) -> str | None:
+def _judge(claims: _Claims, issuer: str | None, audience: str | None, skew: float) -> str | None:
     now = time.time()
-    expires = _seconds(claims.get("exp"))
-    not_before = 0 if claims.get("nbf") is None else _seconds(claims["nbf"])
-    if expires is None or not_before is None:
-        return _INVALID_JWT
-    if now > expires + skew:
+    if now > claims.exp + skew:
         return "expired websocket jwt"
-    if now < not_before - skew:
+    if claims.nbf is not None and now < claims.nbf - skew:
         return "websocket jwt is not valid yet"
-    if issuer is not None and claims.get("iss") != issuer:
+    if issuer is not None and claims.iss != issuer:
         return "websocket jwt issuer mismatch"
     if audience is not None:
-        told = claims.get("aud")
-        audiences = cast(list[Any], told) if isinstance(told, list) else [told]
+        audiences = claims.aud if isinstance(claims.aud, list) else [claims.aud]
         if audience not in audiences:
             return "websocket jwt audience mismatch"
     return None
-
-
-def _seconds(value: Any) -> int | None:
-    """A moment as the reference implementation reads it: a signed 64-bit number."""
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return value if is_number and -(2**63) <= value < 2**63 else None

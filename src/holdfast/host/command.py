@@ -226,11 +226,12 @@ def _access(options: Options) -> Access | None:
             options.ws_shared_secret_file,
             options.ws_issuer,
             options.ws_audience,
+            options.ws_max_clock_skew_seconds,
         )
         if any(guard is not None for guard in guards):
             raise RefusedAddress("What --ws-auth needs would protect nothing without it.", hint="Add --ws-auth.")
         return None
-    from holdfast.host.authentication import capability_digest, shared_secret
+    from holdfast.host.authentication import CLOCK_SKEW, capability_digest, shared_secret
 
     if not options.listen.startswith("ws://"):
         raise RefusedAddress("--ws-auth is for WebSocket; others are guarded by the file system.", hint="Leave it out.")
@@ -238,7 +239,12 @@ def _access(options: Options) -> Access | None:
     others = (
         (options.ws_token_file, options.ws_token_sha256)
         if signed
-        else (options.ws_shared_secret_file, options.ws_issuer, options.ws_audience)
+        else (
+            options.ws_shared_secret_file,
+            options.ws_issuer,
+            options.ws_audience,
+            options.ws_max_clock_skew_seconds,
+        )
     )
     if any(value is not None for value in others):
         # What is ignored would look as if it guarded something.
@@ -254,7 +260,7 @@ def _access(options: Options) -> Access | None:
         secret=shared_secret(options.ws_shared_secret_file),
         issuer=options.ws_issuer,
         audience=options.ws_audience,
-        clock_skew=options.ws_max_clock_skew_seconds,
+        clock_skew=CLOCK_SKEW if options.ws_max_clock_skew_seconds is None else options.ws_max_clock_skew_seconds,
     )
 
 

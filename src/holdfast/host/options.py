@@ -6,6 +6,8 @@ the memory of each.  It reads whatever else is given, and has all the say about 
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,16 +41,40 @@ class Options:
     ws_shared_secret_file: Path | None = None
     ws_issuer: str | None = None
     ws_audience: str | None = None
-    ws_max_clock_skew_seconds: float = 30.0
+    ws_max_clock_skew_seconds: int | None = None
+
+
+def _whole(word: str) -> int:
+    """A number as the reference implementation takes it."""
+    if not re.fullmatch(r"\+?[0-9]{1,19}", word):
+        raise ValueError(f"{word!r} is not a whole number from 0 on")
+    return int(word)
+
+
+def _seconds(word: str) -> float:
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{word!r} is not a number of seconds from 0 on")
+    return seconds
+
+
+def _directory(word: str) -> Path:
+    # An empty path would be the working directory.
+    if not word:
+        raise ValueError("an empty text names no directory")
+    return Path(word)
 
 
 #: The options that are read by hand, and what makes their values of words.
 _USUAL: Final[dict[str, Callable[[str], object]]] = {
     "--listen": str,
-    "--state-dir": Path,
-    "--idle-exit": float,
-    "--retain-bytes": int,
-    "--root": Path,
+    "--state-dir": _directory,
+    "--idle-exit": _seconds,
+    "--retain-bytes": _whole,
+    "--root": _directory,
 }
 
 
@@ -84,40 +110,60 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of ``exec-server``."""
     import argparse
 
+    from holdfast import __version__
+
     parser = argparse.ArgumentParser(
         prog="holdfast exec-server",
         description="Host processes for clients of the exec-server protocol. Prints its URL when it is ready.",
+        allow_abbrev=False,
     )
+
+    parser.add_argument("--version", action="version", version=f"holdfast {__version__}")
+
+    def told(convert: Callable[[str], object]) -> Callable[[str], object]:
+        """What lets the parser tell why a word was refused."""
+
+        def converted(word: str) -> object:
+            try:
+                return convert(word)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+
+        return converted
+
     parser.add_argument(
         "--listen",
         metavar="URL",
         help="ws://IP:PORT (port 0: any), unix://PATH, unix:// (in the state directory) or stdio",
     )
     parser.add_argument(
-        "--state-dir", metavar="DIR", type=Path, help="where logs are kept; without it they go when the host ends"
+        "--state-dir",
+        metavar="DIR",
+        type=told(_directory),
+        help="where logs are kept; without it they go when the host ends",
     )
     parser.add_argument(
         "--idle-exit",
         metavar="SECONDS",
-        type=float,
+        type=told(_seconds),
         help="end when there has been neither a connection nor a live process for so long",
     )
     parser.add_argument(
         "--retain-bytes",
         metavar="N",
-        type=int,
+        type=told(_whole),
         help="output of closed processes to keep, in bytes (default 20 GiB); beyond it the oldest goes",
     )
     parser.add_argument(
         "--root",
         metavar="DIR",
-        type=Path,
+        type=told(_directory),
         help="let fs/* touch nothing outside of DIR (processes are not limited by it)",
     )
     parser.add_argument(
         "--concurrent-requests",
         metavar="N",
-        type=int,
+        type=told(_whole),
         help="understood because codex has it; here no request waits for another one anyway",
     )
     parser.add_argument("--remote", metavar="URL", help="refused: it takes OpenAI's registry, and a login there")
@@ -143,5 +189,5 @@ def build_parser() -> argparse.ArgumentParser:
     )
     access.add_argument("--ws-issuer", metavar="TEXT", help="required issuer of signed tokens")
     access.add_argument("--ws-audience", metavar="TEXT", help="required audience of signed tokens")
-    access.add_argument("--ws-max-clock-skew-seconds", metavar="SECONDS", type=float)
+    access.add_argument("--ws-max-clock-skew-seconds", metavar="SECONDS", type=told(_whole))
     return parser
