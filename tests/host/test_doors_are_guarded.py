@@ -252,15 +252,18 @@ def test_a_port_that_somebody_has_is_told_with_the_way_around(websocket_host: Ru
     )
 
 
-@pytest.mark.parametrize("mode", [0o1777, 0o775])
-def test_nobody_is_told_to_take_away_a_directory_of_others(tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "hint"),
+    [
+        (0o1777, "Choose a directory that only Holdfast uses, for example {}/holdfast."),
+        (0o775, "If only Holdfast uses it, run: chmod 700 {}"),
+    ],
+)
+def test_nobody_is_told_to_take_away_a_directory_of_others(tmp_path: Path, mode: int, hint: str) -> None:
     tmp_path.chmod(mode)
     told = refused("--state-dir", str(tmp_path))
     tmp_path.chmod(0o700)
-    assert told == (
-        f"Error: {tmp_path} is open to other users (mode {mode:04o}).\n"
-        f"Choose a directory that only Holdfast uses, for example {tmp_path}/holdfast.\n"
-    )
+    assert told == f"Error: {tmp_path} is open to other users (mode {mode:04o}).\n{hint.format(tmp_path)}\n"
 
 
 def test_what_only_codex_can_do_is_refused_with_the_way_around() -> None:
