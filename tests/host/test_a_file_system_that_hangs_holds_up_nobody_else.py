@@ -12,32 +12,54 @@ from pathlib import Path
 import pytest
 
 from holdfast.host.files import service
+from holdfast.host.hanging import HangingMounts
 
 from .harness import RunningServer, WireClient
 
 _MNT_DETACH = 2
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Hung:
+    """A file system in user space whose program has stopped."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self._program = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        options = f"fd={self._program},rootmode={stat.S_IFDIR:o},user_id={os.getuid()},group_id={os.getgid()}"
+        if _LIBC.mount(b"hung", os.fsencode(top), b"fuse", 0, options.encode()) != 0:
+            os.close(self._program)
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def unmount(self) -> None:
+        """Take it out of the tree of files; who waits for it goes on waiting."""
+        _LIBC.umount2(os.fsencode(self.top), _MNT_DETACH)
+
+    def end(self) -> None:
+        """Let its program end, whereupon nobody waits for it any more."""
+        if self._program >= 0:
+            os.close(self._program)
+            self._program = -1
 
 
 @pytest.fixture
-def hung(tmp_path: Path) -> Iterator[Path]:
-    """Where a file system in user space is mounted whose program has stopped; its death is the end of the test."""
-    top = tmp_path / "hung"
+def program(tmp_path: Path) -> Iterator[Hung]:
+    top = tmp_path / "hängt da"
     top.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
     try:
-        program = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        hung = Hung(top)
     except OSError as error:
-        pytest.skip(f"there is no FUSE: {error}")
+        pytest.skip(f"this account can mount nothing: {error}")
     try:
-        options = f"fd={program},rootmode={stat.S_IFDIR:o},user_id={os.getuid()},group_id={os.getgid()}"
-        if libc.mount(b"hung", os.fsencode(top), b"fuse", 0, options.encode()) != 0:
-            pytest.skip(f"this account may not mount: {os.strerror(ctypes.get_errno())}")
-        try:
-            yield top
-        finally:
-            libc.umount2(os.fsencode(top), _MNT_DETACH)
+        yield hung
     finally:
-        os.close(program)
+        hung.unmount()
+        hung.end()
+
+
+@pytest.fixture
+def hung(program: Hung) -> Path:
+    return program.top
 
 
 async def test_a_client_whose_files_hang_takes_no_threads_of_others(
@@ -45,9 +67,9 @@ async def test_a_client_whose_files_hang_takes_no_threads_of_others(
 ) -> None:
     (tmp_path / "f").write_text("there")
     stuck, other = await WireClient.connect(host.url), await WireClient.connect(host.url)
-    waiting = [stuck.request("fs/readFile", {"path": f"file://{hung}/{number}"}) for number in range(50)]
-    waiting.append(stuck.request("fs/readDirectory", {"path": f"file://{hung}"}))
-    root = {"id": "a", "path": f"file://{hung}"}
+    waiting = [stuck.request("fs/readFile", {"path": f"{hung.as_uri()}/{number}"}) for number in range(50)]
+    waiting.append(stuck.request("fs/readDirectory", {"path": hung.as_uri()}))
+    root = {"id": "a", "path": hung.as_uri()}
     waiting.append(stuck.request("capabilityRoots/discoverV1", {"roots": [root]}))
     assert await stuck.result("environment/status") == {"status": "ready"}
     assert await other.result("fs/readFile", {"path": f"file://{tmp_path}/f"}) == {"dataBase64": "dGhlcmU="}
@@ -60,6 +82,61 @@ async def test_a_client_whose_files_hang_takes_no_threads_of_others(
     await stuck.close()
     assert await other.result("fs/readFile", {"path": f"file://{tmp_path}/f"}) == {"dataBase64": "dGhlcmU="}
     await other.close()
+
+
+@pytest.mark.parametrize("way", ["cwd", "cwd by a link", "program", "PATH", "stdin"])
+async def test_a_start_that_hangs_hangs_alone(
+    host: RunningServer, program: Hung, hung: Path, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / "link").symlink_to(hung / "deep")
+    stuck, other = await WireClient.connect(host.url), await WireClient.connect(host.url)
+    start = {"processId": "p", "argv": ["cat"], "cwd": "file:///tmp", "env": {"PATH": "/usr/bin:/bin"}, "tty": False}
+    more = {
+        "cwd": {"cwd": hung.as_uri()},
+        "cwd by a link": {"cwd": f"file://{tmp_path}/link/further"},
+        "program": {"argv": [f"{tmp_path}/../{tmp_path.name}/{hung.name}/program"]},
+        "PATH": {"env": {"PATH": f"{hung}/bin:/usr/bin:/bin"}},
+        "stdin": {"holdfast": {"persistent": True, "stdinFile": f"{hung}/f"}},
+    }
+    waiting = stuck.request("process/start", {**start, **more[way]})
+    assert await stuck.result("environment/status") == {"status": "ready"}
+    await other.start("p", "echo", "hello", cwd=f"file://{tmp_path}")
+    await other.until_output("p", b"hello")
+    assert waiting not in stuck.replies
+    program.end()
+    reply = await stuck.reply(waiting)
+    if way == "PATH":
+        # It is found elsewhere.
+        assert reply["result"]["processId"] == "p"
+        await stuck.until_closed("p")
+    else:
+        assert reply["error"]["code"] == -32603
+    await stuck.close()
+    await other.close()
+
+
+def test_what_may_hang_is_known_without_a_look_at_it(program: Hung, hung: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("there/..")
+    (tmp_path / "there").symlink_to(hung.name)
+    (tmp_path / "loop").symlink_to("loop")
+    mounts = HangingMounts()
+    assert mounts.any()
+    for path in (hung, hung / "a/../b", f"{hung}/", tmp_path / "there", f"/../{tmp_path}/./link"):
+        assert mounts.lead(str(path)), path
+    for path in (
+        tmp_path,
+        f"{hung}2",
+        tmp_path / "loop" / hung.name,
+        tmp_path / "no" / hung.name,
+        "/",
+        "/proc/self/cwd",
+    ):
+        assert not mounts.lead(str(path)), path
+    # What is mounted later counts from then on, what is not any more does not.
+    program.unmount()
+    mounts.any()
+    assert not mounts.lead(str(hung))
+    mounts.close()
 
 
 async def test_a_large_answer_does_not_wait_for_ever_for_another_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
 from holdfast.host.description import Description, Started, write_description, write_started
 from holdfast.host.descriptor_limit import DescriptorLimit
 from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
+from holdfast.host.hanging import HangingMounts
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.log import ProcessLog
@@ -80,6 +81,8 @@ class ProcessHost:
         self.delegation = find_delegation()
         self._descriptor_limit = DescriptorLimit(child_descriptors)
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        #: Where a start must not go unprepared.
+        self.hanging = HangingMounts()
         self._poller = running_poller()
         #: Random for each run of the host; part of the names of the directories that it makes.
         self.instance_id = os.urandom(8).hex()
@@ -218,6 +221,7 @@ class ProcessHost:
             task.cancel()
         if self._drops is not None:
             self._drops.close()
+        self.hanging.close()
         os.close(self._home)
 
     async def _end(self, process: HostedProcess) -> None:

@@ -247,4 +247,9 @@ def spawn(
 def _candidates(program: str, env: Mapping[str, str]) -> list[str]:
     if "/" in program:
         return [program]
-    return [os.path.join(entry, program) for entry in env.get("PATH", _DEFAULT_PATH).split(":")]
+    return [os.path.join(entry, program) for entry in search_path(env)]
+
+
+def search_path(env: Mapping[str, str]) -> list[str]:
+    """The directories in which a child with *env* has its program looked for."""
+    return env.get("PATH", _DEFAULT_PATH).split(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -9,9 +10,11 @@ import msgspec
 
 from holdfast.host import parameters
 from holdfast.host.environment import child_environment
+from holdfast.host.hanging import touch
 from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess
 from holdfast.host.server import DuplicateProcess, describe_os_error
+from holdfast.host.spawn import search_path
 from holdfast.host.status import describe
 from holdfast.host.uri import ForeignUri, InvalidUri, resolve_dots, uri_to_path
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, RpcError, encode_json
@@ -54,7 +57,39 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
     if bytes(params.sandbox) not in _NULL:
         return _start_in_sandbox(client, params, cwd, env)
     argv = params.argv if params.arg0 is None else [params.arg0, *params.argv[1:]]
+    mounts = client.host.hanging
+    if mounts.any() and (hanging := [path for path in _places(params, cwd, env) if mounts.lead(path)]):
+        return _start_when_they_answer(client, params, argv, cwd, env, hanging)
     return _start(client, params, params.argv[0], argv, cwd, env)
+
+
+def _places(params: parameters.Start, cwd: str, env: Mapping[str, str]) -> list[str]:
+    """Where a start looks."""
+    program = params.argv[0]
+    stdin_file = None if params.holdfast is None else params.holdfast.stdin_file
+    named = [program] if "/" in program else search_path(env)
+    return [posixpath.join(cwd, path) for path in (cwd, *named, *([] if stdin_file is None else [stdin_file]))]
+
+
+async def _start_when_they_answer(
+    client: ClientConnection,
+    params: parameters.Start,
+    argv: list[str],
+    cwd: str,
+    env: dict[str, str],
+    hanging: list[str],
+) -> bytes:
+    """Start what may hang: first in a thread, where it keeps nobody else waiting."""
+    from holdfast.host.files.service import FileService
+
+    await client.resource(FileService, FileService).in_thread(touch, hanging)
+    _require_session(client)
+    return _start(client, params, params.argv[0], argv, cwd, env)
+
+
+def _require_session(client: ClientConnection) -> None:
+    if client.session is None:
+        raise RpcError(INVALID_REQUEST, "the session was resumed by another connection")
 
 
 def _is_nothing(value: msgspec.Raw) -> bool:
@@ -74,8 +109,7 @@ async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, 
         raise RpcError(INTERNAL_ERROR, describe_os_error(error)) from None
     except ValueError:
         raise RpcError(INTERNAL_ERROR, "nul byte found in provided data") from None
-    if client.session is None:
-        raise RpcError(INVALID_REQUEST, "the session was resumed by another connection")
+    _require_session(client)
     if command is None:
         return _start(client, params, params.argv[0], params.argv, cwd, env)
     try:
