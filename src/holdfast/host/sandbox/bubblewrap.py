@@ -18,8 +18,9 @@ from functools import cache
 from typing import Final
 
 from holdfast.host.files.scope import is_below
+from holdfast.host.sandbox.gate import OPTIONS, READY, Places, behind_gate
 from holdfast.host.sandbox.handover import HELPERS_ENVIRONMENT, Given, SandboxedCommand
-from holdfast.host.sandbox.mount_points import LIFE, TOOLS, can_be_made, with_mount_points
+from holdfast.host.sandbox.mount_points import TOOLS, can_be_made, with_mount_points
 from holdfast.host.sandbox.permissions import Access
 from holdfast.host.sandbox.policy import Grant, Policy, cannot_honour
 from holdfast.host.sandbox.seccomp import is_known, program
@@ -30,8 +31,6 @@ _SIGNALS: Final = "INT,TERM,HUP,QUIT"
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 #: Words that ``bwrap`` takes, at most.
 _WORDS: Final = 9000
-#: Runs the arguments.  The shell stays: the server may die and its processes go on, but ``bwrap`` dies with its parent.
-_PARENT: Final = '"$@"; exit $?'
 
 
 @cache
@@ -98,6 +97,7 @@ def _tool(name: str) -> str:
 def _command(policy: Policy, argv: list[str], *, cwd: str, env: Mapping[str, str]) -> SandboxedCommand:
     setenv, shell = _tool("env"), _tool("sh")
     options = _environment(env)
+    places = Places()
     covered = [grant.path for grant in policy.grants if _is_covered(policy, grant)]
     bwrap: list[str | Given] = [
         _tool("bwrap"),
@@ -114,8 +114,8 @@ def _command(policy: Policy, argv: list[str], *, cwd: str, env: Mapping[str, str
         "ALL",
         "--seccomp",
         Given.FILTER,
-        *(["--sync-fd", str(LIFE)] if covered else []),
-        *_mounts(policy, covered),
+        *_mounts(policy, covered, places),
+        *OPTIONS,
         "--chdir",
         cwd,
         "--",
@@ -125,12 +125,13 @@ def _command(policy: Policy, argv: list[str], *, cwd: str, env: Mapping[str, str
     ]
     if len(bwrap) + len(options) > _WORDS:
         raise cannot_honour(f"the command, its environment and the entries are more than {_WORDS} words for bubblewrap")
-    words = with_mount_points(shell, covered, [shell, "-c", _PARENT, "sh", *bwrap])
+    words = with_mount_points(shell, covered, behind_gate(shell, places, bwrap, to_the_end=bool(covered)))
     return SandboxedCommand(
         [setenv, f"--ignore-signal={_SIGNALS}", *words],
         {
             Given.FILTER: program(os.uname().machine, network=policy.network),
             Given.OPTIONS: b"".join(os.fsencode(word) + b"\0" for word in options),
+            Given.READY: READY,
         },
     )
 
@@ -145,8 +146,8 @@ def _environment(env: Mapping[str, str]) -> list[str]:
     return words
 
 
-def _mounts(policy: Policy, covered: list[str]) -> list[str]:
-    """The file system of the sandbox: shorter paths first, so that longer ones lie on top."""
+def _mounts(policy: Policy, covered: list[str], places: Places) -> list[str]:
+    """The file system of the sandbox: shorter paths first, so that longer ones lie on top.  Fills in *places*."""
     words: list[str] = []
     # Only at the end can nothing be put into them any more.
     closed: list[str] = []
@@ -162,8 +163,14 @@ def _mounts(policy: Policy, covered: list[str]) -> list[str]:
         if grant.path != "/" and not _is_elsewhere(grant.path):
             mount = _mount(policy, grant, covered)
             words += mount
-            if "--tmpfs" in mount:
-                closed.append(grant.path)
+            match mount:
+                case [*_, "--tmpfs", path]:
+                    closed.append(path)
+                    places.empty(path)
+                case ["--bind" | "--ro-bind" as option, source, path]:
+                    places.bound(source, path, writable=option == "--bind")
+                case _:
+                    pass
     for path in reversed(closed):
         words += ["--remount-ro", path]
     return words

@@ -29,6 +29,10 @@ class Given(Enum):
     FILTER = auto()
     #: More words for ``bwrap``.
     OPTIONS = auto()
+    #: What ``bwrap`` says when its mounts are done.
+    READY = auto()
+    #: A pipe of which it has both ends: whoever waits for a byte waits for that only, not for the death of others.
+    GATE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,12 @@ class SandboxedCommand:
         """
         with contextlib.ExitStack() as opened:
             numbers: dict[Given, int] = {}
-            for given, content in self.contents.items():
-                numbers[given] = _readable(given, content)
-                opened.callback(os.close, numbers[given])
+            for given, number in (
+                *((given, _readable(given, content)) for given, content in self.contents.items()),
+                (Given.GATE, _pipe()),
+            ):
+                opened.callback(os.close, number)
+                numbers[given] = number
             argv = [str(numbers[word]) if isinstance(word, Given) else word for word in self.words]
             yield argv, list(numbers.values())
 
@@ -61,3 +68,16 @@ def _readable(given: Given, content: bytes) -> int:
         return fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
     finally:
         os.close(opened)
+
+
+def _pipe() -> int:
+    ends = os.pipe2(os.O_CLOEXEC)
+    try:
+        both = os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return fcntl.fcntl(both, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
+        finally:
+            os.close(both)
+    finally:
+        for end in ends:
+            os.close(end)

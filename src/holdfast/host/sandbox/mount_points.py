@@ -16,14 +16,12 @@ from typing import Final
 
 from holdfast.host.sandbox.handover import Given
 
-#: The programs that this takes, next to ``cat`` and, to tidy up, ``flock``.
+#: The programs that this takes, next to ``flock`` to tidy up.
 TOOLS: Final = ("mkdir", "rmdir", "sleep")
-#: The descriptor that ``bwrap`` keeps open as long as anything in its sandbox lives (``--sync-fd``).
-LIFE: Final = 6
 
 #: Makes the mount points ``$6`` of the directory ``$5``, runs the rest of the arguments, and tidies up.  The lock is
 #: kept from what runs: through its descriptor it would reach what lies below the mounts.  Who tidies up holds it for
-#: a moment; whoever holds it longer is not waited for.
+#: a moment; whoever holds it longer is not waited for.  A symlink in the place of the directory is not followed.
 _SCRIPT: Final = """
 lock=$1 make=$2 remove=$3 pause=$4 directory=$5 names=$6
 shift 6
@@ -31,33 +29,23 @@ fail() {
     echo "the sandbox cannot be set up: $directory$1" >&2
     exit 1
 }
-exec 4<"$directory" || fail " cannot be opened"
+cd -P "$directory" && [ "$PWD" = "$directory" ] && exec 4<. || fail " is not what it was"
 tries=200
 while [ -n "$lock" ] && ! "$lock" -s -n 4; do
     [ $((tries -= 1)) -gt 0 ] || fail " is locked by somebody else"
     "$pause" 0.05
 done
 for name in $names; do
-    "$make" -m 1755 "$directory/$name" 2>/dev/null
-    [ -d "$directory/$name" ] && [ ! -L "$directory/$name" ] || fail "/$name is no directory"
+    "$make" -m 1755 "./$name" 2>/dev/null
+    [ -d "./$name" ] && [ ! -L "./$name" ] || fail "/$name is no directory"
 done
 "$@" 4<&-
 status=$?
 if [ -n "$lock" ] && "$lock" -x -n 4; then
     for name in $names; do
-        [ -k "$directory/$name" ] && "$remove" "$directory/$name"
+        [ -k "./$name" ] && "$remove" "./$name"
     done 2>/dev/null
 fi
-exit $status
-"""
-#: Runs the arguments and ends when nobody holds the descriptor any more: ``bwrap`` itself ends with its first child,
-#: and what that left in the sandbox is only about to be killed then.  What the sandbox may write to the descriptor, by
-#: way of its first process, goes nowhere.
-_TO_THE_END: Final = f"""
-drain=$1
-shift
-exec 7>&1
-status=$({{ {{ "$@" {LIFE}>&1 >&7 7>&- 8>&-; echo $? >&8; }} | "$drain" 7>&- >/dev/null; }} 8>&1)
 exit $status
 """
 
@@ -80,7 +68,7 @@ def can_be_made(path: str) -> bool:
 
 
 def with_mount_points(shell: str, paths: Iterable[str], argv: list[str | Given]) -> list[str | Given]:
-    """The command line that runs *argv*, which keeps :data:`LIFE` open, while there is a directory at each of *paths*.
+    """The command line that runs *argv* while there is a directory at each of *paths*.
 
     The last component of a path is a plain word.  Without ``flock`` nobody can know who is the last, and they stay.
     """
@@ -89,8 +77,6 @@ def with_mount_points(shell: str, paths: Iterable[str], argv: list[str | Given])
         directory, name = os.path.split(path)
         names.setdefault(directory, []).append(name)
     tools = [shutil.which(tool) or "" for tool in ("flock", *TOOLS)]
-    if names:
-        argv = [shell, "-c", _TO_THE_END, "sh", shutil.which("cat") or "", *argv]
     for directory, made in names.items():
         argv = [shell, "-c", _SCRIPT, "sh", *tools, directory, " ".join(made), *argv]
     return argv
