@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Final
 
@@ -159,21 +159,37 @@ def _mounts(policy: Policy, covered: list[str], places: Places) -> list[str]:
         words += ["--bind" if top is Access.WRITE else "--ro-bind", "/", "/"]
     # What stands in /proc/sys is the machine's, and root of the sandbox is root there.
     words += ["--dev", "/dev", "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
-    for grant in policy.grants:
-        if grant.path != "/" and not _is_elsewhere(grant.path):
-            mount = _mount(policy, grant, covered)
-            words += mount
-            match mount:
-                case [*_, "--tmpfs", path]:
-                    closed.append(path)
-                    places.empty(path)
-                case ["--bind" | "--ro-bind" as option, source, path]:
-                    places.bound(source, path, writable=option == "--bind")
-                case _:
-                    pass
+    for mount in _ordered(policy, covered, places):
+        words += mount
+        match mount:
+            case [*_, "--tmpfs", path]:
+                closed.append(path)
+                places.empty(path)
+            case ["--bind" | "--ro-bind" as option, source, path]:
+                places.bound(source, path, writable=option == "--bind")
+            case _:
+                pass
     for path in reversed(closed):
         words += ["--remount-ro", path]
     return words
+
+
+def _ordered(policy: Policy, covered: list[str], places: Places) -> Iterator[list[str]]:
+    """The mounts of all the grants, and of the directories that must stay above them."""
+    mounts = {
+        grant.path: _mount(policy, grant, covered)
+        for grant in policy.grants
+        if grant.path != "/" and not _is_elsewhere(grant.path)
+    }
+    for path in [path for path, mount in mounts.items() if mount]:
+        above = os.path.dirname(path)
+        while above != "/" and policy.access(above) is Access.WRITE and not mounts.get(above):
+            # Else the command could move it, with what is protected in it, and make another one; a mount point stays.
+            if not places.is_mount_point(above):
+                mounts[above] = ["--bind", above, above]
+            above = os.path.dirname(above)
+    for path in sorted(mounts, key=len):
+        yield mounts[path]
 
 
 def _is_elsewhere(path: str) -> bool:

@@ -105,6 +105,13 @@ class Places:
         """An empty read-only directory is at *path*."""
         self.lines.append(f"/\t{_escaped(path)} ro,nosuid,nodev,relatime - tmpfs tmpfs ")
 
+    def is_mount_point(self, path: str) -> bool:
+        """Whether a file system of this machine is mounted at the real path *path*.
+
+        :raises OSError: it is not there any more
+        """
+        return self._mount_of(path).point == _escaped(path)
+
     def _mount_of(self, path: str) -> HostMount:
         # A mount may hide others, so its path alone does not tell which one it is.
         opened = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
