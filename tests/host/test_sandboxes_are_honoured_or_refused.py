@@ -178,6 +178,17 @@ async def test_what_cannot_be_enforced_is_refused(client: WireClient, workspace:
     assert message.startswith("this exec-server cannot honour `sandbox` and will not ignore it: ")
 
 
+@bubblewrap
+async def test_what_is_opened_outside_of_a_sandbox_is_refused(client: WireClient, workspace: Path) -> None:
+    narrow = sandbox(workspace, special("minimal", "read"), special("project_roots", "write"))
+    params = {"processId": "x", "argv": ["/bin/cat"], "cwd": f"file://{workspace}", "env": {}, "tty": False}
+    given = {"holdfast": {"stdinFile": f"{workspace.parent}/outside"}}
+    code, message = await client.error("process/start", {**params, **given, "sandbox": narrow})
+    assert (code, "stdinFile" in message) == (-32602, True)
+    reading = {"path": f"file://{workspace.parent}/outside", "sandbox": narrow}
+    assert (await client.error("fs/readFile", reading))[0] == -32600
+
+
 async def test_a_malformed_sandbox_is_refused(client: WireClient, workspace: Path) -> None:
     params = {"processId": "x", "argv": ["/bin/true"], "cwd": "file:///tmp", "env": {}, "tty": False}
     for malformed in ({}, 3, "x", {"permissions": {"type": "managed"}}, {"permissions": {"type": "new"}}):

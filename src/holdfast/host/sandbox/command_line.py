@@ -32,4 +32,6 @@ def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> SandboxedCo
         raise cannot_honour("together with `arg0`")
     if params.holdfast is not None and params.holdfast.persistent:
         raise cannot_honour("for a process that outlives its session")
+    if params.holdfast is not None and params.holdfast.stdin_file is not None:
+        raise cannot_honour("together with `stdinFile`, which is opened outside of it")
     return sandboxed(policy, params.argv, cwd=cwd, env=env)
