@@ -56,15 +56,20 @@ for name, number in (("read memory", READV), ("write memory", READV + 1)):
     tried(name, lambda: call(number, os.getpid(), 0, 0, 0, 0, 0))
 for number in (425, 426, 427):
     tried(f"ring {number}", lambda: call(number, -1, 0, 0, 0, 0, 0))
+tried("add_key", lambda: call(KEYS, b"no-such-type", b"x", b"x", 1, -3))
+tried("request_key", lambda: call(KEYS + 1, b"no-such-type", b"x", 0, 0))
+tried("keyctl", lambda: call(KEYS + 2, 0, -3, 0))
 print(*(line for line in open("/proc/self/status") if line.startswith("Seccomp:")))
 """
-NUMBERS = {"x86_64": (101, 310), "aarch64": (117, 270)}.get(os.uname().machine, (-1, -1))
+NUMBERS = {"x86_64": (101, 310, 248), "aarch64": (117, 270, 217)}.get(os.uname().machine, (-1, -1, -1))
+KEYS = ("add_key", "request_key", "keyctl")
 
 
 async def probe(client: WireClient, workspace: Path, network: str) -> dict[str, str]:
     """What became of each call, by its name; outside of the sandbox there is somebody to connect to."""
     asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), network=network)
     script = PROBE.replace("PTRACE", str(NUMBERS[0])).replace("READV", str(NUMBERS[1]))
+    script = script.replace("KEYS", str(NUMBERS[2]))
     with socket.socket(socket.AF_UNIX) as listener:
         path = str(workspace.parent / "listener")
         listener.bind(path)
@@ -92,6 +97,15 @@ async def test_with_network_only_rings_are_refused(client: WireClient, workspace
         "EPERM",
     ]
     assert found["Seccomp:"] == "2"
+
+
+@bubblewrap
+@pytest.mark.parametrize("network", ["restricted", "enabled"])
+async def test_the_keys_of_the_host_are_not_there(host: RunningServer, workspace: Path, network: str) -> None:
+    client = await WireClient.connect(host.url)
+    found = await probe(client, workspace, network)
+    assert [found[name] for name in KEYS] == ["EPERM"] * 3
+    await client.close()
 
 
 @bubblewrap
@@ -188,11 +202,11 @@ def full(*arguments: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("machine", "architecture", "connect", "socket_call", "sendto", "write"),
-    [("x86_64", 0xC000003E, 42, 41, 44, 1), ("aarch64", 0xC00000B7, 203, 198, 206, 64)],
+    ("machine", "architecture", "connect", "socket_call", "sendto", "write", "keyctl"),
+    [("x86_64", 0xC000003E, 42, 41, 44, 1, 250), ("aarch64", 0xC00000B7, 203, 198, 206, 64, 219)],
 )
 def test_the_filter_decides_by_architecture_number_and_arguments(
-    machine: str, architecture: int, connect: int, socket_call: int, sendto: int, write: int
+    machine: str, architecture: int, connect: int, socket_call: int, sendto: int, write: int, keyctl: int
 ) -> None:
     allow, refuse, kill = 0x7FFF0000, 0x00050001, 0x80000000
     for network in (False, True):
@@ -203,6 +217,7 @@ def test_the_filter_decides_by_architecture_number_and_arguments(
         assert decided(code, 0x40000003, connect, *full()) == kill
         assert decided(code, architecture, 0x40000000 + write, *full()) == refuse
         assert decided(code, architecture, 425, *full()) == refuse
+        assert decided(code, architecture, keyctl, *full()) == refuse
         assert decided(code, architecture, socket_call, *full(2, 1)) == other
         assert decided(code, architecture, socket_call, *full(1, 1 | 0o2000000)) == allow
         assert decided(code, architecture, socket_call, *full(1, 2)) == other

@@ -37,6 +37,9 @@ class _Machine(NamedTuple):
     architecture: int
     #: Numbers of the calls that are refused without the network, whatever their arguments are.
     calls: dict[str, int]
+    #: Numbers of ``add_key``, ``request_key``, ``keyctl``, refused with the network as well: the keyring of the session
+    #: is that of the host, and no namespace has another one.
+    keys: tuple[int, int, int]
     socket: int
     socketpair: int
     sendto: int
@@ -56,6 +59,7 @@ _MACHINES: Final = {
             "process_vm_readv": 310,
             "process_vm_writev": 311,
         },
+        keys=(248, 249, 250),
         socket=41,
         socketpair=53,
         sendto=44,
@@ -73,6 +77,7 @@ _MACHINES: Final = {
             "process_vm_readv": 270,
             "process_vm_writev": 271,
         },
+        keys=(217, 218, 219),
         socket=198,
         socketpair=199,
         sendto=206,
@@ -105,7 +110,7 @@ def program(machine: str, *, network: bool) -> bytes:
         _step(_LOAD, _NUMBER),
         *_refuse(_AT_LEAST, _X32),
     ]
-    for number in _RINGS:
+    for number in (*_RINGS, *known.keys):
         code += _refuse(_EQUAL, number)
     if network:
         # The sockets of virtual machines are in no network namespace, and no network that was asked for.
