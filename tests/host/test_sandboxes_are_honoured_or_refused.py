@@ -83,6 +83,19 @@ async def test_a_sandboxed_process_cannot_take_its_mounts_apart_or_turn_the_mach
 
 
 @bubblewrap
+@pytest.mark.parametrize("access", ["read", "write"])
+async def test_what_the_machine_has_in_proc_cannot_be_written(client: WireClient, workspace: Path, access: str) -> None:
+    entries = "$(ls -d /proc/* | grep -v '/proc/[0-9]' | grep -v self)"
+    _, output = await run(
+        client,
+        workspace,
+        f"test -d /proc/sys && find {entries} -type f -writable; echo x >/proc/self/comm && echo end",
+        sandbox=sandbox(workspace, special("root", access)),
+    )
+    assert [line for line in output.splitlines() if not line.startswith("find: ")] == ["end"]
+
+
+@bubblewrap
 async def test_what_is_denied_cannot_be_read(client: WireClient, workspace: Path) -> None:
     secret = workspace / "secret"
     secret.mkdir()

@@ -20,6 +20,7 @@ from typing import Final
 from holdfast.host.files.scope import is_below
 from holdfast.host.sandbox.gate import OPTIONS, READY, Places, behind_gate
 from holdfast.host.sandbox.handover import HELPERS_ENVIRONMENT, Given, SandboxedCommand
+from holdfast.host.sandbox.machine import machine_files
 from holdfast.host.sandbox.mount_points import TOOLS, can_be_made, with_mount_points
 from holdfast.host.sandbox.permissions import Access
 from holdfast.host.sandbox.policy import Grant, Policy, cannot_honour
@@ -157,8 +158,9 @@ def _mounts(policy: Policy, covered: list[str], places: Places) -> list[str]:
         closed.append("/")
     else:
         words += ["--bind" if top is Access.WRITE else "--ro-bind", "/", "/"]
-    # What stands in /proc/sys is the machine's, and root of the sandbox is root there.
-    words += ["--dev", "/dev", "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
+    words += ["--dev", "/dev", "--proc", "/proc"]
+    for path in machine_files():
+        words += ["--ro-bind", path, path]
     for mount in _ordered(policy, covered, places):
         words += mount
         match mount:
