@@ -14,6 +14,7 @@ import pytest
 from tests.companion.fake_codex import REVIEW
 from tests.conftest import locate_agent
 from tests.model_server import Drop, Fail, Gate, Hang, ModelServer, Say, Shell, WriteFile
+from tests.system.conftest import command_line
 
 from .conftest import PATIENCE, Installation, User
 
@@ -122,7 +123,7 @@ def test_a_server_that_is_killed_is_replaced(user: User, model_server: ModelServ
     model_server.script(Say("One."), Say("Two."))
     assert user.run("task", "one").out == "One.\n"
     for process in user.installation.processes():
-        if "app-server" in process.cmdline() and "--listen" in process.cmdline():
+        if "app-server" in command_line(process) and "--listen" in command_line(process):
             process.kill()
     assert user.run("task", "two").out == "Two.\n"
 

@@ -17,6 +17,7 @@ from holdfast.companion.workspace import Workspace
 from tests.conftest import locate_agent
 from tests.drivers.app_server.conftest import OLD, locate_old_codex
 from tests.model_server import Echo, Gate, Hang, ModelServer, Say
+from tests.system.conftest import command_line
 
 from .conftest import PATIENCE, Installation, User
 
@@ -41,7 +42,7 @@ def servers(user: User) -> list[psutil.Process]:
     return [
         process
         for process in user.installation.processes()
-        if {"app-server", "--listen"} <= set(process.cmdline())
+        if {"app-server", "--listen"} <= set(command_line(process))
         and process.environ().get("CODEX_HOME") == user.environment["CODEX_HOME"]
     ]
 

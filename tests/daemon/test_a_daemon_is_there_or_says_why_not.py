@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.directories import socket_path
-from tests.system.conftest import PATIENCE, Installation, installation
+from tests.system.conftest import PATIENCE, Installation, command_line, installation
 
 __all__ = ["installation"]
 
@@ -109,7 +109,7 @@ def test_a_daemon_that_is_about_to_end_is_waited_for(installation: Installation)
         command = installation.start("run", "rehearsal", "rehearse: say hello")
         deadline = time.monotonic() + PATIENCE
         # The successor is there, and has found the directory taken or will find it free.
-        while not any("--ready-fd" in process.cmdline() for process in installation.processes()):
+        while not any("--ready-fd" in command_line(process) for process in installation.processes()):
             assert time.monotonic() < deadline and command.poll() is None
             time.sleep(0.02)
     out, errors = command.communicate(timeout=PATIENCE)
@@ -119,7 +119,7 @@ def test_a_daemon_that_is_about_to_end_is_waited_for(installation: Installation)
 def test_a_daemon_outlives_whoever_started_it(installation: Installation) -> None:
     command = installation.start("run", "rehearsal", "rehearse: say hello")
     deadline = time.monotonic() + PATIENCE
-    while not any("--ready-fd" in process.cmdline() for process in installation.processes()):
+    while not any("--ready-fd" in command_line(process) for process in installation.processes()):
         assert time.monotonic() < deadline and command.poll() is None
         time.sleep(0.02)
     command.kill()

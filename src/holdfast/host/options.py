@@ -110,15 +110,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of ``exec-server``."""
     import argparse
 
-    from holdfast import __version__
-
     parser = argparse.ArgumentParser(
         prog="holdfast exec-server",
         description="Host processes for clients of the exec-server protocol. Prints its URL when it is ready.",
         allow_abbrev=False,
     )
-
-    parser.add_argument("--version", action="version", version=f"holdfast {__version__}")
 
     def told(convert: Callable[[str], object]) -> Callable[[str], object]:
         """What lets the parser tell why a word was refused."""
