@@ -35,16 +35,18 @@ while [ -n "$lock" ] && ! "$lock" -s -n 4; do
     [ $((tries -= 1)) -gt 0 ] || fail " is locked by somebody else"
     "$pause" 0.05
 done
+"$make" -m 1755 $names 2>/dev/null
 for name in $names; do
-    "$make" -m 1755 "./$name" 2>/dev/null
     [ -d "./$name" ] && [ ! -L "./$name" ] || fail "/$name is no directory"
 done
 "$@" 4<&-
 status=$?
 if [ -n "$lock" ] && "$lock" -x -n 4; then
+    ours=
     for name in $names; do
-        [ -k "./$name" ] && "$remove" "./$name"
-    done 2>/dev/null
+        [ ! -k "./$name" ] || ours="$ours $name"
+    done
+    [ -z "$ours" ] || "$remove" $ours 2>/dev/null
 fi
 exit $status
 """
