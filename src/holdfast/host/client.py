@@ -334,7 +334,9 @@ def _typed(error: RpcError, params: dict[str, Any] | None) -> Exception:
     if error.rpc_code == INVALID_REQUEST and error.message.endswith("has no terminal"):
         return NoTerminal(f"{error.message.capitalize()}.", hint="Start it with tty=True.")
     if error.rpc_code == INVALID_REQUEST and error.message.endswith("is not closed"):
-        return NotClosed(f"Process {(params or {}).get('processId')!r} is not closed.", hint="End it with terminate().")
+        process_id = (params or {}).get("processId")
+        hint = "End it first: terminate(), or holdfast host stop."
+        return NotClosed(f"Process {process_id!r} is not closed.", hint=hint)
     if error.rpc_code == METHOD_NOT_FOUND:
         return HostUnavailable(
             f"The host is too old for this client: {error.message}.", hint="Stop it; a new one starts by itself."
