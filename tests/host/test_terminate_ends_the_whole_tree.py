@@ -207,7 +207,13 @@ async def test_what_runs_as_somebody_else_is_named_and_everything_around_it_ends
     await wire.until_output("group", b"\n")
     others = [(await announced(client, "tree", 1))["other"], int(wire.output("group").split()[1])]
     try:
-        for method, more in (("process/signal", {"signal": "interrupt"}), ("process/terminate", {})):
+        repeated = ("process/signal", {"signal": "interrupt", "signalId": "1"})
+        for method, more in (
+            ("process/signal", {"signal": "interrupt"}),
+            repeated,
+            repeated,
+            ("process/terminate", {}),
+        ):
             code, text = await wire.error(method, {"processId": "group", **more})
             assert (code, text) == (
                 -32603,

@@ -10,7 +10,7 @@ from holdfast.host import parameters
 from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.input import INPUT_LIMIT
 from holdfast.host.methods import Reply, method
-from holdfast.host.process import HostedProcess
+from holdfast.host.process import HostedProcess, NotPermitted
 from holdfast.host.status import describe_member
 from holdfast.host.tree import OsProcess, end_tree
 from holdfast.host.writes import WriteState
@@ -120,8 +120,14 @@ def send_signal(client: ClientConnection, params: parameters.Signal) -> Reply:
     process = client.find(params.process_id)
     if process is None or process.closed:
         return _EMPTY
-    if params.signal_id is None or process.writes.signalled(params.signal_id):
+    if params.signal_id is None:
         process.signal_group(number)
+    elif process.writes.signalled(params.signal_id):
+        try:
+            process.signal_group(number)
+        except NotPermitted:
+            process.writes.not_signalled(params.signal_id)
+            raise
     return _EMPTY
 
 

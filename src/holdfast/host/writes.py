@@ -116,6 +116,10 @@ class WriteLedger:
         self._remember(digest, WriteState.DONE)
         return True
 
+    def not_signalled(self, signal_id: str) -> None:
+        """The noted signal could not be sent; the same again is no repetition."""
+        self._states.pop(_digest(f"signal {signal_id}"), None)
+
     def _remember(self, digest: bytes, state: WriteState) -> None:
         self._states[digest] = state
         if len(self._states) > REMEMBERED:
