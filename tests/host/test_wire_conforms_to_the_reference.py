@@ -211,6 +211,8 @@ async def test_a_process_id_is_taken_until_it_is_forgotten(client: WireClient) -
 async def test_refused_starts(client: WireClient, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("no shebang")
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
     start: dict[str, Any] = {"argv": ["/bin/true"], "cwd": "file:///tmp", "env": {"PATH": PATH}, "tty": False}
     enoent = (-32603, "No such file or directory (os error 2)")
     cases: list[tuple[dict[str, Any], tuple[int, str]]] = [
@@ -227,6 +229,11 @@ async def test_refused_starts(client: WireClient, tmp_path: Path) -> None:
         ({"cwd": "http://x/tmp"}, (-32602, "unsupported path URI scheme `http`")),
         ({"cwd": "file:///tmp?x=1"}, (-32602, "query parameters are not allowed in path URIs")),
         ({"cwd": "file:///tmp#f"}, (-32602, "fragments are not allowed in path URIs")),
+        ({"argv": ["/bin/sh/"]}, (-32603, "Not a directory (os error 20)")),
+        ({"argv": [f"/{'x' * 300}"]}, (-32603, "Filename too long (os error 36)")),
+        ({"argv": [str(loop)]}, (-32603, "Symbolic link loop (os error 40)")),
+        ({"argv": [str(loop)], "tty": True}, (-32603, "Symbolic link loop (os error 40)")),
+        ({"cwd": f"file://{loop}"}, (-32603, "Symbolic link loop (os error 40)")),
         ({"argv": ["/bin/echo", "x" * 200_000]}, (-32603, "Argument list too long (os error 7)")),
         ({"argv": ["/bin/echo", "a\0b"]}, (-32603, "nul byte found in provided data")),
     ]

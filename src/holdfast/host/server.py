@@ -416,8 +416,3 @@ class ProcessHost:
         if expired:
             self._spawn_task(self._places.give_back([process.directory for process in expired]))
         reap_orphans({process.pid for process in self.live})
-
-
-def describe_os_error(error: OSError) -> str:
-    """An operating-system error in the words of the reference implementation."""
-    return f"{os.strerror(error.errno or 0)} (os error {error.errno or 0})"

@@ -234,6 +234,8 @@ def spawn(
                 limit.give(pid)
                 return pid
             except (FileNotFoundError, NotADirectoryError):
+                if "/" in program:
+                    raise
                 continue
             except PermissionError as error:
                 # As execvp does it: a later entry of PATH may still work, but this is the reason to report.

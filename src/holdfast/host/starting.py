@@ -13,7 +13,7 @@ from holdfast.host.environment import child_environment
 from holdfast.host.hanging import touch
 from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess
-from holdfast.host.server import DuplicateProcess, describe_os_error
+from holdfast.host.server import DuplicateProcess
 from holdfast.host.spawn import search_path
 from holdfast.host.status import describe
 from holdfast.host.uri import ForeignUri, InvalidUri, resolve_dots, uri_to_path
@@ -106,7 +106,7 @@ async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, 
     try:
         command = await client.resource(FileService, FileService).in_thread(command_line, params, cwd, env)
     except OSError as error:
-        raise RpcError(INTERNAL_ERROR, describe_os_error(error)) from None
+        raise _failed(error) from None
     except ValueError:
         raise RpcError(INTERNAL_ERROR, "nul byte found in provided data") from None
     _require_session(client)
@@ -125,7 +125,7 @@ async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, 
                 sandbox_type=b"linuxSeccomp",
             )
     except OSError as error:
-        raise RpcError(INTERNAL_ERROR, describe_os_error(error)) from None
+        raise _failed(error) from None
 
 
 def _start(
@@ -164,13 +164,19 @@ def _start(
     except DuplicateProcess as error:
         raise RpcError(INVALID_REQUEST, error.message) from None
     except OSError as error:
-        raise RpcError(INTERNAL_ERROR, describe_os_error(error)) from None
+        raise _failed(error) from None
     except ValueError:
         raise RpcError(INTERNAL_ERROR, "nul byte found in provided data") from None
     if extension.persistent:
         return _started(process, existing=False)
     client.push(process, 0)
     return b'{"processId":%s,"sandboxType":"%s"}' % (encode_json(params.process_id), sandbox_type)
+
+
+def _failed(error: OSError) -> RpcError:
+    from holdfast.host.files.refusal import describe as describe_error
+
+    return RpcError(INTERNAL_ERROR, describe_error(error))
 
 
 def _started(process: HostedProcess, *, existing: bool) -> bytes:
