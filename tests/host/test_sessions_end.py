@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +16,19 @@ import pytest
 from .harness import PATH, RunningServer, WireClient, alive, within
 from .promises import eventually
 
-#: The host, with times that a test can wait for.
+#: The host, with times that a test can wait for; at SIGUSR1 it prints how many processes and pushes are in memory.
 HURRIED = """
-import sys
-from holdfast.host import entry, server, session
+import gc, signal, sys
+from holdfast.host import entry, process, push, server, session
 server._SWEEP = 0.05
 session.RETAIN_CLOSED = session.RETAIN_SESSION = 0.5
+
+def count(*_):
+    kinds = (process.HostedProcess, push.Notifications)
+    gc.collect()
+    print(sum(isinstance(one, kinds) for one in gc.get_objects()), flush=True)
+
+signal.signal(signal.SIGUSR1, count)
 sys.exit(entry.main())
 """
 
@@ -62,6 +71,18 @@ async def test_a_closed_process_is_forgotten_and_its_id_is_free(hurried: Running
     await client.start("p", "/bin/sh", "-c", "echo again")
     await client.until_closed("p")
     assert client.output("p") == b"again\n"
+    await client.close()
+
+
+async def test_nothing_of_a_forgotten_process_stays_with_its_connection(hurried: RunningServer, state: Path) -> None:
+    client = await WireClient.connect(hurried.url)
+    for number in range(20):
+        await client.start(f"{number}", "/bin/true")
+        await client.until_closed(f"{number}")
+    await eventually(lambda: directories(state) == 0, "the log of a forgotten process stayed")
+    os.kill(hurried.server_pid, signal.SIGUSR1)
+    assert hurried.process.stdout is not None
+    assert int(await within(asyncio.to_thread(hurried.process.stdout.readline))) == 0
     await client.close()
 
 
