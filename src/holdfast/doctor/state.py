@@ -14,6 +14,7 @@ from typing import Final
 
 from holdfast.directories import SOCKET_PATH_LIMIT, socket_path
 from holdfast.doctor.check import BlockingCheck, Finding, Level
+from holdfast.host.mounts import read_mounts
 
 #: Free bytes below which a task's log may soon not fit, and below which nothing may.
 LITTLE_SPACE: Final = 1 << 30
@@ -241,11 +242,8 @@ def _chmod_ours(path: Path, change: Callable[[int], int]) -> None:
 def _file_system(path: Path) -> str | None:
     """The type of the file system that *path* is on, as the kernel names it; ``None`` where that cannot be read."""
     try:
-        device = os.stat(path).st_dev
-        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-            fields, _, rest = line.partition(" - ")
-            if fields.split(" ")[2] == f"{os.major(device)}:{os.minor(device)}":
-                return rest.split(" ")[0]
-    except (OSError, IndexError):
-        pass
-    return None
+        number = os.stat(path).st_dev
+        device = f"{os.major(number)}:{os.minor(number)}"
+        return next((mount.kind for mount in read_mounts() if mount.device == device), None)
+    except OSError:
+        return None

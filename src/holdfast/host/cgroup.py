@@ -18,11 +18,11 @@ and marker.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from holdfast.clock import boot_id
+from holdfast.host.mounts import TABLE, Mount, read_mounts
 from holdfast.host.tree import OsProcess, Tree, read_process
 
 #: The file in the directory of a process that names its cgroup.
@@ -34,7 +34,6 @@ _DELEGATED: Final = ("trusted.delegate", "user.delegate")
 DELEGATED_UNIT: Final = "HOLDFAST_DELEGATED_UNIT"
 #: Rounds of moving what was forked meanwhile, before whoever forks faster is left to the other proofs.
 _ROUNDS: Final = 20
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 class Delegation(NamedTuple):
@@ -44,18 +43,16 @@ class Delegation(NamedTuple):
     reason: str
 
 
-def find_delegation(
-    *, membership: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/proc/self/mountinfo")
-) -> Delegation:
+def find_delegation(*, membership: Path = Path("/proc/self/cgroup"), mounts: Path = TABLE) -> Delegation:
     """Look for the cgroup of this process, and whether it was given to us."""
     try:
         paths = [line[3:] for line in membership.read_text().splitlines() if line.startswith("0::")]
-        table = mounts.read_text().splitlines()
+        table = read_mounts(mounts)
     except OSError as error:
         return Delegation(None, f"{error.filename} cannot be read")
     if not paths:
         return Delegation(None, "there is no cgroup v2")
-    found = [place for line in table if (place := _mounted(line, paths[0])) is not None]
+    found = [place for mount in table if (place := _mounted(mount, paths[0])) is not None]
     if not found:
         return Delegation(None, "cgroup v2 is not mounted, or not so that the host's own cgroup can be seen")
     directory, is_root = found[0]
@@ -73,17 +70,14 @@ def find_delegation(
     return Delegation(directory, "")
 
 
-def _mounted(line: str, path: str) -> tuple[Path, bool] | None:
-    """Where the cgroup *path* is by this line of ``mountinfo``, and whether that is the top of what is mounted."""
-    before, _, after = line.partition(" - ")
-    fields = before.split()
-    if after.split()[:1] != ["cgroup2"] or len(fields) < 5:
+def _mounted(mount: Mount, path: str) -> tuple[Path, bool] | None:
+    """Where the cgroup *path* is by this mount, and whether that is the top of what is mounted."""
+    if mount.kind != "cgroup2":
         return None
-    root, point = (_OCTAL.sub(lambda code: chr(int(code[1], 8)), field) for field in fields[3:5])
-    relative = os.path.relpath(path, root)
+    relative = os.path.relpath(path, mount.root)
     if relative.startswith("..") or "/.." in path:
         return None
-    return Path(point) / relative, relative == "."
+    return Path(mount.point) / relative, relative == "."
 
 
 def _is_delegated(directory: Path) -> bool:

@@ -12,6 +12,8 @@ import select
 import stat
 from typing import Final
 
+from holdfast.host.mounts import TABLE, read_mounts
+
 #: Types of file systems, up to the first dot.
 _KINDS: Final = frozenset(
     {
@@ -27,7 +29,7 @@ class HangingMounts:
     """What is mounted of that kind, now."""
 
     def __init__(self) -> None:
-        self._table = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._table = os.open(TABLE, os.O_RDONLY | os.O_CLOEXEC)
         # The kernel reports a change of the table as an exceptional condition of it: to ask costs a microsecond.
         self._changed = select.poll()
         self._changed.register(self._table, select.POLLPRI)
@@ -40,16 +42,9 @@ class HangingMounts:
         return bool(self._points)
 
     def _read(self) -> frozenset[str]:
-        found: set[str] = set()
-        with open("/proc/self/mountinfo", "rb") as table:
-            for line in table:
-                mount, _, file_system = line.partition(b" - ")
-                if file_system.split(b" ", 1)[0].split(b".", 1)[0].decode("ascii", "replace") in _KINDS:
-                    # Blanks and backslashes are octal there.
-                    point = mount.split(b" ")[4].decode("unicode_escape").encode("latin-1")
-                    found.add(os.fsdecode(point))
+        found = frozenset(mount.point for mount in read_mounts() if mount.kind.partition(".")[0] in _KINDS)
         # If everything hangs there is nobody left to be spared.
-        return frozenset(found - {"/"})
+        return found - {"/"}
 
     def lead(self, path: str) -> bool:
         """Whether an absolute *path*, its symlinks followed, leads into one of them."""

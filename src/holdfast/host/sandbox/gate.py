@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from typing import Final, NamedTuple
+from typing import Final
 
 from holdfast.host.files.scope import is_below
+from holdfast.host.mounts import Mount, read_mounts
 from holdfast.host.sandbox.handover import Given
 from holdfast.host.sandbox.policy import cannot_honour
 
@@ -66,25 +67,12 @@ exit "${{status:-1}}"
 """
 
 
-class HostMount(NamedTuple):
-    """A line of ``/proc/self/mountinfo``, with its escapes."""
-
-    device: str
-    root: str
-    point: str
-    options: str
-
-
 class Places:
     """Where mounts have to be, as lines of ``mountinfo`` have it; there is a tab before the path."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self._mounts: dict[str, HostMount] = {}
-        with open("/proc/self/mountinfo", errors="surrogateescape") as file:
-            for line in file:
-                number, _, device, root, point, options, *_ = line.split(" ")
-                self._mounts[number] = HostMount(device, root, point, options)
+        self._mounts = {mount.number: mount for mount in read_mounts()}
 
     def bound(self, source: str, path: str, *, writable: bool) -> None:
         """What has the real path *source* now is bound at *path*.
@@ -93,13 +81,12 @@ class Places:
         :raises OSError: it is not there any more
         """
         mount = self._mount_of(source)
-        found = _escaped(source)
-        if not is_below(found, mount.point):
+        if not is_below(source, mount.point):
             raise cannot_honour(f"something else was put in the place of `{source}`")
-        inside = mount.root.rstrip("/") + found.removeprefix(mount.point.rstrip("/"))
+        inside = mount.root.rstrip("/") + source.removeprefix(mount.point.rstrip("/"))
         # A file system that is read-only itself stays so.
         flag = mount.options[:2] if writable else "ro"
-        self.lines.append(f"{mount.device} {inside or '/'}\t{_escaped(path)} {flag}")
+        self.lines.append(f"{mount.device} {_escaped(inside) or '/'}\t{_escaped(path)} {flag}")
 
     def empty(self, path: str) -> None:
         """An empty read-only directory is at *path*."""
@@ -110,9 +97,9 @@ class Places:
 
         :raises OSError: it is not there any more
         """
-        return self._mount_of(path).point == _escaped(path)
+        return self._mount_of(path).point == path
 
-    def _mount_of(self, path: str) -> HostMount:
+    def _mount_of(self, path: str) -> Mount:
         # A mount may hide others, so its path alone does not tell which one it is.
         opened = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
