@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
-from pybase64 import b64encode
 
 from holdfast.cli import byte_size, completion_values, duration, host_access, table, terminal
 
 if TYPE_CHECKING:
     from holdfast.host.client import HostClient
-    from holdfast.host.port import Gap, ProcessStatus, Record, Termination
+    from holdfast.host.port import ProcessStatus, Record, Termination
 
 _ID: Final = click.argument("process_id", metavar="ID", shell_complete=completion_values.processes)
 #: Seconds that a reader waits for a host which went away.
@@ -65,7 +63,7 @@ def logs(*, process_id: str, follow: bool, url: str | None, token_file: Path | N
         await _known(client, process_id)
         async for record in client.records(process_id, follow=follow):
             if as_json:
-                _print_json(_entry(record))
+                _print_json({"gap": None, **record.document()})
             elif isinstance(record, Gap):
                 terminal.tell(f"notice: records {record.first} to {record.last} are no longer there")
             else:
@@ -148,31 +146,13 @@ def _state(status: ProcessStatus) -> str:
     return status.state if status.exit_code is None else f"{status.state} ({status.exit_code})"
 
 
-def _entry(record: Record | Gap) -> dict[str, object]:
-    """As ``holdfast logs --json`` has it."""
-    from holdfast.host.port import Gap
-
-    if isinstance(record, Gap):
-        return {"gap": [record.first, record.last]}
-    return {
-        "gap": None,
-        "seq": record.seq,
-        "kind": record.kind,
-        "time": record.time,
-        "data_base64": b64encode(record.data).decode(),
-        "exit_code": record.exit_code,
-        "signal": record.signal,
-    }
-
-
 def _write_raw(record: Record) -> None:
     from holdfast.host.port import Kind
 
     if record.kind in (Kind.STDOUT, Kind.PTY):
         terminal.write([record.data])
-    elif record.kind is Kind.STDERR and sys.stderr is not None:
-        sys.stderr.buffer.write(record.data)
-        sys.stderr.buffer.flush()
+    elif record.kind is Kind.STDERR:
+        terminal.write_error(record.data)
 
 
 def _print_json(value: object) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 import msgspec
 
@@ -55,6 +53,5 @@ def _write_raw(entry: LogEntry) -> None:
         terminal.tell(f"notice: records {entry.gap[0]} to {entry.gap[1]} are no longer there")
     elif entry.kind != _STDERR:
         terminal.write([entry.data])
-    elif sys.stderr is not None:
-        sys.stderr.buffer.write(entry.data)
-        sys.stderr.buffer.flush()
+    else:
+        terminal.write_error(entry.data)

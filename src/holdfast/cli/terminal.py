@@ -60,6 +60,13 @@ def tell(text: str) -> None:
         pass
 
 
+def write_error(data: bytes) -> None:
+    """Write bytes to standard error as they are, if there is one, and flush them."""
+    if sys.stderr is not None:
+        sys.stderr.buffer.write(data)
+        sys.stderr.buffer.flush()
+
+
 def discard_output() -> None:
     """Point standard output at nothing, so that leaving cannot fail on what is still buffered."""
     null = os.open(os.devnull, os.O_WRONLY)

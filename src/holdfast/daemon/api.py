@@ -326,18 +326,7 @@ async def _stream(lines: AsyncGenerator[Any, None]) -> Response:
 
 async def _log_lines(records: AsyncGenerator[tuple[int, Record | Gap], None]) -> AsyncGenerator[dict[str, Any], None]:
     async for attempt, record in records:
-        if isinstance(record, Gap):
-            yield {"attempt": attempt, "gap": [record.first, record.last]}
-        else:
-            yield {
-                "attempt": attempt,
-                "seq": record.seq,
-                "kind": record.kind,
-                "time": record.time,
-                "data_base64": base64.b64encode(record.data).decode(),
-                "exit_code": record.exit_code,
-                "signal": record.signal,
-            }
+        yield {"attempt": attempt, **record.document()}
 
 
 async def _all_changes(runtime: Runtime, after: int) -> AsyncGenerator[Any, None]:

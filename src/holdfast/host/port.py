@@ -7,9 +7,11 @@ This is the only door to a process.  :mod:`holdfast.host.client` implements it o
 from __future__ import annotations
 
 import abc
+import base64
 from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -42,12 +44,27 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     #: ``exited`` only: the number of the signal that ended the process.
     signal: int | None = None
 
+    def document(self) -> dict[str, Any]:
+        """As programs get it, in JSON."""
+        return {
+            "seq": self.seq,
+            "kind": self.kind,
+            "time": self.time,
+            "data_base64": base64.b64encode(self.data).decode(),
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+        }
+
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
     """A range of records that the host no longer holds (retention, or a foreign host that dropped them)."""
 
     first: int
     last: int
+
+    def document(self) -> dict[str, Any]:
+        """As programs get it, in JSON."""
+        return {"gap": [self.first, self.last]}
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
