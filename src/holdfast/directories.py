@@ -61,9 +61,10 @@ def private_directory(path: Path) -> Path:
         )
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
-        hint = f"Choose a directory that only Holdfast uses, for example {path / 'holdfast'}."
-        if not mode & stat.S_ISVTX:
+        if mode & stat.S_ISVTX:
             # One that is made for many, like /tmp, must not be taken away from them.
+            hint = f"Choose a directory that only Holdfast uses, for example {path / 'holdfast'}."
+        else:
             hint = f"If only Holdfast uses it, run: chmod 700 {path}"
         raise InsecureDirectory(f"{path} is open to other users (mode {mode:04o}).", hint=hint)
     return path

@@ -47,6 +47,17 @@ async def started(url: str, *argv: str) -> int:
         await client.aclose()
 
 
+async def stopping(state: Path) -> tuple[RunningServer, int, int]:
+    """A host that was told to stop and waits for a process: it, the pid of its server, and that of the process."""
+    server = start_host(state)
+    asked = state.parent / "asked"
+    pid = await started(server.url, "sh", "-c", STUBBORN, str(asked))
+    serving = server.server_pid
+    server.process.send_signal(signal.SIGTERM)
+    await eventually(asked.exists, "nobody asked it to end")
+    return server, serving, pid
+
+
 def children(pid: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
@@ -76,12 +87,7 @@ async def test_a_server_that_is_told_to_stop_before_it_can_hear_it_stops_when_it
 
 
 async def test_a_server_that_is_killed_while_it_stops_is_replaced_by_one_that_goes_on_with_it(state: Path) -> None:
-    server = start_host(state)
-    asked = state.parent / "asked"
-    pid = await started(server.url, "sh", "-c", STUBBORN, str(asked))
-    victim = server.server_pid
-    server.process.send_signal(signal.SIGTERM)
-    await eventually(asked.exists, "nobody asked it to end")
+    server, victim, pid = await stopping(state)
     os.kill(victim, signal.SIGKILL)
     assert await asyncio.to_thread(ended, server) == 0
     assert not alive(pid)
@@ -89,12 +95,7 @@ async def test_a_server_that_is_killed_while_it_stops_is_replaced_by_one_that_go
 
 
 async def test_a_keeper_that_is_killed_while_its_server_stops_is_not_missed(state: Path) -> None:
-    server = start_host(state)
-    asked = state.parent / "asked"
-    pid = await started(server.url, "sh", "-c", STUBBORN, str(asked))
-    heir = server.server_pid
-    server.process.send_signal(signal.SIGTERM)
-    await eventually(asked.exists, "nobody asked it to end")
+    server, heir, pid = await stopping(state)
     server.kill()
     await until_dead(heir)
     assert not alive(pid)

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from holdfast import __version__
+from holdfast.host.cgroup import DELEGATED_UNIT
 from holdfast.host.uri import path_to_uri
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
@@ -59,7 +60,7 @@ _ALWAYS_DROPPED: Final = frozenset(
     {
         "CODEX_EXEC_SERVER_EXIT_ON_STDIN_CLOSE",
         "CODEX_EXEC_SERVER_NOISE_AUTH_TOKEN",
-        "HOLDFAST_DELEGATED_UNIT",
+        DELEGATED_UNIT,
         "NODE_REPL_AUTH_TOKEN",
         "NOTIFY_SOCKET",
         "OPENAI_FEDERATION_RULE_ID",

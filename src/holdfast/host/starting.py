@@ -105,14 +105,9 @@ async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, 
 
     try:
         command = await client.resource(FileService, FileService).in_thread(command_line, params, cwd, env)
-    except OSError as error:
-        raise _failed(error) from None
-    except ValueError:
-        raise RpcError(INTERNAL_ERROR, "nul byte found in provided data") from None
-    _require_session(client)
-    if command is None:
-        return _start(client, params, params.argv[0], params.argv, cwd, env)
-    try:
+        _require_session(client)
+        if command is None:
+            return _start(client, params, params.argv[0], params.argv, cwd, env)
         with command.handed_over() as (argv, descriptors):
             return _start(
                 client,
@@ -124,7 +119,7 @@ async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, 
                 descriptors=descriptors,
                 sandbox_type=b"linuxSeccomp",
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _failed(error) from None
 
 
@@ -163,17 +158,17 @@ def _start(
         )
     except DuplicateProcess as error:
         raise RpcError(INVALID_REQUEST, error.message) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _failed(error) from None
-    except ValueError:
-        raise RpcError(INTERNAL_ERROR, "nul byte found in provided data") from None
     if extension.persistent:
         return _started(process, existing=False)
     client.push(process, 0)
     return b'{"processId":%s,"sandboxType":"%s"}' % (encode_json(params.process_id), sandbox_type)
 
 
-def _failed(error: OSError) -> RpcError:
+def _failed(error: OSError | ValueError) -> RpcError:
+    if isinstance(error, ValueError):
+        return RpcError(INTERNAL_ERROR, "nul byte found in provided data")
     from holdfast.host.files.refusal import describe as describe_error
 
     return RpcError(INTERNAL_ERROR, describe_error(error))
