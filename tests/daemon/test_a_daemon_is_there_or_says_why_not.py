@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.directories import socket_path
+from tests.host.harness import everything_below
 from tests.system.conftest import PATIENCE, Installation, command_line, installation
 
 __all__ = ["installation"]
@@ -41,15 +42,9 @@ def test_many_first_commands_start_one_daemon(installation: Installation) -> Non
 def test_what_the_daemon_leaves_lying_is_for_nobody_else(installation: Installation) -> None:
     installation.run("run", "rehearsal", "rehearse: say hello")
     looked_at = 0
-    for directory, _, files in os.walk(installation.state):
-        for path in (directory, *(os.path.join(directory, name) for name in files)):
-            try:
-                mode = stat.S_IMODE(os.lstat(path).st_mode)
-            except FileNotFoundError:
-                # The host goes on making places for what comes next, and moves them.
-                continue
-            looked_at += 1
-            assert mode & 0o077 == 0, f"{path} has mode {mode:04o}"
+    for path, status in everything_below(installation.state):
+        looked_at += 1
+        assert stat.S_IMODE(status.st_mode) & 0o077 == 0, f"{path} has mode {status.st_mode:o}"
     assert looked_at > 10
 
 

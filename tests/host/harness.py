@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +310,17 @@ class WireClient:
 
 def write_params(process_id: str, data: bytes, write_id: str) -> dict[str, Any]:
     return {"processId": process_id, "chunk": base64.b64encode(data).decode(), "writeId": write_id}
+
+
+def everything_below(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """What lies in and below *top*, where a host makes, moves and removes places meanwhile (`rglob` fails on those)."""
+    for directory, _, files in os.walk(top):
+        for path in (Path(directory), *(Path(directory, name) for name in files)):
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                continue
+            yield path, status
 
 
 def alive(pid: int) -> bool:

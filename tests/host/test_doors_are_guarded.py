@@ -17,7 +17,7 @@ from holdfast.host.client import HostClient
 from holdfast.host.port import HostUnavailable, ProcessSpec, Record
 from holdfast.jsonrpc.lines import serve_unix
 
-from .harness import BOUND, PATH, RunningServer, WireClient, start_host, within
+from .harness import BOUND, PATH, RunningServer, WireClient, everything_below, start_host, within
 
 
 @pytest.fixture
@@ -95,13 +95,8 @@ async def test_what_is_made_is_private_from_the_first_instant(state: Path) -> No
     await client.start(spec)
     assert [record async for record in client.records("p")]
     seen = 0
-    for path in sorted(state.rglob("*")):  # noqa: ASYNC240 - a test has the loop for itself
-        try:
-            mode = path.lstat().st_mode
-        except FileNotFoundError:
-            # A place for a later process, which was moved to where it belongs meanwhile.
-            continue
-        assert stat.S_IMODE(mode) == (0o700 if stat.S_ISDIR(mode) else 0o600), path
+    for path, status in everything_below(state):
+        assert stat.S_IMODE(status.st_mode) == (0o700 if stat.S_ISDIR(status.st_mode) else 0o600), path
         seen += 1
     assert seen >= 6
     await client.aclose()
