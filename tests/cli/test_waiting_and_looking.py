@@ -185,12 +185,14 @@ def test_raw_logs_are_the_bytes_of_both_streams(daemon: FakeDaemon, capfdbinary:
         entry(2, "stderr", b"err\n"),
         {"attempt": 1, "gap": [3, 4]},
         entry(5, "stdout", b"more"),
-        entry(6, "exited"),
-        entry(7, "closed"),
+        entry(6, "signal", b'{"hook_event_name":"Stop"}'),
+        entry(7, "pty", b" and more"),
+        entry(8, "exited"),
+        entry(9, "closed"),
     ]
     assert execute(["logs", "--raw", task.id]) == 0
     out, err = capfdbinary.readouterr()
-    assert out == b"\x00out more"
+    assert out == b"\x00out more and more"
     assert err == b"err\nnotice: records 3 to 4 are no longer there\n"
 
 

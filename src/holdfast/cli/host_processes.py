@@ -12,7 +12,7 @@ from holdfast.cli import byte_size, completion_values, duration, host_access, ta
 
 if TYPE_CHECKING:
     from holdfast.host.client import HostClient
-    from holdfast.host.port import ProcessStatus, Record, Termination
+    from holdfast.host.port import ProcessStatus, Termination
 
 _ID: Final = click.argument("process_id", metavar="ID", shell_complete=completion_values.processes)
 #: Seconds that a reader waits for a host which went away.
@@ -67,7 +67,7 @@ def logs(*, process_id: str, follow: bool, url: str | None, token_file: Path | N
             elif isinstance(record, Gap):
                 terminal.tell(f"notice: records {record.first} to {record.last} are no longer there")
             else:
-                _write_raw(record)
+                terminal.write_record(record.kind, record.data)
 
     host_access.ask(url, token_file, copy, patience=_LONG_PATIENCE)
     return 0
@@ -144,15 +144,6 @@ def _state(status: ProcessStatus) -> str:
     if status.signal is not None:
         return f"{status.state} (signal {status.signal})"
     return status.state if status.exit_code is None else f"{status.state} ({status.exit_code})"
-
-
-def _write_raw(record: Record) -> None:
-    from holdfast.host.port import Kind
-
-    if record.kind in (Kind.STDOUT, Kind.PTY):
-        terminal.write([record.data])
-    elif record.kind is Kind.STDERR:
-        terminal.write_error(record.data)
 
 
 def _print_json(value: object) -> None:

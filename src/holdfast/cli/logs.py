@@ -12,8 +12,6 @@ from holdfast.cli.error_report import UsageError
 from holdfast.daemon.client import LogEntry
 from holdfast.tasks.view import Progress
 
-_STDERR = "stderr"
-
 
 @click.command()
 @click.argument("task_id", metavar="ID", shell_complete=completion_values.tasks)
@@ -51,7 +49,5 @@ def _readable(line: Progress) -> str:
 def _write_raw(entry: LogEntry) -> None:
     if entry.gap is not None:
         terminal.tell(f"notice: records {entry.gap[0]} to {entry.gap[1]} are no longer there")
-    elif entry.kind != _STDERR:
-        terminal.write([entry.data])
     else:
-        terminal.write_error(entry.data)
+        terminal.write_record(entry.kind, entry.data)

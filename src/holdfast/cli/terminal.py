@@ -60,9 +60,16 @@ def tell(text: str) -> None:
         pass
 
 
-def write_error(data: bytes) -> None:
-    """Write bytes to standard error as they are, if there is one, and flush them."""
-    if sys.stderr is not None:
+def write_record(kind: str, data: bytes) -> None:
+    """Write what a process wrote, byte for byte, to the stream of that name.
+
+    *kind* is one of :class:`holdfast.host.port.Kind`; records of other kinds hold nothing that the process wrote there.
+    """
+    from holdfast.host.port import Kind
+
+    if kind in (Kind.STDOUT, Kind.PTY):
+        write([data])
+    elif kind == Kind.STDERR and sys.stderr is not None:
         sys.stderr.buffer.write(data)
         sys.stderr.buffer.flush()
 
