@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 
 from holdfast.host.input import STDIN_BUFFER
+from holdfast.host.writes import WriteLedger
 
 from .harness import RunningServer, WireClient, kill_server, start_host, within, write_params
 
 #: Reads nothing until it gets a signal, and then tells how much it was.
 LATE_READER = "trap 'wc -c; exit' USR1; echo up; while :; do sleep 0.05; done"
+
+COUNTS_SIGNALS = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print("up", flush=True)
+for count in range(1, 4):
+    signal.sigwait([signal.SIGUSR1])
+    print("got", count, flush=True)
+"""
 
 
 async def late_reader(client: WireClient, tty: bool = False) -> None:
@@ -100,3 +111,31 @@ async def test_an_end_of_input_after_a_gap_is_refused_once(state: Path) -> None:
     await second.until_closed("p")
     assert await within(asyncio.to_thread(server.stop)) == 0
     await second.close()
+
+
+async def test_a_repeated_signal_is_sent_once_and_one_that_a_kill_cut_off_is_told_to_be(state: Path) -> None:
+    server = start_host(state, "ws://127.0.0.1:0")
+    first = await WireClient.connect(server.url)
+    await first.start("p", sys.executable, "-c", COUNTS_SIGNALS)
+    await first.until_output("p", b"up")
+    for _ in range(2):
+        assert await first.result("process/signal", {"processId": "p", "signal": 10, "signalId": "sent"}) == {}
+    await first.until_output("p", b"got 1\n")
+    (notes,) = state.glob("processes/*/writes")  # noqa: ASYNC240 - a test has the loop for itself
+    # What a server leaves that is killed between the note and the signal.
+    ledger = WriteLedger(str(notes.parent))
+    ledger.begin_signal("cut off")
+    ledger.close()
+    await kill_server(server)
+    await first.until_lost()
+
+    second = await WireClient.connect(server.url, resume=first.session)
+    assert await second.result("process/signal", {"processId": "p", "signal": 10, "signalId": "sent"}) == {}
+    told = await second.error("process/signal", {"processId": "p", "signal": 10, "signalId": "cut off"})
+    assert told == (-32603, "the server was killed during this signal; whether it arrived is not known")
+    assert await second.result("process/signal", {"processId": "p", "signal": 10, "signalId": "new"}) == {}
+    await second.until_output("p", b"got 2\n")
+    await second.result("process/terminate", {"processId": "p"})
+    await second.until_closed("p")
+    await second.close()
+    assert server.stop() == 0

@@ -223,6 +223,23 @@ def test_an_event_without_room_leaves_nothing_behind(tmp_path: Path, monkeypatch
     log.close()
 
 
+def test_a_signal_that_was_begun_and_not_noted_as_sent_is_uncertain_and_leaves_no_gap(tmp_path: Path) -> None:
+    ledger = WriteLedger(str(tmp_path))
+    for name in ("sent", "refused", "cut off"):
+        ledger.begin_signal(name)
+    ledger.signal_done("sent")
+    ledger.signal_refused("refused")
+    ledger.begin("cut off")
+    before = [ledger.signal_state(name) for name in ("sent", "refused", "cut off", "new")]
+    assert before == [WriteState.DONE, WriteState.NEW, WriteState.BEGUN, WriteState.NEW]
+    ledger.close()
+    again = WriteLedger(str(tmp_path))
+    again.recover()
+    after = [again.signal_state(name) for name in ("sent", "cut off", "new")]
+    assert after == [WriteState.DONE, WriteState.UNCERTAIN, WriteState.NEW]
+    assert again.tell_all() == 1, "the write; a signal is no input"
+
+
 def test_half_of_a_note_does_not_shift_those_that_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = WriteLedger(str(tmp_path))
     ledger.begin("a")

@@ -32,6 +32,7 @@ from holdfast.host.port import (
     ProcessState,
     ProcessStatus,
     Record,
+    SignalUncertain,
     StartRefused,
     StdinClosed,
     Termination,
@@ -40,7 +41,7 @@ from holdfast.host.port import (
     WriteUncertain,
 )
 from holdfast.host.uri import path_to_uri
-from holdfast.jsonrpc.messages import INVALID_REQUEST, METHOD_NOT_FOUND, STOPPING, RpcError
+from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, STOPPING, RpcError
 from holdfast.jsonrpc.peer import ConnectionClosed
 
 #: Seconds that a host which said that it ends is waited for.
@@ -337,6 +338,10 @@ def _typed(error: RpcError, params: dict[str, Any] | None) -> Exception:
         process_id = (params or {}).get("processId")
         hint = "End it first: terminate(), or holdfast host stop."
         return NotClosed(f"Process {process_id!r} is not closed.", hint=hint)
+    if error.rpc_code == INTERNAL_ERROR and error.message.endswith("whether it arrived is not known"):
+        process_id = (params or {}).get("processId")
+        hint = "Look at what the process does before you repeat it."
+        return SignalUncertain(f"Signalling process {process_id!r} failed: {error.message}.", hint=hint)
     if error.rpc_code == METHOD_NOT_FOUND:
         return HostUnavailable(
             f"The host is too old for this client: {error.message}.", hint="Stop it; a new one starts by itself."

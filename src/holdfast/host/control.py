@@ -122,13 +122,24 @@ def send_signal(client: ClientConnection, params: parameters.Signal) -> Reply:
         return _EMPTY
     if params.signal_id is None:
         process.signal_group(number)
-    elif process.writes.signalled(params.signal_id):
-        try:
-            process.signal_group(number)
-        except NotPermitted:
-            process.writes.not_signalled(params.signal_id)
-            raise
+    else:
+        _signal_once(process, number, params.signal_id)
     return _EMPTY
+
+
+def _signal_once(process: HostedProcess, number: int, signal_id: str) -> None:
+    state = process.writes.signal_state(signal_id)
+    if state is WriteState.UNCERTAIN:
+        raise RpcError(INTERNAL_ERROR, "the server was killed during this signal; whether it arrived is not known")
+    if state is not WriteState.NEW:
+        return
+    process.writes.begin_signal(signal_id)
+    try:
+        process.signal_group(number)
+    except NotPermitted:
+        process.writes.signal_refused(signal_id)
+        raise
+    process.writes.signal_done(signal_id)
 
 
 @method("process/terminate", parameters.Terminate)

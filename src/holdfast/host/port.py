@@ -170,6 +170,12 @@ class WriteUncertain(HoldfastError):
     code = "write_uncertain"
 
 
+class SignalUncertain(HoldfastError):
+    """The host was killed at the instant of the signal; whether the process got it is not known."""
+
+    code = "signal_uncertain"
+
+
 class NoTerminal(InvalidRequest):
     """The process has no terminal, or not any more."""
 
@@ -245,7 +251,10 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     async def signal(self, process_id: str, signal_number: int) -> None:
-        """Send a signal to the process group of the process; nothing happens when it is gone."""
+        """Send a signal to the process group of the process, once; nothing happens when it is gone.
+
+        :raises SignalUncertain: the host was killed at that instant
+        """
 
     @abc.abstractmethod
     async def terminate(self, process_id: str, *, grace: float = 0.0) -> Termination:

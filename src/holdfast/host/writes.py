@@ -4,6 +4,8 @@ Each write is noted before its first byte goes out and again when its last one h
 finished when the server died is *uncertain*: nobody can say how much of it arrived, and repeating it could double it.
 Some of those were already answered, because they were short enough to wait in the server's memory: whoever writes next
 has to be told that there may be a gap before it.
+
+Signals that have an id are noted in the same way; they leave no gap.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ _DIGEST: Final = 16
 _RECORD: Final = _DIGEST + 1
 _BEGUN: Final = b"B"
 _DONE: Final = b"D"
-#: A signal, which is noted by its id as a write is.
 _SIGNAL: Final = b"S"
 
 
@@ -62,8 +63,12 @@ class WriteLedger:
             return
         for start in range(0, len(content) - _RECORD + 1, _RECORD):
             digest, mark = content[start : start + _DIGEST], content[start + _DIGEST : start + _RECORD]
-            self._remember(digest, WriteState.UNCERTAIN if mark == _BEGUN else WriteState.DONE)
-        self._untold = {digest for digest, state in self._states.items() if state is WriteState.UNCERTAIN}
+            self._remember(digest, WriteState.DONE if mark == _DONE else WriteState.UNCERTAIN)
+            if mark == _BEGUN:
+                self._untold.add(digest)
+            else:
+                self._untold.discard(digest)
+        self._untold &= self._states.keys()
         if size % _RECORD:
             os.truncate(self._path, size - size % _RECORD)
 
@@ -86,39 +91,46 @@ class WriteLedger:
 
         :raises LogFull: no room; the write must not begin
         """
-        digest = _digest(write_id)
-        self._note(digest + _BEGUN)
+        self._begin(_digest(write_id), _BEGUN)
+
+    def _begin(self, digest: bytes, mark: bytes) -> None:
+        self._note(digest + mark)
         self._remember(digest, WriteState.BEGUN)
 
     def done(self, write_id: str) -> None:
         """Note that the operating system has taken the last byte."""
-        digest = _digest(write_id)
+        self._done(_digest(write_id))
+
+    def _done(self, digest: bytes) -> None:
         self._remember(digest, WriteState.DONE)
         try:
             self._note(digest + _DONE)
         except LogFull:
-            # The write happened; at worst it will be called uncertain after a crash.
+            # It happened; at worst it will be called uncertain after a crash.
             pass
 
     def failed(self, write_id: str) -> None:
         """Nothing more of this write reaches the process."""
         self._remember(_digest(write_id), WriteState.FAILED)
 
-    def signalled(self, signal_id: str) -> bool:
-        """Note that this signal is about to be sent; False if it was noted before.
+    def signal_state(self, signal_id: str) -> WriteState:
+        """What is known of this signal."""
+        return self._states.get(_signal_digest(signal_id), WriteState.NEW)
+
+    def begin_signal(self, signal_id: str) -> None:
+        """Note that this signal is about to be sent.
 
         :raises LogFull: no room; it must not be sent
         """
-        digest = _digest(f"signal {signal_id}")
-        if digest in self._states:
-            return False
-        self._note(digest + _SIGNAL)
-        self._remember(digest, WriteState.DONE)
-        return True
+        self._begin(_signal_digest(signal_id), _SIGNAL)
 
-    def not_signalled(self, signal_id: str) -> None:
+    def signal_done(self, signal_id: str) -> None:
+        """Note that this signal was sent."""
+        self._done(_signal_digest(signal_id))
+
+    def signal_refused(self, signal_id: str) -> None:
         """The noted signal could not be sent; the same again is no repetition."""
-        self._states.pop(_digest(f"signal {signal_id}"), None)
+        self._states.pop(_signal_digest(signal_id), None)
 
     def _remember(self, digest: bytes, state: WriteState) -> None:
         self._states[digest] = state
@@ -140,6 +152,10 @@ class WriteLedger:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _signal_digest(signal_id: str) -> bytes:
+    return _digest(f"signal {signal_id}")
 
 
 def _digest(write_id: str) -> bytes:
