@@ -31,6 +31,28 @@ def serve(channel, estate, announce):
 sys.exit(Keeper(serve, held={}).run())
 """
 
+#: A host whose server is told to stop just before it becomes the keeper: before and after it ceases to hear it.
+HEIR = """
+import os, signal, sys, types
+from holdfast.host import command, entry, serving
+
+def told(function):
+    def call(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments)
+    return call
+
+def masked(how, signals):
+    return (told(signal.pthread_sigmask) if how == signal.SIG_BLOCK else signal.pthread_sigmask)(how, signals)
+
+if sys.argv.pop(1) == "hears":
+    names = {**vars(signal), "pthread_sigmask": masked}
+    serving.signal = types.SimpleNamespace(**names)
+else:
+    command.bequeath = told(command.bequeath)
+sys.exit(entry.main())
+"""
+
 
 async def started(url: str, *argv: str) -> int:
     """The pid of a process that has said its first word."""
@@ -109,6 +131,17 @@ async def test_a_server_that_becomes_the_keeper_can_be_told_to_stop_meanwhile(st
     server.kill()
     await eventually(lambda: b"--succeed-keeper" in Path(f"/proc/{heir}/cmdline").read_bytes(), "nobody succeeded it")
     os.kill(heir, signal.SIGTERM)
+    await until_dead(heir)
+    assert not alive(pid)
+    assert "host.sock" not in os.listdir(state)
+
+
+@pytest.mark.parametrize("when", ["hears", "is deaf"])
+async def test_no_instant_of_becoming_the_keeper_loses_a_stop(state: Path, when: str) -> None:
+    server = RunningServer([sys.executable, "-c", HEIR, when, "--listen", "unix://", "--state-dir", str(state)])
+    pid = await started(server.url, "sh", "-c", "echo up; exec sleep 1000")
+    heir = server.server_pid
+    server.kill()
     await until_dead(heir)
     assert not alive(pid)
     assert "host.sock" not in os.listdir(state)

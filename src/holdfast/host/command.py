@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NoReturn
 from holdfast.directories import private_directory, remove_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.host.address import RefusedAddress, bind, tcp_address
+from holdfast.host.ending import ENDING
 from holdfast.host.entry import SUCCEED, prepare_process
 from holdfast.host.estate import Estate, bequeath
 from holdfast.host.imports import import_leanly
-from holdfast.host.keeper import ENDING
 from holdfast.host.options import Options, read_options
 from holdfast.host.settings import Access, Settings
 
@@ -121,8 +121,6 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
 
     def succeed(host: ProcessHost) -> NoReturn:
         will = bequeath(estate, host.holdings())
-        # Blocked, they wait across the exec until the keeper can hear them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *given, f"{SUCCEED}{will}"])
 
     _configure_log(settings)

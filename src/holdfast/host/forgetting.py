@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.directories import private_directory, remove_directory, stored_bytes
 from holdfast.host.drop import drop_path
+from holdfast.host.ending import hear_none
 from holdfast.host.methods import Reply, method
 from holdfast.host.parameters import Parameters
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_REQUEST, RpcError, encode_json
@@ -137,4 +138,9 @@ def delete_forgotten(state_directory: Path) -> None:
     left = [entry.path for entry in os.scandir(directory)]
     if left:
         # A thread of its own and not the loop's: nobody waits for it, not even the end of the host.
-        threading.Thread(target=_measure_and_delete, args=(left,), kwargs={"delete": True}, daemon=True).start()
+        threading.Thread(target=_delete, args=(left,), daemon=True).start()
+
+
+def _delete(places: list[str]) -> None:
+    hear_none()
+    _measure_and_delete(places, delete=True)

@@ -36,6 +36,7 @@ import socket
 import sys
 import time
 
+from holdfast.host.ending import ENDING
 from holdfast.host.estate import Estate, Held, pack, unpack
 
 # Not from typing: the keeper is as small as it can be.
@@ -59,8 +60,6 @@ _WITHIN = 10.0
 _PAUSE = 1.0
 #: So many servers may die of what they were asked to do: to end everything, and then themselves.
 _STOPS = 5
-#: What asks a host to stop.
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _PR_SET_CHILD_SUBREAPER = 36
 

@@ -12,6 +12,8 @@ import os
 import threading
 from typing import Final
 
+from holdfast.host.ending import hear_none
+
 #: How far before the end of the file it is looked, in bytes; a log that is shorter stays where it is.
 WINDOW: Final = 32 * 1024 * 1024
 #: Bytes after which it is looked at again.
@@ -40,6 +42,7 @@ def drop_behind(descriptor: int, end: int) -> None:
 
 
 def _drop(descriptor: int, end: int) -> None:
+    hear_none()
     begin = max(0, end - WINDOW)
     try:
         # Begins to write what is not written, and drops what is.  A file system need not take advice.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from holdfast.errors import HoldfastError
 from holdfast.host.dispatch import ClientConnection
-from holdfast.host.keeper import ENDING
+from holdfast.host.ending import ENDING, worker_threads
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.server import ProcessHost
 from holdfast.jsonrpc.connection import Connection
@@ -57,6 +57,8 @@ class Service(NamedTuple):
     root: str | None
 
 
+#: Rounds of the loop after which it has acted on every signal that was delivered before: it looks, and then calls.
+_ROUNDS: Final = 4
 #: ``malloc.h``: above which size, in bytes, a block is mapped by itself, and how much free memory is kept at the end.
 _M_MMAP_THRESHOLD: Final = -3
 _M_TRIM_THRESHOLD: Final = -1
@@ -82,6 +84,7 @@ async def _serve(
     service: Service, link: KeeperLink, succeed: Callable[[ProcessHost], NoReturn] | None, announce: bool
 ) -> int:
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(worker_threads(None, "host"))
     stop = asyncio.Event()
     for number in ENDING:
         loop.add_signal_handler(number, stop.set)
@@ -94,12 +97,17 @@ async def _serve(
     link.listen(loop)
 
     def keeper_died() -> None:
-        # A signal that was seen together with the death is heard first.
-        loop.call_later(0.0, take_its_place)
+        # From here on they wait across the exec until the keeper can hear them; one that came before is heard first.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        take_its_place(_ROUNDS)
 
-    def take_its_place() -> None:
-        # Who stops needs no keeper any more.
-        if succeed is not None and not stop.is_set():
+    def take_its_place(rounds: int) -> None:
+        if rounds:
+            loop.call_soon(take_its_place, rounds - 1)
+        elif succeed is None or stop.is_set():
+            # Who stops needs no keeper any more.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        else:
             _log.warning("the keeper of this server died; it becomes the keeper, and another one the server")
             succeed(host)
 
