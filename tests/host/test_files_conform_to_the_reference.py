@@ -22,9 +22,13 @@ LINK = (-32600, "path contains a symbolic link")
 class Files:
     """``fs/*`` below one directory."""
 
-    def __init__(self, client: WireClient, top: Path) -> None:
+    def __init__(self, client: WireClient, top: Path, url: str) -> None:
         self.client = client
         self.top = top
+        self._url = url
+
+    async def another(self, *, initialize: bool) -> WireClient:
+        return await WireClient.connect(self._url, initialize=initialize)
 
     def uri(self, name: str) -> str:
         return f"file://{self.top}/{name}" if name else f"file://{self.top}"
@@ -66,7 +70,7 @@ async def files(either: RunningServer, tmp_path: Path) -> Any:
         (top / name).symlink_to(target)
     os.mkfifo(top / "fifo")
     client = await WireClient.connect(either.url)
-    yield Files(client, top)
+    yield Files(client, top, either.url)
     await client.close()
 
 
@@ -120,6 +124,73 @@ async def test_what_cannot_be_read_or_written(files: Files) -> None:
     assert not (top / "b").exists()
 
 
+async def test_a_symlink_to_a_directory_is_called_by_its_own_name(files: Files) -> None:
+    for name in ("dl", "dl/", "dl/."):
+        expected = (-32600, f"path `{files.top}/dl` is not a file")
+        assert await files.refused("readFile", name) == expected
+        assert await files.refused("open", name, handleId="h") == expected
+
+
+@pytest.mark.parametrize(
+    "spelling", [" \x01{}", "{}\n", "{} \x1f", "fi\tle:{}", "{}\r", "file://{}", "file://%6cocalHost{}", "file:{}\x00"]
+)
+async def test_a_path_is_read_as_browsers_read_a_url(files: Files, spelling: str) -> None:
+    name = f"{files.top}/f"
+    uri = spelling.format(name if "le:" in spelling else f"file://{name}")
+    assert (await files.do("canonicalize", path=uri)) == {"path": f"file://{name}"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "text"),
+    [
+        ("f.i-l+e:/x", "unsupported path URI scheme `f.i-l+e`"),
+        ("1file:/x", "invalid URI: relative URL without a base"),
+        ("file://a%20b/x", "invalid URI: invalid international domain name"),
+        ("file://a@b/x", "invalid URI: invalid international domain name"),
+        ("file://localhost:80/x", "invalid URI: invalid international domain name"),
+        ("file://%FF/x", "invalid URI: invalid international domain name"),
+        ("file:///a%00b", "'file:///a%00b' is invalid on 'linux'"),
+    ],
+)
+async def test_what_is_no_path_is_found_before_anything_else(files: Files, uri: str, text: str) -> None:
+    expected = (-32602, text)
+    assert await files.refused("writeFile", path=uri, dataBase64="!") == expected
+    assert await files.refused("remove", path=uri, followSymlinks=False) == expected
+    assert await files.refused("open", path=uri, handleId="x" * 33) == expected
+    assert await files.refused("walk", path=uri, options={**WALK, "maxDepth": 65}) == expected
+    missing = files.uri("missing")
+    for source, destination in ((missing, uri), (uri, missing)):
+        params = {"sourcePath": source, "destinationPath": destination, "recursive": True}
+        assert await files.refused("copy", **params) == expected
+    unready = await files.another(initialize=False)
+    assert await unready.error("fs/getMetadata", {"path": uri}) == expected
+    await unready.close()
+
+
+async def test_a_path_of_another_kind_of_machine_is_found_before_any_file_is_looked_at(files: Files) -> None:
+    for uri, told in (("file://c|/x", "file:///C:/x"), ("file://host/x", "file://host/x")):
+        expected = (-32600, f"'{told}' is invalid on 'linux'")
+        assert await files.refused("remove", path=uri, followSymlinks=False) == expected
+        params = {"sourcePath": files.uri("missing"), "destinationPath": uri, "recursive": True}
+        assert await files.refused("copy", **params) == expected
+
+
+async def test_numbers_have_64_bits(files: Files) -> None:
+    expected = (-32602, "invalid number")
+    await files.do("open", "f", handleId="r")
+    await files.do("open", "written", handleId="w", mode="replace")
+    assert await files.refused("readBlock", handleId="r", offset=2**64, len=1) == expected
+    assert await files.refused("readBlock", handleId="r", offset=0, len=2**64) == expected
+    assert await files.refused("writeBlock", handleId="w", offset=2**64, chunk="!") == expected
+    for name in ("maxDepth", "maxDirectories", "maxEntries"):
+        assert await files.refused("walk", "", options={**WALK, name: 2**64}) == expected
+    # What cannot be read costs no handle, as an offset beyond every file does.
+    assert await files.do("readBlock", handleId="r", offset=0, len=1) == {"chunk": "Rg==", "eof": False}
+    expected = (-32600, "Invalid argument (os error 22)")
+    assert await files.refused("readBlock", handleId="r", offset=2**64 - 1, len=1) == expected
+    assert await files.refused("readBlock", handleId="r", offset=0, len=1) == (-32004, "unknown file handle `r`")
+
+
 async def test_metadata(files: Files) -> None:
     os.utime(files.top / "f", (1, 1234567890.5))
     for name, kind, size in (("f", "isFile", 1), ("l", "isFile", 1), ("d", "isDirectory", None), ("fifo", None, 0)):
@@ -157,6 +228,17 @@ async def test_directories(files: Files) -> None:
     assert await files.refused("createDirectory", "f") == EXISTS
     assert await files.refused("createDirectory", "f/sub") == NOT_A_DIRECTORY
     assert await files.refused("createDirectory", "dl/k", followSymlinks=False) == NOT_A_DIRECTORY
+    for name in ("f", "l", "dl", "broken", "loop"):
+        assert await files.refused("createDirectory", name, followSymlinks=False) == NOT_A_DIRECTORY
+    (files.top / "through").symlink_to("f/x")
+    (files.top / "long").symlink_to("n" * 300)
+    for name in ("loop", "through", "long", "broken"):
+        assert await files.refused("createDirectory", name) == EXISTS
+        assert await files.copy("d", name, recursive=True) == EXISTS
+    assert await files.refused("createDirectory", "loop/x") == LOOP
+    assert await files.refused("createDirectory", "through/x") == NOT_A_DIRECTORY
+    for name in ("through", "long"):
+        (files.top / name).unlink()
     entries = (await files.do("readDirectory", ""))["entries"]
     kinds = {entry["fileName"]: (entry["isDirectory"], entry["isFile"]) for entry in entries}
     assert kinds == {
@@ -185,6 +267,15 @@ async def test_remove(files: Files) -> None:
     for name in ("d", "l", "loop", "fifo"):
         assert await files.do("remove", name) == {}
     assert sorted(os.listdir(files.top)) == ["broken", "f"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others are told that they have no permission")
+async def test_what_is_in_use_is_called_so(files: Files) -> None:
+    # Never with its content: the kernel refuses this one of a mount point.
+    assert await files.refused("remove", path="file:///proc", recursive=False) == (
+        -32603,
+        "Resource busy (os error 16)",
+    )
 
 
 async def test_copy(files: Files) -> None:
@@ -321,7 +412,12 @@ async def test_reading_in_blocks(files: Files) -> None:
         assert await files.do("close", handleId="r") == {}
     unknown = (-32004, "unknown file handle `r`")
     assert await files.refused("readBlock", handleId="r", offset=0, len=1) == unknown
-    assert await files.refused("open", "f", handleId="x" * 33) == (-32600, "file handle ID must not exceed 32 bytes")
+    too_long = (-32600, "file handle ID must not exceed 32 bytes")
+    for name in ("x" * 33, "é" * 17):
+        assert await files.refused("open", "f", handleId=name) == too_long
+        assert await files.refused("readBlock", handleId=name, offset=0, len=0) == too_long
+        assert await files.refused("writeBlock", handleId=name, offset=0, chunk="") == too_long
+        assert await files.refused("close", handleId=name) == too_long
     assert await files.refused("open", "missing", handleId="m") == NOT_FOUND
     for name in ("d", "fifo"):
         expected = (-32600, f"path `{files.top / name}` is not a file")
@@ -339,7 +435,8 @@ async def test_writing_in_blocks(files: Files) -> None:
     for chunk in ("", big):
         assert await files.refused("writeBlock", handleId="w", offset=0, chunk=chunk) == length
     beyond = (-32600, "file write range exceeds the signed 64-bit file offset limit")
-    assert await files.refused("writeBlock", handleId="w", offset=2**63 - 1, chunk="eA==") == beyond
+    for name in ("w", "unknown"):
+        assert await files.refused("writeBlock", handleId=name, offset=2**63 - 1, chunk="eA==") == beyond
     bad = (-32602, "Invalid symbol 33, offset 0.")
     assert await files.refused("writeBlock", handleId="w", offset=0, chunk="!!") == bad
     expected = (-32603, "Bad file descriptor (os error 9)")

@@ -12,6 +12,14 @@ from holdfast.errors import InvalidRequest
 
 #: The first step of a path on Windows, as it stands in a URI.
 _DRIVE: Final = re.compile(r"[A-Za-z](:|%3[Aa])")
+#: The same where the name of a server would stand.
+_DRIVE_AS_HOST: Final = re.compile(r"[A-Za-z][:|]")
+#: A URL is read without control characters and spaces around it, and without tabs and line ends wherever they stand.
+_AROUND: Final = "".join(map(chr, range(0x21)))
+_WITHIN: Final = str.maketrans("", "", "\t\n\r")
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+#: What the name of a server has not, after its percent signs are decoded.
+_NEVER_IN_HOST: Final = re.compile(r"[\x00-\x20\x7f#/:<>?@\[\\\]^|%\ufffd]")
 #: What a URL leaves as it is in a path, beside letters and digits.
 _PLAIN_IN_PATH: Final = "/%:@!$&'()*+,;=~-._[]|"
 #: What of the name of a file stands in its URI as it is, as with the reference implementation.
@@ -47,11 +55,13 @@ def uri_to_path(uri: str) -> str:
     :raises ForeignUri: it names a place on another kind of machine
     :raises InvalidUri: in the words of the reference implementation
     """
-    scheme, colon, rest = uri.partition(":")
-    if not colon or not scheme.isalnum():
+    uri = uri.strip(_AROUND).translate(_WITHIN)
+    named = _SCHEME.match(uri)
+    if named is None:
         raise InvalidUri("invalid URI: relative URL without a base")
-    if scheme.lower() != "file":
-        raise InvalidUri(f"unsupported path URI scheme `{scheme.lower()}`")
+    scheme, rest = named[1].lower(), uri[named.end() :]
+    if scheme != "file":
+        raise InvalidUri(f"unsupported path URI scheme `{scheme}`")
     if "?" in rest:
         raise InvalidUri("query parameters are not allowed in path URIs")
     if "#" in rest:
@@ -62,10 +72,11 @@ def uri_to_path(uri: str) -> str:
     if rest.startswith("//"):
         authority, slash, tail = rest[2:].partition("/")
         rest = slash + tail
-    if _DRIVE.fullmatch(authority):
-        authority, rest = "", f"/{authority}{rest}"
-    if authority and authority.lower() != "localhost":
-        raise ForeignUri(f"file://{authority.lower()}{quote(rest or '/', safe=_PLAIN_IN_PATH)}")
+    if _DRIVE_AS_HOST.fullmatch(authority):
+        authority, rest = "", f"/{authority[0]}:{rest}"
+    host = _host(authority)
+    if host not in ("", "localhost"):
+        raise ForeignUri(f"file://{host}{quote(rest or '/', safe=_PLAIN_IN_PATH)}")
     if _DRIVE.search(rest):
         _refuse_drive(rest)
     path = unquote_to_bytes(rest)
@@ -74,6 +85,19 @@ def uri_to_path(uri: str) -> str:
     if not path.startswith(b"/"):
         path = b"/" + path
     return path.decode("utf-8", "surrogateescape")
+
+
+def _host(authority: str) -> str:
+    """The server that a URI names.
+
+    :raises InvalidUri: there can be none of that name
+    """
+    if authority.startswith("["):
+        return authority.lower()
+    host = unquote_to_bytes(authority).decode("utf-8", "replace").lower()
+    if _NEVER_IN_HOST.search(host):
+        raise InvalidUri("invalid URI: invalid international domain name")
+    return host
 
 
 def resolve_dots(path: str) -> str:

@@ -32,9 +32,9 @@ def copy(scope: Scope, params: Copy) -> bytes:
     :raises RpcError: it is of a kind that is not copied, or a directory into itself
     """
     follow = params.follow_symlinks is not False
-    with locate_entry(path_of(params.source_path), scope, follow=follow, tree=params.recursive) as source:
+    origin, destination = path_of(params.source_path), path_of(params.destination_path)
+    with locate_entry(origin, scope, follow=follow, tree=params.recursive) as source:
         mode = source.status().st_mode
-        destination = path_of(params.destination_path)
         if stat.S_ISDIR(mode):
             if not params.recursive:
                 raise refused("fs/copy requires recursive: true when sourcePath is a directory")

@@ -50,8 +50,15 @@ def make_directories(path: str, scope: Scope, *, follow: bool) -> None:
             missing.append(path)
             path = os.path.dirname(path)
             continue
+        except OSError:
+            if missing or not follow:
+                raise
+            # A symlink that leads nowhere is something of that name, whatever is wrong with it.
+            with locate_entry(path, scope) as place:
+                place.status()
+            raise FileExistsError(17, "") from None
         if not stat.S_ISDIR(mode):
-            raise (FileExistsError(17, "") if not missing else NotADirectoryError(20, ""))
+            raise (FileExistsError(17, "") if follow and not missing else NotADirectoryError(20, ""))
         break
     for path in reversed(missing):
         with locate_entry(path, scope, follow=follow, write=True) as place:
@@ -103,11 +110,11 @@ def remove(scope: Scope, params: Remove) -> bytes:
     :raises OSError: it cannot be removed, or with ``force`` false does not exist
     :raises RpcError: it is the root, or the combination of options is not supported
     """
+    path = path_of(params.path)
     follow = params.follow_symlinks is not False
     recursive = params.recursive is not False
     if recursive and not follow:
         raise RpcError(INTERNAL_ERROR, "recursive no-follow removal is unsupported")
-    path = path_of(params.path)
     if path == "/":
         raise refused("the root of the file system cannot be removed")
     try:

@@ -59,9 +59,7 @@ class Handles:
         :raises OSError: it cannot be opened
         :raises RpcError: the id is taken, there are too many handles, or it is no regular file
         """
-        name = params.handle_id
-        if len(name.encode()) > ID_LIMIT:
-            raise refused(f"file handle ID must not exceed {ID_LIMIT} bytes")
+        name = _usable(params.handle_id)
         self._check_free(name)
         write = params.mode is OpenMode.REPLACE
         follow = params.follow_symlinks is not False
@@ -115,16 +113,17 @@ class Handles:
         :raises OSError: they cannot be read; the handle is closed
         :raises RpcError: no such handle, or not so many bytes at once
         """
+        name = _usable(params.handle_id)
         if not 1 <= params.len <= BLOCK_LIMIT:
             raise refused(f"file read block length must be between 1 and {BLOCK_LIMIT}")
-        handle = self._find(params.handle_id)
+        handle = self._find(name)
         try:
             with handle.lock:
                 if params.offset > _OFFSET_LIMIT:
                     raise OSError(22, "")
                 data = _read_at(handle.descriptor, params.len, params.offset)
         except OSError:
-            self._forget(params.handle_id)
+            self._forget(name)
             raise
         eof = len(data) < params.len
         return b'{"chunk":"%s","eof":%s}' % (b64encode(data), b"true" if eof else b"false")
@@ -139,18 +138,22 @@ class Handles:
             data = decode_base64(params.chunk)
         except ValueError:
             raise RpcError(INVALID_PARAMS, base64_fault(params.chunk)) from None
+        name = _usable(params.handle_id)
         if not 1 <= len(data) <= BLOCK_LIMIT:
             raise refused(f"file write block length must be between 1 and {BLOCK_LIMIT}")
-        handle = self._find(params.handle_id)
         if params.offset + len(data) > _OFFSET_LIMIT:
             raise refused("file write range exceeds the signed 64-bit file offset limit")
+        handle = self._find(name)
         with handle.lock:
             write_all(handle.descriptor, data, params.offset)
         return b"{}"
 
     def close_one(self, scope: Scope, params: Close) -> bytes:
-        """Close a handle; one that does not exist is closed already."""
-        self._forget(params.handle_id)
+        """Close a handle; one that does not exist is closed already.
+
+        :raises RpcError: there can be none of that name
+        """
+        self._forget(_usable(params.handle_id))
         return b"{}"
 
     def close(self) -> None:
@@ -160,6 +163,16 @@ class Handles:
             handles, self._handles = self._handles, {}
         for handle in handles.values():
             handle.close()
+
+
+def _usable(name: str) -> str:
+    """The id of a handle, if one may have it.
+
+    :raises RpcError: it is too long
+    """
+    if len(name.encode()) > ID_LIMIT:
+        raise refused(f"file handle ID must not exceed {ID_LIMIT} bytes")
+    return name
 
 
 def _read_at(descriptor: int, size: int, offset: int) -> bytes:

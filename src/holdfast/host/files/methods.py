@@ -17,7 +17,6 @@ from holdfast.host.files.walk import walk
 from holdfast.host.files.watch import paths_of, prepare
 from holdfast.host.files.writing import write_file
 from holdfast.host.methods import method
-from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
 _P = TypeVar("_P")
 
@@ -89,10 +88,7 @@ def close_handle(client: ClientConnection, params: parameters.Close) -> Awaitabl
 @method("fs/watchMissing", parameters.WatchMissing, "filesystem")
 async def watch_missing(client: ClientConnection, params: parameters.WatchMissing) -> bytes:
     """Watch for something to appear; replaces the watch of before."""
-    if params.watch_id >= 2**64:
-        raise RpcError(INVALID_PARAMS, "invalid number")
     service = _service(client)
-    # First of all: what is refused must not end the watch of before.
     paths = paths_of(params)
     if not service.watch.begin(params):
         return b'{"watching":false}'

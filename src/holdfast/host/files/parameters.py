@@ -1,4 +1,8 @@
-"""The parameters of the ``fs/*`` methods, as the exec-server protocol of Codex CLI 0.169 names them."""
+"""The parameters of the ``fs/*`` methods, as the exec-server protocol of Codex CLI 0.169 names them.
+
+A path that is no URI and a number that has no 64 bits are faults of the parameters: they are found before anything else
+is looked at, as with the reference implementation.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,22 @@ from typing import Annotated
 
 import msgspec
 
+from holdfast.host.files.place import require_path
 from holdfast.host.parameters import Parameters
 from holdfast.host.sandbox.permissions import SandboxContext
+from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
-#: A size, an offset or a number that is not negative.
+#: A size, an offset or a number that is not negative; see :func:`_require_numbers`.
 Unsigned = Annotated[int, msgspec.Meta(ge=0)]
+
+
+def _require_numbers(*numbers: int) -> None:
+    """Check that numbers have 64 bits at most.
+
+    :raises RpcError: one has more
+    """
+    if any(number >= 2**64 for number in numbers):
+        raise RpcError(INVALID_PARAMS, "invalid number")
 
 
 class FileParameters(Parameters, frozen=True, kw_only=True):
@@ -24,6 +39,9 @@ class OnePath(FileParameters, frozen=True, kw_only=True):
     """``fs/canonicalize``."""
 
     path: str
+
+    def __post_init__(self) -> None:
+        require_path(self.path)
 
 
 class Directory(OnePath, frozen=True, kw_only=True):
@@ -62,6 +80,10 @@ class Copy(FileParameters, frozen=True, kw_only=True):
     recursive: bool
     follow_symlinks: bool | None = None
 
+    def __post_init__(self) -> None:
+        require_path(self.source_path)
+        require_path(self.destination_path)
+
 
 class WalkOptions(Parameters, frozen=True, kw_only=True):
     max_depth: Unsigned
@@ -69,6 +91,9 @@ class WalkOptions(Parameters, frozen=True, kw_only=True):
     max_entries: Unsigned
     follow_directory_symlinks: bool
     prune_hidden_directories: bool = False
+
+    def __post_init__(self) -> None:
+        _require_numbers(self.max_depth, self.max_directories, self.max_entries)
 
 
 class Walk(OnePath, frozen=True, kw_only=True):
@@ -93,11 +118,17 @@ class ReadBlock(Parameters, frozen=True, kw_only=True):
     offset: Unsigned
     len: Unsigned
 
+    def __post_init__(self) -> None:
+        _require_numbers(self.offset, self.len)
+
 
 class WriteBlock(Parameters, frozen=True, kw_only=True):
     handle_id: str
     offset: Unsigned
     chunk: str
+
+    def __post_init__(self) -> None:
+        _require_numbers(self.offset)
 
 
 class Close(Parameters, frozen=True, kw_only=True):
@@ -108,3 +139,8 @@ class WatchMissing(FileParameters, frozen=True, kw_only=True):
     watch_id: Unsigned
     missing: list[str]
     present: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_numbers(self.watch_id)
+        for uri in (*self.missing, *(() if self.present is None else (self.present,))):
+            require_path(uri)

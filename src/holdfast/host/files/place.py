@@ -48,6 +48,18 @@ def path_of(uri: str) -> str:
     return resolve_dots(path)
 
 
+def require_path(uri: str) -> None:
+    """Check what can be checked of a URI without touching a file.  One of another kind of machine is one.
+
+    :raises RpcError: it is no ``file:`` URI
+    """
+    try:
+        path_of(uri)
+    except ForeignPath:
+        # To a file operation it is a file that cannot be had, not a parameter that cannot be read.
+        pass
+
+
 def real_path(descriptor: int) -> str:
     """Where an open file lies now."""
     return os.readlink(f"/proc/self/fd/{descriptor}")
@@ -63,7 +75,7 @@ class Place:
         self.directory = directory
         #: The name in it; ``.`` for the root of the file system.  It may not exist.
         self.name = name
-        #: The path as asked for, or after symlinks were followed the one that they led to.
+        #: The path as asked for.
         self.path = path
         #: Whether the path asked for was a symlink.
         self.linked = linked
@@ -118,7 +130,7 @@ def _locate(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, writ
 
 
 def _follow(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, write: bool, tree: bool) -> Place:
-    links = 0
+    asked, links = path, 0
     while True:
         parent, name = posixpath.split(path)
         if name in ("", ".", ".."):
@@ -129,7 +141,7 @@ def _follow(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, writ
             if target is None:
                 if scope.limited:
                     scope.require(_real_name(directory, name), write=write, tree=tree)
-                return Place(directory, name, path, linked=links > 0)
+                return Place(directory, name, asked, linked=links > 0)
             path = posixpath.join(real_path(directory), target)
         except BaseException:
             os.close(directory)

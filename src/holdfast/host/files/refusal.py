@@ -10,8 +10,15 @@ from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_REQUEST, NOT_FOUND
 
 #: Codex CLI 0.169 is linked with musl, whose texts differ from those of glibc in these.
 _WORDS: Final = {
+    errno.EBUSY: "Resource busy",
+    errno.EDQUOT: "Quota exceeded",
+    errno.EIO: "I/O error",
     errno.ELOOP: "Symbolic link loop",
+    errno.EMFILE: "No file descriptors available",
     errno.ENAMETOOLONG: "Filename too long",
+    errno.ENOMEM: "Out of memory",
+    errno.EOPNOTSUPP: "Not supported",
+    errno.EXDEV: "Cross-device link",
 }
 _CODES: Final = {
     errno.ENOENT: NOT_FOUND,

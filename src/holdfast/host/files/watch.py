@@ -183,10 +183,7 @@ class MissingWatch:
 
 
 def paths_of(params: WatchMissing) -> tuple[list[str], str | None] | None:
-    """The paths that are missing, and the one that is present; None if nothing ever happens at one of them.
-
-    :raises RpcError: one is no ``file:`` URI
-    """
+    """The paths that are missing, and the one that is present; None if nothing ever happens at one of them."""
     paths: list[str] = []
     foreign = False
     for uri in (*params.missing, *(() if params.present is None else (params.present,))):
