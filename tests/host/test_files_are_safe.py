@@ -323,3 +323,32 @@ async def test_a_host_with_a_root_serves_nothing_outside_of_it(tmp_path: Path, s
     finally:
         await client.close()
         server.stop()
+
+
+async def test_a_host_with_a_root_tells_nothing_of_what_a_symlink_leads_to_outside(tmp_path: Path, state: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "d").mkdir(parents=True)
+    (outside / "d").mkdir(parents=True)
+    for file in (root / "f", outside / "f"):
+        file.write_text("f")
+    links = {"file": outside / "f", "directory": outside / "d", "nothing": outside / "no", "relative": "../outside"}
+    links |= {"twice": "relative/d", "above": "..", "back": "../root/d", "in": "d", "in-file": "f"}
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    server = start_host(state, "unix://", "--root", str(root))
+    client = await WireClient.connect(server.url)
+    try:
+        entries = (await client.result("fs/readDirectory", {"path": root.as_uri()}))["entries"]
+        kinds = {entry["fileName"]: (entry["isDirectory"], entry["isFile"]) for entry in entries}
+        directory, file = (True, False), (False, True)
+        assert kinds == {"d": directory, "f": file, "in": directory, "back": directory, "in-file": file}
+        options = {"maxDepth": 64, "maxDirectories": 100, "maxEntries": 100, "followDirectorySymlinks": True}
+        walked = await client.result("fs/walk", {"path": root.as_uri(), "options": options})
+        names = [entry["path"].removeprefix(root.as_uri() + "/") for entry in walked["entries"]]
+        assert (names, walked["errors"]) == (["back", "d", "f", "in"], [])
+        # Nor by what the walk counts: only the symlinks that lead to something inside are looked at, with the others.
+        options |= {"maxEntries": 5}
+        assert not (await client.result("fs/walk", {"path": root.as_uri(), "options": options}))["truncated"]
+    finally:
+        await client.close()
+        server.stop()

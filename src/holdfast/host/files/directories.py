@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from holdfast.host.files.parameters import CreateDirectory, Directory, Remove
-from holdfast.host.files.place import Place, linked_path, locate, locate_entry, path_of
+from holdfast.host.files.place import Place, linked_path, locate, locate_entry, mode_behind, path_of, real_path
 from holdfast.host.files.refusal import refused
 from holdfast.host.files.scope import Scope
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, RpcError, encode_json
@@ -85,14 +85,15 @@ def read_directory(scope: Scope, params: Directory) -> bytes:
         descriptor = place.open(os.O_RDONLY | os.O_DIRECTORY)
     found: list[_Entry] = []
     try:
+        top, roots = real_path(descriptor), scope.of_roots()
         with os.scandir(descriptor) as entries:
             for count, entry in enumerate(entries, 1):
                 if count > ENTRY_LIMIT:
                     break
                 try:
-                    mode = entry.stat().st_mode
+                    mode = mode_behind(entry, top, roots)
                 except OSError:
-                    # A broken link, a loop, or gone meanwhile.
+                    # A broken link, a loop, one that leads out of a root, or gone meanwhile.
                     continue
                 name = os.fsencode(entry.name).decode("utf-8", "replace")
                 found.append(_Entry(name, stat.S_ISDIR(mode), stat.S_ISREG(mode)))

@@ -60,6 +60,22 @@ def require_path(uri: str) -> None:
         pass
 
 
+def mode_behind(entry: os.DirEntry[str], directory: str, roots: Scope) -> int:
+    """The mode of what an entry of a directory leads to; what lies outside of a root is like what does not exist.
+
+    :raises OSError: there is nothing, or there are too many symlinks on the way
+    """
+    if not roots.limited:
+        return entry.stat().st_mode
+    if not entry.is_symlink():
+        return entry.stat(follow_symlinks=False).st_mode
+    try:
+        with locate(posixpath.join(directory, entry.name), roots) as place:
+            return place.status().st_mode
+    except RpcError:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+
+
 def real_path(descriptor: int) -> str:
     """Where an open file lies now."""
     return os.readlink(f"/proc/self/fd/{descriptor}")

@@ -69,6 +69,10 @@ class Scope:
             for root in roots:
                 root.require(real, write=False)
 
+    def of_roots(self) -> Scope:
+        """Only the roots among the rules."""
+        return Scope(tuple(rule for rule in self.rules if isinstance(rule, Root)))
+
     def narrowed(self, rule: Rule) -> Scope:
         """This scope with one more rule."""
         return Scope((*self.rules, rule))

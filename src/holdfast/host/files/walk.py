@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from holdfast.host.files.parameters import Walk, WalkOptions
-from holdfast.host.files.place import locate, path_of, real_path
+from holdfast.host.files.place import locate, mode_behind, path_of, real_path
 from holdfast.host.files.refusal import describe, refused
 from holdfast.host.files.scope import Scope
 from holdfast.host.uri import path_to_uri
@@ -47,6 +47,7 @@ class _Walker:
         self.entries: list[_Found] = []
         self.errors: list[_Fault] = []
         self._scope = scope
+        self._roots = scope.of_roots()
         self._options = options
         #: Names that were looked at; ``max_entries`` bounds these, not only what is listed.
         self._examined = 0
@@ -84,7 +85,7 @@ class _Walker:
                 self._scope.require(real_path(descriptor), write=False)
             with os.scandir(descriptor) as listing:
                 for entry in sorted(listing, key=lambda entry: os.fsencode(entry.name)):
-                    self._consider(entry, os.path.join(path, entry.name), depth)
+                    self._consider(entry, path, depth)
         except OSError as error:
             self._add_fault(path, describe(error))
         except RpcError as error:
@@ -96,10 +97,11 @@ class _Walker:
     def _no_follow(self) -> int:
         return 0 if self._options.follow_directory_symlinks else os.O_NOFOLLOW
 
-    def _consider(self, entry: os.DirEntry[str], path: str, depth: int) -> None:
+    def _consider(self, entry: os.DirEntry[str], directory: str, depth: int) -> None:
+        path = os.path.join(directory, entry.name)
         try:
             linked = entry.is_symlink()
-            mode = entry.stat().st_mode
+            mode = mode_behind(entry, directory, self._roots)
         except OSError as error:
             if not entry.is_symlink():
                 self._add_fault(path, describe(error))
