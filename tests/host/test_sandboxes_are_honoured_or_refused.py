@@ -264,6 +264,36 @@ async def test_files_obey_the_sandbox_with_or_without_bubblewrap(
 
 
 @bubblewrap
+async def test_a_directory_is_copied_beside_what_is_protected(either: RunningServer, workspace: Path) -> None:
+    client = await WireClient.connect(either.url)
+    asked = sandbox(workspace)
+    for directory, name in (("plain", "a"), ("plain/sub", "b"), ("hostile", "c"), ("hostile/.git", "config")):
+        (workspace / directory).mkdir(exist_ok=True)
+        (workspace / directory / name).write_text(name)
+
+    async def copy(source: str) -> dict[str, Any]:
+        paths = {"sourcePath": f"file://{workspace}/{source}", "destinationPath": f"file://{workspace}"}
+        return await client.call("fs/copy", {**paths, "recursive": True, "sandbox": asked})
+
+    assert (await copy("plain"))["result"] == {}
+    assert ((workspace / "a").read_text(), (workspace / "sub" / "b").read_text()) == ("a", "b")
+    assert "error" in await copy("hostile")
+    assert (workspace / ".git" / "config").read_text() == "protected"
+    await client.close()
+
+
+@bubblewrap
+async def test_what_is_not_there_needs_no_permission_to_be_removed(either: RunningServer, workspace: Path) -> None:
+    client = await WireClient.connect(either.url)
+    missing = {"path": f"file://{workspace.parent}/missing", "sandbox": sandbox(workspace)}
+    for recursive in (True, False):
+        assert await client.result("fs/remove", {**missing, "recursive": recursive}) == {}
+        refusal = await client.error("fs/remove", {**missing, "recursive": recursive, "force": False})
+        assert refusal == (-32004, "No such file or directory (os error 2)")
+    await client.close()
+
+
+@bubblewrap
 async def test_what_looks_denied_is_told_as_the_reference_tells_it(either: RunningServer, workspace: Path) -> None:
     client = await WireClient.connect(either.url)
     far = "head -c 1500000 /dev/zero"

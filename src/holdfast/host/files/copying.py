@@ -101,7 +101,7 @@ def _copy_directory(source: Place, destination: str, scope: Scope, *, follow: bo
         origin = real_path(top)
         _refuse_inside(origin, os.path.realpath(destination))
         make_directories(destination, scope, follow=follow)
-        with locate(destination, scope, follow=follow, write=True, tree=True) as place:
+        with locate(destination, scope, follow=follow) as place:
             target = place.open(os.O_RDONLY | os.O_DIRECTORY)
         pending.append((top, target))
         top = -1
@@ -110,7 +110,7 @@ def _copy_directory(source: Place, destination: str, scope: Scope, *, follow: bo
         while pending:
             reading, writing = pending.pop()
             try:
-                _copy_entries(reading, writing, pending)
+                _copy_entries(reading, writing, scope, pending)
             finally:
                 os.close(reading)
                 os.close(writing)
@@ -140,8 +140,12 @@ def _make_directory(parent: int, name: str) -> int:
         raise existing from None
 
 
-def _copy_entries(reading: int, writing: int, pending: list[tuple[int, int]]) -> None:
+def _copy_entries(reading: int, writing: int, scope: Scope, pending: list[tuple[int, int]]) -> None:
+    # A scope may allow a directory and protect something in it: each place is asked for by itself.
+    limited = real_path(writing) if scope.limited else None
     for name in os.listdir(reading):
+        if limited is not None:
+            scope.require(os.path.join(limited, name), write=True)
         mode = os.stat(name, dir_fd=reading, follow_symlinks=False).st_mode
         source, place = Place(reading, name, name, linked=False), Place(writing, name, name, linked=False)
         if stat.S_ISDIR(mode):

@@ -119,6 +119,10 @@ def remove(scope: Scope, params: Remove) -> bytes:
     if path == "/":
         raise refused("the root of the file system cannot be removed")
     try:
+        if scope.limited:
+            # What is not there is not refused: there is nothing to change.
+            with locate_entry(path, scope, follow=follow) as place:
+                place.status()
         with locate_entry(path, scope, follow=follow, write=True, tree=True) as place:
             _remove(place, recursive=recursive, follow=follow)
     except FileNotFoundError:
