@@ -36,15 +36,59 @@ ANSWERS = {
     b"2\r\nok\r\n0\r\n\r\n",
     "/long-header": b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 400_000 + b"\r\nContent-Length: 2\r\n\r\nok",
     "/too-long-header": b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 1_000_000 + b"\r\nContent-Length: 2\r\n\r\nok",
+    "/switched": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nraw",
+    "/empty-lines": b"\r\n\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "/lines": b"HTTP/1.1 200 OK\nA:\tb \t\nContent-Length: 0000000000000000000000002\n\nok",
+    "/zeros": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"00000000000000000002 \t;x\r\nok\r\n000\r\nA: b\r\n\r\n",
     "/big": b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000,
 }
 
 
 #: Locations that are no address: the answer that has one is told as it is.
-NOWHERE = ("http://", "//", "http://[", "http://a b/", "http://user@/", "http://127.0.0.1:port/")
+NOWHERE = ("http://", "//", "///ok", "http://[", "http://a b/", "http://user@/", "http://127.0.0.1:port/")
 for number, location in enumerate(NOWHERE):
     head = f"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {location}\r\nContent-Length: 2\r\n\r\nxx"
     ANSWERS[f"/nowhere-{number}"] = head.encode()
+
+#: Heads that are none.
+MALFORMED = (
+    b"HTTP/1.1  200 OK\r\n",
+    b"HTTP/1.1\t200 OK\r\n",
+    b" HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.2 200 OK\r\n",
+    b"HTTP/1.11 200 OK\r\n",
+    b"HTTP/1.1 200 O\x01K\r\n",
+    b"HTTP/1.1 200 O\rK\r\n",
+    b"HTTP/1.1 200 OK\r\nA: b\r\r\n",
+    b"HTTP/1.1 200 OK\r\nA: b\0c\r\n",
+    b"HTTP/1.1 200 OK\r\nA: b\x7fc\r\n",
+    b"HTTP/1.1 200 OK\r\nA: b\rc\r\n",
+    b"HTTP/1.1 200 OK\r\nA b: c\r\n",
+    b"HTTP/1.1 200 OK\r\nA(b: c\r\n",
+    b"HTTP/1.1 200 OK\r\n\xe9: c\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"a" * 65536 + b": c\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551614\r\n",
+    b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n",
+)
+for number, head in enumerate(MALFORMED):
+    ANSWERS[f"/malformed-{number}"] = head + b"Content-Length: 2\r\n\r\nok"
+
+#: Bodies that are not in chunks as they say.
+NO_CHUNKS = (
+    b"3\r\nok\r\n0\r\n\r\n",
+    b"1\r\nok\r\n0\r\n\r\n",
+    b" 2\r\nok\r\n0\r\n\r\n",
+    b"2\nok\r\n0\r\n\r\n",
+    b"2\r\nok\n0\r\n\r\n",
+    b"2\r\nok\r\n0\r\n\n",
+    b'2;x="\ny"\r\nok\r\n0\r\n\r\n',
+    b"2\r\nok\r\n0\r\nno header\r\n\r\n",
+    b"2\r\nok\r\n0\r\nA b: c\r\n\r\n",
+    b"2\r\nok\r\n0\r\nA: \x01\r\n\r\n",
+)
+for number, chunks in enumerate(NO_CHUNKS):
+    ANSWERS[f"/no-chunks-{number}"] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
 
 
 class Web:
@@ -65,6 +109,8 @@ class Web:
             headers.pop("connection", None)
             self.requests.append((first.removesuffix(" HTTP/1.1"), headers, body))
             path = first.split()[1]
+            if ":" in path:
+                path = "/ok"
             if path == "/hang":
                 await self.release.wait()
             answer = ANSWERS.get(path, OK)
@@ -205,6 +251,51 @@ async def test_a_redirect_to_no_address_is_told_as_it_is(http: Http, number: int
     assert (status, dict(headers)["location"], body) == (302, NOWHERE[number], b"xx")
 
 
+@pytest.mark.parametrize("number", range(len(MALFORMED)))
+async def test_what_is_no_head_is_no_answer(http: Http, number: int) -> None:
+    unsent = f"http/request failed: error sending request for url (http://SERVER/malformed-{number})"
+    assert await http.refused(f"/malformed-{number}") == (-32603, unsent)
+
+
+@pytest.mark.parametrize("number", range(len(NO_CHUNKS)))
+async def test_a_body_that_is_not_as_it_says_is_none(http: Http, number: int) -> None:
+    cut = "error decoding response body"
+    assert await http.refused(f"/no-chunks-{number}") == (
+        -32603,
+        f"failed to read http/request response body: {cut}",
+    )
+    assert (await http.stream(f"/no-chunks-{number}"))[1] == cut
+
+
+async def test_what_is_unusual_but_clear_is_understood(http: Http, web: Web) -> None:
+    assert (await http.get("/empty-lines"))[2] == b"ok"
+    _, headers, body = await http.get("/lines")
+    assert (headers[0], body) == (("a", "b"), b"ok")
+    assert (await http.get("/zeros"))[2] == b"ok"
+    status, headers, body = await http.get("/switched")
+    assert (status, headers[0], body) == (101, ("upgrade", "x"), b"")
+    # What comes after it would be no longer HTTP.
+    assert (await http.get("/ok", method="CONNECT"))[2] == b""
+    assert web.requests[-1][0] == f"CONNECT 127.0.0.1:{web.port}"
+
+
+async def test_headers_of_a_body_go_where_it_goes(http: Http, web: Web) -> None:
+    body = {"Content-Type": "a/b", "Content-Encoding": "c"}
+    names = {**body, "Content-Language": "d", "Host": "other", "A": "e"}
+    headers = [{"name": name, "value": value} for name, value in names.items()]
+    for path, method, becomes in (
+        ("/moved", "POST", "GET"),
+        ("/moved", "GET", "GET"),
+        ("/moved", "PUT", "PUT"),
+        ("/kept", "POST", "POST"),
+    ):
+        await http.get(path, method=method, headers=headers)
+        line, sent, _ = web.requests[-1]
+        assert line == f"{becomes} /ok"
+        kept = {name.lower(): value for name, value in names.items() if method == becomes or name not in body}
+        assert {name: value for name, value in sent.items() if name not in ("accept", "referer")} == kept
+
+
 async def test_redirects(http: Http, web: Web) -> None:
     assert (await http.get("/moved", redirectPolicy="stop"))[0::2] == (302, b"xx")
     assert (await http.get("/moved", method="POST", bodyBase64="aGk="))[2] == b"ok"
@@ -225,6 +316,82 @@ async def test_redirects(http: Http, web: Web) -> None:
     assert await http.refused("/ftp") == (-32603, unsupported)
 
 
+@pytest.mark.parametrize(
+    ("host", "sent"),
+    [
+        ("127.1", "127.0.0.1"),
+        ("0x7f.1", "127.0.0.1"),
+        ("0X7F000001", "127.0.0.1"),
+        ("2130706433", "127.0.0.1"),
+        ("0177.0.0.01", "127.0.0.1"),
+        ("127.0.0.1.", "127.0.0.1"),
+        ("%31%32%37.0.0.1", "127.0.0.1"),
+        ("１２７。0．0｡1", "127.0.0.1"),
+        ("LOCAL%48ost", "localhost"),
+        ("ⓛocal\u00adhost", "localhost"),
+        ("[0:0::FFFF:127.0.0.1]", "[::ffff:7f00:1]"),
+        ("user:@127.0.0.1", "127.0.0.1"),
+    ],
+)
+async def test_a_host_has_one_spelling(http: Http, web: Web, host: str, sent: str) -> None:
+    await http.get(f"\x1f http://{host}:0{web.port}/?#\x01")
+    assert (web.requests[-1][0], web.requests[-1][1]["host"]) == ("GET /?", f"{sent}:{web.port}")
+
+
+@pytest.mark.parametrize(
+    ("host", "meant"),
+    [
+        ("EXÄMPLE.invalid:80", "xn--exmple-cua.invalid"),
+        ("straße.invalid", "xn--strae-oqa.invalid"),
+        ("ΑΣ.invalid", "xn--mxa0b.invalid"),
+        ("a..invalid:", "a..invalid"),
+        ("me:secret@a_b.invalid:080", "a_b.invalid"),
+        ("a" * 70 + ".invalid", "a" * 70 + ".invalid"),
+    ],
+)
+async def test_a_name_is_that_of_one_server_only(http: Http, host: str, meant: str) -> None:
+    unsent = f"http/request failed: error sending request for url (http://{meant}/)"
+    assert await http.refused(f"http://{host}/") == (-32603, unsent)
+
+
+@pytest.mark.parametrize(
+    ("location", "problem"),
+    [
+        ("[::1", "invalid IPv6 address"),
+        ("[]", "invalid IPv6 address"),
+        ("[127.0.0.1]", "invalid IPv6 address"),
+        ("[::1%25lo]", "invalid IPv6 address"),
+        ("[v1.x]", "invalid IPv6 address"),
+        ("256.0.0.1", "invalid IPv4 address"),
+        ("1.2.3.4.5", "invalid IPv4 address"),
+        ("127.0.08.1", "invalid IPv4 address"),
+        ("4294967296", "invalid IPv4 address"),
+        ("a.1", "invalid IPv4 address"),
+        ("a b", "invalid international domain name"),
+        ("a%2fb", "invalid international domain name"),
+        ("a%", "invalid international domain name"),
+        ("a|b", "invalid international domain name"),
+        ("xn--.invalid", "invalid international domain name"),
+        ("xn--a.invalid", "invalid international domain name"),
+        ("::1", "empty host"),
+        ("user:pw@", "empty host"),
+        (":80", "empty host"),
+        ("a:65536", "invalid port number"),
+        ("a:+1", "invalid port number"),
+        ("a:１", "invalid port number"),
+        ("a:1:1", "invalid port number"),
+    ],
+)
+async def test_what_is_no_host_is_told(http: Http, location: str, problem: str) -> None:
+    assert await http.refused(f"http://{location}/") == (-32602, f"http/request url is invalid: {problem}")
+
+
+@pytest.mark.parametrize("userinfo", ["", ":", "u%ff:p"])
+async def test_who_names_nobody_is_nobody(http: Http, web: Web, userinfo: str) -> None:
+    await http.get(f"http://{userinfo}@127.0.0.1:{web.port}/ok")
+    assert "authorization" not in web.requests[-1][1]
+
+
 async def test_what_fails(http: Http) -> None:
     cut = "error decoding response body"
     assert await http.refused("/cut") == (-32603, f"failed to read http/request response body: {cut}")
@@ -233,6 +400,12 @@ async def test_what_fails(http: Http) -> None:
     assert await http.refused("/garbage") == (-32603, f"{unsent} (http://SERVER/garbage)")
     assert await http.refused("http://127.0.0.1:1/") == (-32603, f"{unsent} (http://127.0.0.1:1/)")
     assert (await http.refused("/hang", timeoutMs=100))[0] == -32603
+
+
+@pytest.fixture
+def set_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of the servers that are started after it."""
+    monkeypatch.setenv("SET_TO_NOTHING", "")
 
 
 @pytest.mark.parametrize(
@@ -259,10 +432,18 @@ async def test_what_fails(http: Http) -> None:
             {"headers": [{"name": "a", "value": "", "valueEnvVar": "OPENAI_API_KEY"}]},
             "http/request header a cannot use executor environment variable OPENAI_API_KEY",
         ),
+        (
+            {"headers": [{"name": "a", "value": "", "valueEnvVar": "SET_TO_NOTHING"}]},
+            "http/request header a requires a non-empty executor environment variable SET_TO_NOTHING",
+        ),
+        (
+            {"headers": [{"name": "a" * 65536, "value": "x"}]},
+            "http/request header name is invalid: invalid HTTP header name",
+        ),
         ({"headers": [{"name": "a"}]}, "missing field `value`"),
     ],
 )
-async def test_what_is_refused(http: Http, web: Web, given: dict[str, Any], problem: str) -> None:
+async def test_what_is_refused(set_to_nothing: None, http: Http, web: Web, given: dict[str, Any], problem: str) -> None:
     assert await http.refused(**{"url": "/ok", **given}) == (-32602, problem)
     assert web.requests == []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
@@ -21,8 +22,15 @@ HEAD_LIMIT: Final = 416 * 1024
 #: Bytes that are buffered of what arrives, before somebody asks for them.
 _BUFFER: Final = 64 * 1024
 #: The largest length that a body may claim.
-_LENGTH_LIMIT: Final = 2**64
-_BODILESS: Final = frozenset({204, 304})
+_LENGTH_LIMIT: Final = 2**64 - 3
+_BODILESS: Final = frozenset({101, 204, 304})
+#: What is read as an answer, and nothing else: what one program takes for a header may be none to another.
+_STATUS: Final = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?\r?\n")
+_HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,65535}):([^\x00-\x08\x0a-\x1f\x7f]*)\r?\n")
+_CHUNK: Final = re.compile(rb"0*([0-9A-Fa-f]{1,16})[\t ]*(?:;[^\r\n]*)?\r\n")
+_BLANKS: Final = b" \t"
+#: An empty line.
+_NOTHING: Final = frozenset({b"\r\n", b"\n"})
 
 
 class ExchangeFailed(HoldfastError):
@@ -50,7 +58,7 @@ class Answer:
         #: Names in lower case, in the order of arrival, duplicates included.
         self.headers = headers
         self._reader = reader
-        self._empty = method == "HEAD" or status in _BODILESS
+        self._empty = method == "HEAD" or status in _BODILESS or (method == "CONNECT" and status < 300)
         codings = _listed(headers, "transfer-encoding")
         self._chunked = codings[-1:] == [b"chunked"]
         # A transfer coding overrides the length; without either the body goes on to the end of the connection.
@@ -98,11 +106,23 @@ class Answer:
         while size := _chunk_size(await self._reader.readuntil(b"\n")):
             async for piece in self._sized(size):
                 yield piece
-            if (await self._reader.readuntil(b"\n")).strip():
-                raise ValueError("a chunk is longer than it says")
+            if await self._reader.readuntil(b"\n") != b"\r\n":
+                raise ValueError("a chunk is not as long as it says")
         left = HEAD_LIMIT
-        while (line := await _read_line(self._reader, left)).strip():
+        while (line := await _read_line(self._reader, left)) != b"\r\n":
             left -= len(line)
+            _header(line)
+
+
+def _header(line: bytes) -> tuple[str, bytes]:
+    """The name, in lower case, and the value of a header.
+
+    :raises ValueError: it is none
+    """
+    found = _HEADER.fullmatch(line)
+    if found is None:
+        raise ValueError("malformed header")
+    return found[1].decode("ascii").lower(), found[2].strip(_BLANKS)
 
 
 def _listed(headers: list[tuple[str, bytes]], name: str) -> list[bytes]:
@@ -117,11 +137,11 @@ def _length(values: list[bytes]) -> int | None:
     """
     if not values:
         return None
-    if not all(value.isdigit() and len(value) <= 20 for value in values):
+    digits = {value.lstrip(b"0") for value in values}
+    if not all(value.isdigit() for value in values) or any(len(value) > 20 for value in digits):
         raise ValueError("content-length is no number")
-    lengths = {int(value) for value in values}
-    length = lengths.pop()
-    if lengths or length >= _LENGTH_LIMIT:
+    length = int(digits.pop() or b"0")
+    if digits or length > _LENGTH_LIMIT:
         raise ValueError("content-length is ambiguous or too large")
     return length
 
@@ -145,10 +165,10 @@ async def _read_line(reader: Reader, limit: int) -> bytes:
 
 
 def _chunk_size(line: bytes) -> int:
-    text = line.split(b";")[0].strip()
-    if not text or len(text) > 16 or text.strip(b"0123456789abcdefABCDEF"):
+    found = _CHUNK.fullmatch(line)
+    if found is None:
         raise ValueError("the size of a chunk is no number")
-    return int(text, 16)
+    return int(found[1], 16)
 
 
 @contextlib.asynccontextmanager
@@ -158,17 +178,17 @@ async def exchange(request: Request) -> AsyncGenerator[Answer]:
     :raises ExchangeFailed: the server cannot be reached or does not answer properly
     """
     try:
-        stream, writer = await asyncio.open_connection(request.host, request.port, limit=_BUFFER)
+        stream, writer = await asyncio.open_connection(request.address.host, request.address.port, limit=_BUFFER)
     except (OSError, ValueError) as error:
         raise _unsent(request) from error
     try:
         try:
             reader: Reader = stream
             message = request.head() + request.body
-            if request.secure:
+            if request.address.secure:
                 from holdfast.host.http.tls import TlsReader
 
-                reader = encrypted = await TlsReader.connect(stream, writer, request.host, _BUFFER)
+                reader = encrypted = await TlsReader.connect(stream, writer, request.address.host, _BUFFER)
                 message = encrypted.encrypt(message)
             writer.write(message)
             # A server may answer, and close, before it has read all of the body.
@@ -186,30 +206,24 @@ async def exchange(request: Request) -> AsyncGenerator[Answer]:
 
 
 def _unsent(request: Request) -> ExchangeFailed:
-    return ExchangeFailed(f"error sending request for url ({_without_credentials(request)})")
-
-
-def _without_credentials(request: Request) -> str:
-    scheme, _, rest = request.url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    return ExchangeFailed(f"error sending request for url ({request.address.url})")
 
 
 async def _read_head(reader: Reader, method: str) -> Answer:
     while True:
         left = HEAD_LIMIT
-        first = await _read_line(reader, left)
-        words = first.split(None, 2)
-        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not (words[1].isdigit() and len(words[1]) == 3):
+        while (first := await _read_line(reader, left)) in _NOTHING:
+            left -= len(first)
+        found = _STATUS.fullmatch(first)
+        if found is None:
             raise ValueError("not an HTTP/1.1 answer")
-        status = int(words[1])
+        status = int(found[2])
         headers: list[tuple[str, bytes]] = []
         left -= len(first)
-        while content := (line := await _read_line(reader, left)).rstrip(b"\r\n"):
+        while (line := await _read_line(reader, left)) not in _NOTHING:
             left -= len(line)
-            name, colon, value = content.partition(b":")
-            if not colon or not name or name != name.strip():
-                raise ValueError("malformed header")
-            headers.append((name.decode("latin-1").lower(), value.strip()))
+            headers.append(_header(line))
+        if found[1] == b"0" and method != "HEAD" and any(name == "transfer-encoding" for name, _ in headers):
+            raise ValueError("HTTP/1.0 has no transfer codings")
         if status >= 200 or status == 101:
             return Answer(reader, status, headers, method)
