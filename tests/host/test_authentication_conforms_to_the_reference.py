@@ -52,7 +52,7 @@ MALFORMED = {
     **{f"claim {member}": claim(member) for member in ('"iss":5', '"iss":["iss"]', '"aud":5', '"aud":["aud",5]')},
     **{
         f"claim {member}": claim(member)
-        for member in ('"aud":{}', '"nbf":"5"', '"nbf":1.0', '"exp":1e300', '"exp":"9"')
+        for member in ('"sub":[]', '"sub":{}', '"aud":{}', '"nbf":"5"', '"nbf":1.0', '"exp":1e300', '"exp":"9"')
     },
     "jwk": head('"jwk":5'),
     "algorithm twice": token('{"alg":"HS256","alg":"HS256"}', GOOD),
@@ -75,6 +75,7 @@ ANSWERS = {
     "unknown members": ("Bearer " + head('"nonce":[5]'), None),
     "null": ("Bearer " + head('"kid":null'), None),
     "other issuer": ("Bearer " + claim('"iss":null'), "websocket jwt issuer mismatch"),
+    "about anybody": ("Bearer " + claim('"sub":5'), None),
     "no audience": ("Bearer " + claim('"aud":[]'), "websocket jwt audience mismatch"),
     "over": ("Bearer " + claim('"exp":-5'), "expired websocket jwt"),
     "no ASCII": ("Bearer \xff", "invalid authorization header"),
@@ -85,9 +86,10 @@ ANSWERS = {
 def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server that asks for signed tokens, of ours and of the reference."""
     directory = tmp_path_factory.mktemp("guarded")
-    (directory / "secret").write_bytes(SECRET)
+    (directory / "secret").write_bytes("\u2028".encode() + SECRET + "\u00a0\n".encode())
     guard = ["--ws-auth", "signed-bearer-token", "--ws-shared-secret-file", str(directory / "secret")]
-    expected = ["--ws-issuer", "iss", "--ws-audience", "aud"]
+    # Blanks around them mean nothing.
+    expected = ["--ws-issuer", " iss\n", "--ws-audience", "\u00a0aud "]
     server = RunningServer([*server_command(request.param, directory / "state"), *guard, *expected])
     yield server
     server.stop()

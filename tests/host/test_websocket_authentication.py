@@ -16,6 +16,7 @@ from holdfast.host.authentication import (
     InvalidAuthentication,
     capability_digest,
     capability_token,
+    expected_name,
     shared_secret,
     signed_bearer_token,
 )
@@ -95,6 +96,14 @@ def test_signed_tokens(tmp_path: Path, claims: dict[str, Any], refusal: str | No
         "..",
     ):
         assert authorize({"authorization": f"Bearer {forged}"}) == "invalid websocket jwt"
+
+
+def test_a_name_that_is_none_is_refused_at_the_start() -> None:
+    assert expected_name("--ws-issuer", None) is None
+    assert expected_name("--ws-issuer", " iss\n") == "iss"
+    for empty in ("", " ", "\u00a0\n"):
+        with pytest.raises(InvalidAuthentication, match="--ws-issuer is empty"):
+            expected_name("--ws-issuer", empty)
 
 
 def test_unusable_secrets_are_refused_at_the_start(tmp_path: Path) -> None:

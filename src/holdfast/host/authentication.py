@@ -27,6 +27,11 @@ CLOCK_SKEW: Final = 30.0
 #: Bytes below which a shared secret can be guessed.
 _SHORTEST_SECRET: Final = 32
 
+#: What means nothing around a secret or a name: the blanks of Unicode.
+_BLANKS: Final = (
+    "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+)
+
 _MISSING: Final = "missing websocket bearer token"
 _INVALID_HEADER: Final = "invalid authorization header"
 _INVALID_TOKEN: Final = "invalid websocket bearer token"
@@ -59,6 +64,8 @@ class _Claims(msgspec.Struct, frozen=True):
     nbf: _Moment | None = None
     iss: str | None = None
     aud: str | list[str] | None = None
+    #: Whom it is about: nobody asks, but it has to be one.
+    sub: str | int | float | bool | None = None
 
 
 _Part = TypeVar("_Part", _Head, _Claims)
@@ -91,9 +98,10 @@ def capability_digest(*, file: Path | None = None, sha256: str | None = None) ->
         raise InvalidAuthentication("Give either --ws-token-file or --ws-token-sha256.")
     if file is not None:
         return hashlib.sha256(_secret(file)).hexdigest()
-    if not re.fullmatch("[0-9a-fA-F]{64}", sha256 or ""):
+    digest = (sha256 or "").strip(_BLANKS)
+    if not re.fullmatch("[0-9a-fA-F]{64}", digest):
         raise InvalidAuthentication("--ws-token-sha256 must be 64 hexadecimal digits.")
-    return sha256 or ""
+    return digest
 
 
 def capability_token(digest: str) -> Authorize:
@@ -124,6 +132,18 @@ def shared_secret(file: Path) -> bytes:
     return secret
 
 
+def expected_name(option: str, given: str | None) -> str | None:
+    """Who has to have signed a token, or whom it is for; None if that was not *given*.
+
+    :raises InvalidAuthentication: it is nothing but blanks
+    """
+    name = None if given is None else given.strip(_BLANKS)
+    if name == "":
+        # It would have to be ignored, and look as if it guarded something.
+        raise InvalidAuthentication(f"{option} is empty.", hint="Leave it out if any will do.")
+    return name
+
+
 def signed_bearer_token(
     secret: bytes, *, issuer: str | None = None, audience: str | None = None, clock_skew: float = CLOCK_SKEW
 ) -> Authorize:
@@ -143,16 +163,14 @@ def signed_bearer_token(
 
 def _secret(file: Path) -> bytes:
     try:
-        secret = file.read_bytes().strip()
+        secret = file.read_bytes().decode().strip(_BLANKS)
     except OSError as error:
         raise InvalidAuthentication(f"Cannot read {file}: {error.strerror}.") from error
-    if not secret:
-        raise InvalidAuthentication(f"{file} is empty.")
-    try:
-        secret.decode()
     except UnicodeDecodeError:
         raise InvalidAuthentication(f"{file} is not UTF-8.") from None
-    return secret
+    if not secret:
+        raise InvalidAuthentication(f"{file} is empty.")
+    return secret.encode()
 
 
 def _verified_claims(token: str, secret: bytes) -> _Claims | None:

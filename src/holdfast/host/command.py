@@ -229,7 +229,7 @@ def _access(options: Options) -> Access | None:
         if any(guard is not None for guard in guards):
             raise RefusedAddress("What --ws-auth needs would protect nothing without it.", hint="Add --ws-auth.")
         return None
-    from holdfast.host.authentication import CLOCK_SKEW, capability_digest, shared_secret
+    from holdfast.host.authentication import CLOCK_SKEW, capability_digest, expected_name, shared_secret
 
     if not options.listen.startswith("ws://"):
         raise RefusedAddress("--ws-auth is for WebSocket; others are guarded by the file system.", hint="Leave it out.")
@@ -256,8 +256,8 @@ def _access(options: Options) -> Access | None:
         raise RefusedAddress("--ws-auth signed-bearer-token needs --ws-shared-secret-file.")
     return Access(
         secret=shared_secret(options.ws_shared_secret_file),
-        issuer=options.ws_issuer,
-        audience=options.ws_audience,
+        issuer=expected_name("--ws-issuer", options.ws_issuer),
+        audience=expected_name("--ws-audience", options.ws_audience),
         clock_skew=CLOCK_SKEW if options.ws_max_clock_skew_seconds is None else options.ws_max_clock_skew_seconds,
     )
 

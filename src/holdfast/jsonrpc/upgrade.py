@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import os
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -21,6 +22,9 @@ HEAD_WITHIN: Final = 10.0
 UNFINISHED: Final = 256
 _VERSION: Final = "13"
 _KEY_SIZE: Final = 16
+#: Names of methods and headers; and a whole header, whose value has no control characters but tabs.
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER: Final = re.compile(rf"({_TOKEN.pattern}):([^\x00-\x08\x0a-\x1f\x7f]*)")
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -37,20 +41,23 @@ class Answer(NamedTuple):
 
     status: HTTPStatus
     body: str = ""
+    #: A header that belongs to it, and the end of its line.
+    header: str = ""
 
     def encode(self) -> bytes:
         """As it goes over the wire."""
         body = self.body.encode()
-        version = f"Sec-WebSocket-Version: {_VERSION}\r\n" if self.status is HTTPStatus.UPGRADE_REQUIRED else ""
         head = (
-            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n{version}"
+            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n{self.header}"
             f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         return head.encode("ascii") + body
 
 
-#: Decides on path and headers (names in lower case): a protocol that takes over after an upgrade, or an answer.
-Decide = Callable[[str, Mapping[str, str]], asyncio.Protocol | Answer]
+#: Decides on the headers (names in lower case) of a request for an upgrade: a protocol that takes over, or an answer.
+Admit = Callable[[Mapping[str, str]], asyncio.Protocol | Answer]
+#: Decides on path and headers: who admits to an upgrade there, or an answer.
+Decide = Callable[[str, Mapping[str, str]], Admit | Answer]
 
 
 class _Handshake(asyncio.Protocol):
@@ -143,28 +150,48 @@ class UpgradeServer(_Handshake):
             method, target, headers = _parse_request(head)
         except ValueError:
             return Answer(HTTPStatus.BAD_REQUEST)
-        if method not in ("GET", "HEAD"):
-            return Answer(HTTPStatus.METHOD_NOT_ALLOWED)
-        outcome = self._decide(target.split("?", 1)[0], headers)
+        admit = self._decide(target.split("?", 1)[0], headers)
+        if isinstance(admit, Answer):
+            # What can be had is there to be read; what cannot, is not there for any method.
+            outcome = _ONLY_READ if admit.status is HTTPStatus.OK and method not in ("GET", "HEAD") else admit
+        else:
+            outcome = _refusal(method, headers) or admit(headers)
         if isinstance(outcome, Answer):
-            return outcome
-        if method == "HEAD":
-            return Answer(HTTPStatus.METHOD_NOT_ALLOWED)
-        if not _has(headers, "upgrade", "websocket") or not _has(headers, "connection", "upgrade"):
-            return Answer(HTTPStatus.BAD_REQUEST)
-        if headers.get("sec-websocket-version") != _VERSION:
-            return Answer(HTTPStatus.UPGRADE_REQUIRED)
-        key = headers.get("sec-websocket-key", "")
-        try:
-            if len(binascii.a2b_base64(key, strict_mode=True)) != _KEY_SIZE:
-                return Answer(HTTPStatus.BAD_REQUEST)
-        except ValueError:
-            return Answer(HTTPStatus.BAD_REQUEST)
+            return outcome._replace(body="") if method == "HEAD" else outcome
         switch = (
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Accept: {_accept(key)}\r\n\r\n"
+            f"Sec-WebSocket-Accept: {_accept(headers['sec-websocket-key'])}\r\n\r\n"
         )
         return outcome, switch.encode("ascii")
+
+
+_ONLY_READ: Final = Answer(HTTPStatus.METHOD_NOT_ALLOWED, header="Allow: GET,HEAD\r\n")
+
+
+def _refusal(method: str, headers: Mapping[str, str]) -> Answer | None:
+    """Why a request is none for an upgrade, in the words of the reference implementation; None if it is one."""
+    if method != "GET":
+        return Answer(HTTPStatus.METHOD_NOT_ALLOWED, "Request method must be `GET`", "Allow: GET\r\n")
+    if not _has(headers, "connection", "upgrade"):
+        return Answer(HTTPStatus.BAD_REQUEST, "Connection header did not include 'upgrade'")
+    if not _has(headers, "upgrade", "websocket"):
+        return Answer(HTTPStatus.BAD_REQUEST, "`Upgrade` header did not include 'websocket'")
+    if headers.get("sec-websocket-version") != _VERSION:
+        return Answer(
+            HTTPStatus.UPGRADE_REQUIRED,
+            f"`Sec-WebSocket-Version` header did not include '{_VERSION}'",
+            f"Sec-WebSocket-Version: {_VERSION}\r\n",
+        )
+    key = headers.get("sec-websocket-key")
+    if key is None:
+        return Answer(HTTPStatus.BAD_REQUEST, "`Sec-WebSocket-Key` header missing")
+    try:
+        size = len(binascii.a2b_base64(key, strict_mode=True))
+    except ValueError:
+        size = 0
+    if size != _KEY_SIZE:
+        return Answer(HTTPStatus.BAD_REQUEST, f"`Sec-WebSocket-Key` header is not {_KEY_SIZE} bytes in base64")
+    return None
 
 
 class UpgradeClient(_Handshake):
@@ -238,7 +265,7 @@ def _has(headers: Mapping[str, str], name: str, word: str) -> bool:
 def _parse_request(head: bytes) -> tuple[str, str, dict[str, str]]:
     line, _, rest = head.partition(b"\r\n")
     method, target, version = line.decode("ascii").split(" ")
-    if version != "HTTP/1.1" or not target.startswith("/") or not method.isalpha():
+    if version != "HTTP/1.1" or not target.startswith("/") or not _TOKEN.fullmatch(method):
         raise ValueError("not an HTTP/1.1 request")
     headers = _parse_headers(rest)
     if "host" not in headers:
@@ -250,11 +277,9 @@ def _parse_headers(lines: bytes) -> dict[str, str]:
     """The headers by their names in lower case; the values of one that comes twice are joined, as HTTP has it."""
     headers: dict[str, str] = {}
     for line in lines.split(b"\r\n") if lines else ():
-        name, colon, value = line.decode("latin-1").partition(":")
-        if not colon or not name or not name.isascii() or any(character in name for character in " \t\r\n\0"):
+        found = _HEADER.fullmatch(line.decode("latin-1"))
+        if found is None:
             raise ValueError("malformed header")
-        if any(character in value for character in "\r\n\0"):
-            raise ValueError("malformed header")
-        name, value = name.lower(), value.strip(" \t")
+        name, value = found[1].lower(), found[2].strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers

@@ -27,7 +27,7 @@ from websockets.speedups import apply_mask
 from holdfast.jsonrpc.connection import BACKLOG_LIMIT, HIGH_WATER, LOW_WATER, Connection, MessageHandler
 from holdfast.jsonrpc.messages import MESSAGE_LIMIT
 from holdfast.jsonrpc.streams import Serving, serve_socket
-from holdfast.jsonrpc.upgrade import Answer, Refused, Unauthorized, UpgradeClient, UpgradeServer
+from holdfast.jsonrpc.upgrade import Admit, Answer, Refused, Unauthorized, UpgradeClient, UpgradeServer
 
 #: Messages above this size leave in fragments of this size, in bytes.
 FRAGMENT: Final = 1024 * 1024
@@ -61,6 +61,8 @@ _CONTROL_LIMIT: Final = 125
 PROTOCOL_ERROR: Final = 1002
 TOO_BIG: Final = 1009
 TRY_AGAIN_LATER: Final = 1013
+#: What a close frame may say (RFC 6455, section 7.4, and the registry it made).
+_CLOSE_CODES: Final = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
 
 _pack_medium_head = struct.Struct("!BBH").pack
 _pack_large_head = struct.Struct("!BBQ").pack
@@ -69,8 +71,6 @@ _unpack_large = struct.Struct("!Q").unpack_from
 Accept = Callable[[Connection], MessageHandler | None]
 #: Decides on the headers of an upgrade (names in lower case): None admits, a text refuses with 401.
 Authorize = Callable[[Mapping[str, str]], str | None]
-#: Makes the answer to an admitted request.
-Route = Callable[[Mapping[str, str]], asyncio.Protocol | Answer]
 
 
 class WebSocketConnection(asyncio.Protocol, Connection):
@@ -196,8 +196,9 @@ class WebSocketConnection(asyncio.Protocol, Connection):
             if not last or len(content) > _CONTROL_LIMIT:
                 self._fail(PROTOCOL_ERROR, "malformed control frame")
             elif opcode == Opcode.CLOSE:
-                # Its code goes back, without the reason.
-                self._write_frame(Opcode.CLOSE, content[:2])
+                # Its code goes back, without the reason; one that nobody may send does not.
+                fine = not content or int.from_bytes(content[:2], "big") in _CLOSE_CODES
+                self._write_frame(Opcode.CLOSE, content[:2] if fine else struct.pack("!H", PROTOCOL_ERROR))
                 self._hang_up()
             elif opcode == Opcode.PING:
                 self._write_frame(Opcode.PONG, content)
@@ -330,17 +331,14 @@ def is_own_host(host: str | None) -> bool:
     return True
 
 
-def make_routes(accept: Accept, authorize: Authorize | None) -> dict[str, Route]:
+def make_routes(accept: Accept, authorize: Authorize | None) -> dict[str, Admit | Answer]:
     """Every path that is answered by something other than 404."""
 
     def upgrade(headers: Mapping[str, str]) -> asyncio.Protocol | Answer:
         refusal = None if authorize is None else authorize(headers)
         return WebSocketConnection(accept) if refusal is None else Answer(HTTPStatus.UNAUTHORIZED, refusal)
 
-    def ready(headers: Mapping[str, str]) -> asyncio.Protocol | Answer:
-        return Answer(HTTPStatus.OK)
-
-    return {"/": upgrade, "/readyz": ready}
+    return {"/": upgrade, "/readyz": Answer(HTTPStatus.OK)}
 
 
 async def serve_websocket(listener: socket.socket, accept: Accept, authorize: Authorize | None = None) -> Serving:
@@ -348,11 +346,10 @@ async def serve_websocket(listener: socket.socket, accept: Accept, authorize: Au
     routes = make_routes(accept, authorize)
     unfinished: dict[UpgradeServer, None] = {}
 
-    def decide(path: str, headers: Mapping[str, str]) -> asyncio.Protocol | Answer:
+    def decide(path: str, headers: Mapping[str, str]) -> Admit | Answer:
         if "origin" in headers or (authorize is None and not is_own_host(headers.get("host"))):
             return Answer(HTTPStatus.FORBIDDEN)
-        route = routes.get(path)
-        return Answer(HTTPStatus.NOT_FOUND) if route is None else route(headers)
+        return routes.get(path, Answer(HTTPStatus.NOT_FOUND))
 
     return await serve_socket(listener, lambda: UpgradeServer(decide, unfinished))
 
