@@ -113,6 +113,12 @@ class Web:
                 path = "/ok"
             if path == "/hang":
                 await self.release.wait()
+            if path == "/half":
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc")
+                await writer.drain()
+                await self.release.wait()
+                writer.write(b"def")
+                return
             answer = ANSWERS.get(path, OK)
             writer.write(answer % self.port if path == "/other" else answer)
             await writer.drain()
@@ -390,6 +396,22 @@ async def test_what_is_no_host_is_told(http: Http, location: str, problem: str) 
 async def test_who_names_nobody_is_nobody(http: Http, web: Web, userinfo: str) -> None:
     await http.get(f"http://{userinfo}@127.0.0.1:{web.port}/ok")
     assert "authorization" not in web.requests[-1][1]
+
+
+async def test_only_what_is_streamed_needs_an_id_of_its_own(http: Http, web: Web) -> None:
+    # Ends when the server lets it.
+    streaming = http.params("/half", {"streamResponse": True, "requestId": "id"})
+    assert (await http.client.result("http/request", streaming))["status"] == 200
+    taken = "http/request streamResponse requestId `id` is already active"
+    assert await http.refused("/ok", requestId="id", streamResponse=True) == (-32602, taken)
+    assert (await http.get("/ok", requestId="id"))[2] == b"ok"
+    both = [http.client.request("http/request", http.params("/big", {"requestId": "same"})) for _ in range(2)]
+    for identity in both:
+        assert (await http.client.reply(identity))["result"]["status"] == 200
+    web.release.set()
+    await http.client.until(lambda: http.client.notifications and http.client.notifications[-1]["params"]["done"])
+    http.client.notifications.clear()
+    assert await http.stream("/ok", requestId="id") == (b"ok", None)
 
 
 async def test_what_fails(http: Http) -> None:

@@ -28,26 +28,42 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 class HttpRequests:
-    """The requests of one connection, by the client's id."""
+    """The requests of one connection that are under way."""
 
     def __init__(self, client: ClientConnection) -> None:
         self.client = client
-        self.active: set[str] = set()
-        self._bodies: set[asyncio.Task[None]] = set()
+        #: The ids of those whose body is streamed; that of any other means nothing, and Codex's client may give several
+        #: of them the same one (``buffered-request``).
+        self._streams: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def carry_on(self, request_id: str, task: asyncio.Task[None]) -> None:
-        """Keep a streamed body going after its head was answered."""
-        self._bodies.add(task)
+    def admit(self, params: HttpRequest) -> None:
+        """Let *params* be one more.
+
+        :raises RpcError: there are enough, or its body could be taken for that of another one
+        """
+        if params.stream_response and params.request_id in self._streams:
+            problem = f"requestId `{params.request_id}` is already active"
+            raise RpcError(INVALID_PARAMS, f"http/request streamResponse {problem}")
+        if len(self._tasks) >= ACTIVE_LIMIT:
+            raise RpcError(INVALID_PARAMS, f"at most {ACTIVE_LIMIT} http requests may be active per connection")
+
+    def carry_on(self, params: HttpRequest, task: asyncio.Task[None]) -> None:
+        """Keep a request going, also after its head was answered."""
+        self._tasks.add(task)
+        if params.stream_response:
+            self._streams.add(params.request_id)
 
         def ended(task: asyncio.Task[None]) -> None:
-            self._bodies.discard(task)
-            self.active.discard(request_id)
+            self._tasks.discard(task)
+            if params.stream_response:
+                self._streams.discard(params.request_id)
 
         task.add_done_callback(ended)
 
     def close(self) -> None:
         """End everything that is under way."""
-        for task in self._bodies:
+        for task in self._tasks:
             task.cancel()
 
 
@@ -56,16 +72,11 @@ async def http_request(client: ClientConnection, params: HttpRequest) -> bytes:
     """Send a request; answer with its head, and with its body or by notifications as it arrives."""
     request = prepare(params)
     requests = client.resource(HttpRequests, HttpRequests)
-    name = params.request_id
-    if name in requests.active:
-        raise RpcError(INVALID_PARAMS, f"http/request already has an active request with id {name}")
-    if len(requests.active) >= ACTIVE_LIMIT:
-        raise RpcError(INVALID_PARAMS, f"at most {ACTIVE_LIMIT} http requests may be active per connection")
-    requests.active.add(name)
+    requests.admit(params)
     head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-    deltas = _Deltas(client, name)
+    deltas = _Deltas(client, params.request_id)
     task = asyncio.create_task(_run(params, request, head, deltas))
-    requests.carry_on(name, task)
+    requests.carry_on(params, task)
     try:
         # Ends with the task when that ends before there is an answer.
         await asyncio.wait((head, task), return_when=asyncio.FIRST_COMPLETED)
