@@ -31,6 +31,7 @@ def test_the_keeper_imports_only_what_it_needs() -> None:
     assert not HEAVY & set(modules)
     assert {name for name in modules if name.startswith("holdfast.")} == {
         "holdfast.host",
+        "holdfast.host.ending",
         "holdfast.host.entry",
         "holdfast.host.estate",
         "holdfast.host.keeper",

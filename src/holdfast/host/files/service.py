@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from holdfast.host.ending import worker_threads
+from holdfast.host.ending import hear_none
 from holdfast.host.files.handles import Handles
 from holdfast.host.files.parameters import FileParameters
 from holdfast.host.files.place import ForeignPath
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return worker_threads(_ALL_THREADS, "files")
+    return ThreadPoolExecutor(_ALL_THREADS, thread_name_prefix="files", initializer=hear_none)
 
 
 @cache
