@@ -25,7 +25,10 @@ async def test_initialize_describes_the_environment(either: RunningServer) -> No
     client.notify("initialized")
     assert await client.result("environment/info") == info
     assert await client.result("environment/info", {}) == info
-    assert await client.result("environment/status") == {"status": "ready"}
+    for nothing in (None, {}):
+        assert await client.result("environment/status", nothing) == {"status": "ready"}
+    for something in ([], [None], "", 0, False, {"": None}):
+        assert (await client.error("environment/status", something))[0] == -32602
 
 
 async def test_requests_before_the_handshake_are_refused(either: RunningServer) -> None:
@@ -52,7 +55,9 @@ async def test_requests_before_the_handshake_are_refused(either: RunningServer) 
     "text",
     ["{", "not json", "[]", "1", "null", "{}", '{"id":51}', '{"id":52,"method":5}', '{"id":null,"method":"x"}',
      '{"result":1}', '{"error":{"code":1,"message":"x"}}', '{"id":null,"result":1}',
-     '{"id":1.5,"method":"x"}', '{"id":9223372036854775808,"method":"x"}', '{"id":1,"method":"x","trace":5}'],
+     '{"id":1.5,"method":"x"}', '{"id":9223372036854775808,"method":"x"}', '{"id":1,"method":"x","trace":5}',
+     '{"id":1,"error":null}', '{"id":1,"error":{"code":1e0,"message":"x"}}',
+     '{"id":1,"error":{"code":9223372036854775808,"message":"x"}}'],
 )  # fmt: skip
 async def test_malformed_messages_are_answered_and_the_connection_stays(client: WireClient, text: str) -> None:
     client.send(text)
@@ -70,7 +75,26 @@ async def test_ids_may_be_strings_and_any_signed_64_bit_number(client: WireClien
         assert (await client.reply(identity))["result"] == {"status": "ready"}
 
 
-@pytest.mark.parametrize("message", ['{"method":"nope"}', '{"id":77,"result":{}}'])
+@pytest.mark.parametrize(
+    "members",
+    [
+        '"params": { \n}',
+        '"params":\tnull ',
+        '"result":5',
+        '"error":null',
+        '"error":5',
+        '"error":{"code":"x"}',
+        '"trace":null',
+    ],
+)
+async def test_what_means_nothing_in_a_request_changes_nothing(client: WireClient, members: str) -> None:
+    client.send(f'{{"id":1000,"method":"environment/status",{members}}}')
+    assert (await client.reply(1000))["result"] == {"status": "ready"}
+    client.send('{"method":"initialized","error":5,"trace":5}')
+    assert await client.result("environment/status") == {"status": "ready"}
+
+
+@pytest.mark.parametrize("message", ['{"method":"nope"}', '{"id":77,"result":{}}', '{"id":77,"result":{},"trace":5}'])
 async def test_what_nobody_asked_for_ends_the_connection(client: WireClient, message: str) -> None:
     client.send(message)
     await client.until_lost()

@@ -34,16 +34,18 @@ def test_a_result_survives_the_wire(identity: int | str, result: object) -> None
 
 def test_an_error_carries_code_and_message() -> None:
     message = decode(encode_error(-1, -32600, "ünsaid"))
-    assert not isinstance(message.error, msgspec.UnsetType)
-    assert (message.id, message.error.code, message.error.message) == (-1, -32600, "ünsaid")
+    failure = message.failure()
+    assert failure is not None
+    assert (message.id, failure.code, failure.message) == (-1, -32600, "ünsaid")
 
 
 @given(data=JSON)
 def test_an_error_may_say_more(data: object) -> None:
     text = json.dumps({"id": 1, "error": {"code": 7, "message": "m", "data": data}})
     message = decode(text.encode())
-    assert not isinstance(message.error, msgspec.UnsetType)
-    assert json.loads(bytes(message.error.data)) == data
+    failure = message.failure()
+    assert failure is not None
+    assert json.loads(bytes(failure.data)) == data
 
 
 @given(st.binary(max_size=200))

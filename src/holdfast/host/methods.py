@@ -36,9 +36,12 @@ class Method(NamedTuple):
 
     #: How state errors name the group of methods that this one belongs to.
     group: str
-    #: Type of the params; None for methods without.
-    decoder: msgspec.json.Decoder[Any] | None
+    decoder: msgspec.json.Decoder[Any]
     call: Callable[[ClientConnection, Any], Reply]
+
+
+class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may stand in the place of no params; no handler looks at it."""
 
 
 METHODS: Final[dict[str, Method]] = {}
@@ -58,7 +61,7 @@ def method(
     name: str, params: type[Any] | None, group: str = "exec"
 ) -> Callable[[Callable[[ClientConnection, Any], Reply]], Callable[[ClientConnection, Any], Reply]]:
     def register(call: Callable[[ClientConnection, Any], Reply]) -> Callable[[ClientConnection, Any], Reply]:
-        METHODS[name] = Method(group, msgspec.json.Decoder(params) if params is not None else None, call)
+        METHODS[name] = Method(group, msgspec.json.Decoder(_Nothing | None if params is None else params), call)
         return call
 
     return register
@@ -80,10 +83,6 @@ def decode_params(method: Method, params: msgspec.Raw) -> Any:
 
     :raises RpcError: they are not what the method takes
     """
-    if method.decoder is None:
-        if params is not ABSENT and bytes(params).strip() not in (b"null", b"{}"):
-            raise RpcError(INVALID_PARAMS, "invalid type: expected unit")
-        return None
     try:
         return method.decoder.decode(params if params is not ABSENT else b"null")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -7,7 +7,7 @@ stay undecoded (:class:`msgspec.Raw`) until somebody knows their type.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -52,7 +52,7 @@ ABSENT: Final = msgspec.Raw()
 class ErrorBody(msgspec.Struct, frozen=True):
     """The ``error`` member of a response."""
 
-    code: int
+    code: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     message: str
     # Not "or None": where nothing else is said, raw JSON is any JSON.
     data: msgspec.Raw = ABSENT
@@ -72,11 +72,18 @@ class Message(msgspec.Struct, frozen=True):
     method: str | msgspec.UnsetType = msgspec.UNSET
     params: msgspec.Raw = ABSENT
     result: msgspec.Raw = ABSENT
-    error: ErrorBody | msgspec.UnsetType = msgspec.UNSET
-    trace: Trace | None = None
+    # These mean something in a response and in a request only; in other messages they may be anything.
+    error: msgspec.Raw = ABSENT
+    trace: msgspec.Raw = ABSENT
+
+    def failure(self) -> ErrorBody | None:
+        """Of a response: the error that it tells."""
+        return None if self.error is ABSENT else _decode_error(self.error)
 
 
 _decoder = msgspec.json.Decoder(Message)
+_decode_error = msgspec.json.Decoder(ErrorBody | None).decode
+_decode_trace = msgspec.json.Decoder(Trace | None).decode
 _encoder = msgspec.json.Encoder()
 encode_json = _encoder.encode
 
@@ -88,6 +95,11 @@ def decode(data: bytes | bytearray | memoryview | str) -> Message:
     """
     try:
         message = _decoder.decode(data)
+        if message.method is msgspec.UNSET:
+            if message.failure() is None and message.result is ABSENT:
+                raise MalformedMessage("missing field `error`")
+        elif message.id is not msgspec.UNSET and message.trace is not ABSENT:
+            _decode_trace(message.trace)
     except msgspec.ValidationError as error:
         if str(error).startswith("Expected `object`"):
             raise MalformedMessage("expected a JSON-RPC object") from None
@@ -95,11 +107,8 @@ def decode(data: bytes | bytearray | memoryview | str) -> Message:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage(str(error)) from None
     identity = message.id
-    if message.method is msgspec.UNSET:
-        if message.error is msgspec.UNSET and message.result is ABSENT:
-            raise MalformedMessage("missing field `error`")
-        if identity is msgspec.UNSET:
-            raise MalformedMessage("missing field `id`")
+    if message.method is msgspec.UNSET and identity is msgspec.UNSET:
+        raise MalformedMessage("missing field `id`")
     if identity is None:
         raise MalformedMessage("data did not match any variant of untagged enum RequestId")
     if isinstance(identity, int) and not -(2**63) <= identity < 2**63:

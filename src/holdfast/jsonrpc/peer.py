@@ -93,10 +93,11 @@ class Peer:
         reply = self._pending.get(decoded.id) if isinstance(decoded.id, int) else None
         if reply is None or reply.done():
             return
-        if isinstance(decoded.error, msgspec.UnsetType):
+        failure = decoded.failure()
+        if failure is None:
             reply.set_result(decoded.result)
         else:
-            reply.set_exception(RpcError(decoded.error.code, decoded.error.message))
+            reply.set_exception(RpcError(failure.code, failure.message))
 
     def writing_resumed(self) -> None:
         pass
