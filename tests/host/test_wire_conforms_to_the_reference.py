@@ -175,6 +175,31 @@ async def test_a_long_poll_ends_with_output_exit_close_or_time(client: WireClien
     assert (read["closed"], read["nextSeq"]) == (True, 4)
 
 
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("process/read", {"processId": "n", "afterSeq": None}),
+        ("process/read", {"processId": "n", "maxBytes": None}),
+        ("process/read", {"processId": "n", "waitMs": None}),
+        ("fs/readBlock", {"handleId": "n", "len": 1, "offset": None}),
+        ("fs/readBlock", {"handleId": "n", "offset": 0, "len": None}),
+        ("fs/writeBlock", {"handleId": "n", "chunk": "", "offset": None}),
+        ("fs/watchMissing", {"missing": ["file:///nowhere"], "watchId": None}),
+        ("http/request", {"method": "GET", "url": "http://127.0.0.1:1/", "requestId": "r", "timeoutMs": None}),
+    ],
+)
+async def test_numbers_have_64_bits_and_no_sign(client: WireClient, method: str, params: dict[str, Any]) -> None:
+    await client.start("n", "/bin/sh", "-c", "echo there is something to read; read x", pipeStdin=True)
+    await client.until_output("n", b"\n")
+    (name,) = (name for name, value in params.items() if value is None)
+    for number in (-1, 2**64, 10**30, 1.0, 1e300, True, "1", [], {}):
+        assert (await client.error(method, {**params, name: number}))[0] == -32602, number
+    for number in (-0, 2**31, 2**53 + 1, 2**63, 2**64 - 1):
+        reply = await client.call(method, {**params, name: number})
+        assert reply.get("error", {"code": 0})["code"] != -32602, number
+    await client.result("process/terminate", {"processId": "n"})
+
+
 async def test_writes_are_in_order_and_once_for_each_id(client: WireClient) -> None:
     await client.start("w", "/bin/cat", pipeStdin=True)
     for data, identity in ((b"one\n", "1"), (b"again\n", "1"), (b"", "2"), (b"two\n", "3")):

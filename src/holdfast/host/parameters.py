@@ -13,7 +13,8 @@ import msgspec
 from holdfast.host.environment import EnvironmentPolicy
 from holdfast.jsonrpc.messages import ABSENT
 
-_Unsigned = Annotated[int, msgspec.Meta(ge=0)]
+#: A size, an offset or a number that is not negative.
+Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 
 #: The longest grace of an ending, in milliseconds: somebody has to remember it and look after it all the while.
 GRACE_LIMIT: Final = 600_000
@@ -21,6 +22,15 @@ GRACE_LIMIT: Final = 600_000
 
 class Parameters(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """Base: camelCase on the wire, unknown members ignored."""
+
+
+class NumberParameters(Parameters, frozen=True):
+    """Base of those with numbers: the reference implementation has 64 bits for each."""
+
+    def __post_init__(self) -> None:
+        # The bound of a type cannot be that large.
+        if any(isinstance(value, int) and value >= 2**64 for value in msgspec.structs.astuple(self)):
+            raise ValueError("invalid number")
 
 
 class Initialize(Parameters, frozen=True):
@@ -57,11 +67,11 @@ class Start(Parameters, frozen=True):
     holdfast: StartExtension | None = None
 
 
-class Read(Parameters, frozen=True):
+class Read(NumberParameters, frozen=True):
     process_id: str
-    after_seq: _Unsigned | None = None
-    max_bytes: _Unsigned | None = None
-    wait_ms: _Unsigned | None = None
+    after_seq: Unsigned | None = None
+    max_bytes: Unsigned | None = None
+    wait_ms: Unsigned | None = None
 
 
 class Write(Parameters, frozen=True):
@@ -107,7 +117,7 @@ class Subscribe(Parameters, frozen=True):
     process_id: str
     #: Chosen by the client, unique on its connection.
     subscription_id: int
-    after_seq: _Unsigned = 0
+    after_seq: Unsigned = 0
     #: Go on with records that come later; without it the subscription ends at the present end of the log.
     follow: bool = True
     #: Bytes that may be under way unacknowledged.
@@ -122,4 +132,4 @@ class Acknowledge(Parameters, frozen=True):
     """Extension, a notification: the client has consumed this much more of a subscription."""
 
     subscription_id: int
-    bytes: _Unsigned
+    bytes: Unsigned

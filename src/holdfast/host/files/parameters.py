@@ -7,26 +7,12 @@ is looked at, as with the reference implementation.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
 
 import msgspec
 
 from holdfast.host.files.place import require_path
-from holdfast.host.parameters import Parameters
+from holdfast.host.parameters import NumberParameters, Parameters, Unsigned
 from holdfast.host.sandbox.permissions import SandboxContext
-from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
-
-#: A size, an offset or a number that is not negative; see :func:`_require_numbers`.
-Unsigned = Annotated[int, msgspec.Meta(ge=0)]
-
-
-def _require_numbers(*numbers: int) -> None:
-    """Check that numbers have 64 bits at most.
-
-    :raises RpcError: one has more
-    """
-    if any(number >= 2**64 for number in numbers):
-        raise RpcError(INVALID_PARAMS, "invalid number")
 
 
 class FileParameters(Parameters, frozen=True, kw_only=True):
@@ -85,15 +71,12 @@ class Copy(FileParameters, frozen=True, kw_only=True):
         require_path(self.destination_path)
 
 
-class WalkOptions(Parameters, frozen=True, kw_only=True):
+class WalkOptions(NumberParameters, frozen=True, kw_only=True):
     max_depth: Unsigned
     max_directories: Unsigned
     max_entries: Unsigned
     follow_directory_symlinks: bool
     prune_hidden_directories: bool = False
-
-    def __post_init__(self) -> None:
-        _require_numbers(self.max_depth, self.max_directories, self.max_entries)
 
 
 class Walk(OnePath, frozen=True, kw_only=True):
@@ -113,34 +96,28 @@ class Open(OnePath, frozen=True, kw_only=True):
     follow_symlinks: bool | None = None
 
 
-class ReadBlock(Parameters, frozen=True, kw_only=True):
+class ReadBlock(NumberParameters, frozen=True, kw_only=True):
     handle_id: str
     offset: Unsigned
     len: Unsigned
 
-    def __post_init__(self) -> None:
-        _require_numbers(self.offset, self.len)
 
-
-class WriteBlock(Parameters, frozen=True, kw_only=True):
+class WriteBlock(NumberParameters, frozen=True, kw_only=True):
     handle_id: str
     offset: Unsigned
     chunk: str
-
-    def __post_init__(self) -> None:
-        _require_numbers(self.offset)
 
 
 class Close(Parameters, frozen=True, kw_only=True):
     handle_id: str
 
 
-class WatchMissing(FileParameters, frozen=True, kw_only=True):
+class WatchMissing(FileParameters, NumberParameters, frozen=True, kw_only=True):
     watch_id: Unsigned
     missing: list[str]
     present: str | None = None
 
     def __post_init__(self) -> None:
-        _require_numbers(self.watch_id)
+        super().__post_init__()
         for uri in (*self.missing, *(() if self.present is None else (self.present,))):
             require_path(uri)

@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
 from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.http.address import Address, NoAddress, UnsupportedScheme, read_address, redirected
-from holdfast.host.parameters import Parameters
+from holdfast.host.parameters import NumberParameters, Unsigned
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 
 #: Variables of the host that no header may carry away, whatever the client asks for: those that Codex CLI 0.169 denies,
@@ -77,7 +77,7 @@ class Header(msgspec.Struct, frozen=True, rename="camel"):
     value_env_var: str | None = None
 
 
-class HttpRequest(Parameters, frozen=True, kw_only=True):
+class HttpRequest(NumberParameters, frozen=True, kw_only=True):
     """The parameters of ``http/request``."""
 
     method: str
@@ -85,7 +85,7 @@ class HttpRequest(Parameters, frozen=True, kw_only=True):
     request_id: str
     headers: list[Header] = msgspec.field(default_factory=list[Header])
     body_base64: str | None = None
-    timeout_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    timeout_ms: Unsigned | None = None
     redirect_policy: RedirectPolicy = RedirectPolicy.FOLLOW
     stream_response: bool = False
 
