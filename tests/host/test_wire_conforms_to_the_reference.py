@@ -296,6 +296,34 @@ async def test_refused_starts(client: WireClient, tmp_path: Path) -> None:
     assert await client.error("process/start", params) == (-32603, "Exec format error (os error 8)")
 
 
+async def test_what_cannot_be_started_at_a_terminal_is_looked_for(client: WireClient, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("#!/bin/sh")
+    (tmp_path / "place" / "name").mkdir(parents=True)
+    (tmp_path / "place" / "plain").write_text("#!/bin/sh")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    path = f"{tmp_path}/nowhere:place:{tmp_path}"
+    end = f'No viable candidates found in PATH "{path}"'
+    for number, (program, reason) in enumerate(
+        {
+            "none": f"none because:\n{end}",
+            "name": f"name because:\n{tmp_path}/place/name exists but is a directory.\n{end}",
+            "plain": f"plain because:\n{tmp_path}/place/plain exists but is not executable.\n"
+            f"{tmp_path}/plain exists but is not executable.\n{end}",
+            "./none": f"{tmp_path}/./none because it does not exist",
+            "../none": f"{tmp_path}/../none because it does not exist",
+            "./plain": f"{tmp_path}/./plain because it is not executable",
+            "./place": f"{tmp_path}/./place because it is a directory",
+            ".": f"{tmp_path}/. because it is a directory",
+            "./dangling": f"{tmp_path}/./dangling because it does not exist",
+        }.items()
+    ):
+        start = {"processId": f"t{number}", "argv": [program], "env": {"PATH": path}, "tty": True}
+        answer = await client.error("process/start", {**start, "cwd": f"file://{tmp_path}"})
+        assert answer == (-32603, f"Unable to spawn {reason}")
+    absolute = {"processId": "a", "argv": ["/no/such/program"], "env": {"PATH": path}, "tty": True, "cwd": "file:///"}
+    assert await client.error("process/start", absolute) == (-32603, "No such file or directory (os error 2)")
+
+
 async def test_working_directories_are_file_uris(client: WireClient, tmp_path: Path) -> None:
     spaced = tmp_path / "a b"
     spaced.mkdir()
@@ -309,6 +337,23 @@ async def test_the_environment_is_exactly_what_was_given(client: WireClient) -> 
     await client.start("e", "/usr/bin/env", env={"A": "1", "B": "x y"})
     await client.until_closed("e")
     assert sorted(client.output("e").decode().split("\n")) == ["", "A=1", "B=x y"]
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_secrets_of_the_orchestrator_reach_no_child(client: WireClient, tty: bool) -> None:
+    names = ["NODE_REPL_AUTH_TOKEN", "codex_exec_server_noise_auth_token", "OPENAI_Federation_RULE_ID", "SHELL"]
+    policy = {"inherit": "none", "ignoreDefaultExcludes": True, "exclude": [], "includeOnly": []}
+    for number, envs in enumerate(
+        (
+            {"env": dict.fromkeys(names, "1")},
+            {"env": dict.fromkeys(names, "1"), "envPolicy": {**policy, "set": {}}},
+            {"env": {}, "envPolicy": {**policy, "set": dict.fromkeys([*names, "NOTIFY_SOCKET"], "1")}},
+        )
+    ):
+        await client.start(f"e{number}", "/usr/bin/env", tty=tty, **envs)
+        await client.until_closed(f"e{number}")
+        wanted = [b"NOTIFY_SOCKET=1", b"SHELL=1"] if number == 2 else [b"SHELL=1"]
+        assert sorted(client.output(f"e{number}").split()) == wanted
 
 
 @pytest.mark.parametrize("inherit", ["ALL", "None", ""])

@@ -55,14 +55,14 @@ _CORE: Final = frozenset(
     ["PATH", "SHELL", "TMPDIR", "TEMP", "TMP", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "USER"]
 )
 _DEFAULT_EXCLUDES: Final = ("*KEY*", "*SECRET*", "*TOKEN*")
-#: Never handed to a child by a policy: secrets of the orchestrator itself, and what is between systemd and the host.
+#: Never inherited: what is between systemd and the host.
+_OWN: Final = frozenset({DELEGATED_UNIT, "NOTIFY_SOCKET"})
+#: Never handed to a child, in upper or lower case and whoever says so: secrets of the orchestrator itself.
 _ALWAYS_DROPPED: Final = frozenset(
     {
         "CODEX_EXEC_SERVER_EXIT_ON_STDIN_CLOSE",
         "CODEX_EXEC_SERVER_NOISE_AUTH_TOKEN",
-        DELEGATED_UNIT,
         "NODE_REPL_AUTH_TOKEN",
-        "NOTIFY_SOCKET",
         "OPENAI_FEDERATION_RULE_ID",
         "OPENAI_IDENTITY_TOKEN_FILE",
         "OPENAI_WORKLOAD_IDENTITY_CONTEXT",
@@ -114,11 +114,11 @@ def _matching(names: Mapping[str, str], patterns: Sequence[str]) -> set[str]:
 def child_environment(
     env: Mapping[str, str], policy: EnvironmentPolicy | None, *, terminal: bool = False
 ) -> dict[str, str]:
-    """The environment of a child: exactly *env*, or what *policy* lets through of the host's, overlaid with it.
+    """The environment of a child: *env*, or what *policy* lets through of the host's, overlaid with it.
 
     At a *terminal* there is always a ``SHELL``: if nobody says otherwise, that of the account.
 
-    Names that no environment can hold (empty, or with ``=``) are left out, as the reference implementation does.
+    Names that no environment can hold (empty, or with ``=``) are left out, and so are the secrets of the orchestrator.
 
     :raises RpcError: the policy would take too long to be applied
     """
@@ -128,18 +128,20 @@ def child_environment(
         if policy.inherit == "core":
             inherited = {name: value for name, value in inherited.items() if name in _CORE}
         excluded = set[str]() if policy.ignore_default_excludes else _matching(inherited, _DEFAULT_EXCLUDES)
-        excluded |= _matching(inherited, policy.exclude)
+        excluded |= _matching(inherited, policy.exclude) | _OWN
         result = {name: value for name, value in inherited.items() if name not in excluded}
         result.update(policy.set)
         if policy.include_only:
             included = _matching(result, policy.include_only)
             result = {name: value for name, value in result.items() if name in included}
-        for name in _ALWAYS_DROPPED:
-            result.pop(name, None)
     result.update(env)
     if terminal and "SHELL" not in result:
         result["SHELL"] = pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
-    return {name: value for name, value in result.items() if name and "=" not in name}
+    return {
+        name: value
+        for name, value in result.items()
+        if name and "=" not in name and name.upper() not in _ALWAYS_DROPPED
+    }
 
 
 def environment_info(capabilities: frozenset[str] = IMPLEMENTED) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _start(
     except DuplicateProcess as error:
         raise RpcError(INVALID_REQUEST, error.message) from None
     except (OSError, ValueError) as error:
-        raise _failed(error) from None
+        raise _failed_at_terminal(error, program, cwd, env) if params.tty else _failed(error) from None
     if extension.persistent:
         return _started(process, existing=False)
     client.push(process, 0)
@@ -172,6 +172,16 @@ def _failed(error: OSError | ValueError) -> RpcError:
     from holdfast.host.files.refusal import describe as describe_error
 
     return RpcError(INTERNAL_ERROR, describe_error(error))
+
+
+def _failed_at_terminal(error: OSError | ValueError, program: str, cwd: str, env: Mapping[str, str]) -> RpcError:
+    # Whatever failed in that directory or before it has nothing to do with the program.
+    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) and error.filename != cwd:
+        from holdfast.host.terminal_refusal import why_not
+
+        if (reason := why_not(program, cwd, env)) is not None:
+            return RpcError(INTERNAL_ERROR, reason)
+    return _failed(error)
 
 
 def _started(process: HostedProcess, *, existing: bool) -> bytes:
