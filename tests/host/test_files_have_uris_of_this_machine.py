@@ -24,6 +24,12 @@ URIS = [
     ("file:\\\\\\C:\\x", "file:///C:/x"),
     ("file://Server/share", "file://server/share"),
     ("file://server", "file://server/"),
+    ("file:///c:/..", "file:///C:/"),
+    ("file:/C|/x", "file:///C:/x"),
+    ("file://C|/x", "file:///C:/x"),
+    ("file://server/../x/%41/./", "file://server/x/%41/"),
+    ("file://server/C:/x", "file:///C:/x"),
+    (" file://Ser%76er/a^b c\n", "file://server/a^b%20c"),
 ]
 
 
@@ -41,7 +47,15 @@ async def test_a_path_of_windows_is_refused(client: WireClient, uri: str, told: 
         assert await client.result("fs/watchMissing", {"watchId": number, **params}) == {"watching": False}
 
 
-@pytest.mark.parametrize(("uri", "told"), [("file:///a%00b", "file:///a%00b"), ("file:a b%00", "file:///a%20b%00")])
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("file:///a%00b", "file:///a%00b"),
+        ("file:a b%00", "file:///a%20b%00"),
+        ("file:///c:/%00", "file:///c:/%00"),
+        ("file://server/%00", "file://server/%00"),
+    ],
+)
 async def test_a_nul_is_no_part_of_a_path(client: WireClient, uri: str, told: str) -> None:
     refused = (-32602, f"'{told}' is invalid on 'linux'")
     assert await client.error("fs/getMetadata", {"path": uri}) == refused
@@ -79,6 +93,61 @@ async def test_both_slashes_separate_and_an_encoded_one_does_not(client: WireCli
     (tmp_path / "sub\\f").write_text("one name")
     for uri, size in ((f"file://{tmp_path}/sub\\f", 1), (f"file://{tmp_path}/sub%5Cf", 8)):
         assert (await client.result("fs/getMetadata", {"path": uri}))["size"] == size
+
+
+@pytest.mark.parametrize(
+    ("uri", "fault"),
+    [
+        ("", "invalid URI: relative URL without a base"),
+        ("1a:b", "invalid URI: relative URL without a base"),
+        ("é:x", "invalid URI: relative URL without a base"),
+        ("a_b:x", "invalid URI: relative URL without a base"),
+        ("A-b+c.1:x", "unsupported path URI scheme `a-b+c.1`"),
+        ("file:///a#b?c", "fragments are not allowed in path URIs"),
+        ("file:///a?b#c", "query parameters are not allowed in path URIs"),
+        *(
+            (f"file://{server}/x", "invalid URI: invalid international domain name")
+            for server in ("localhost:80", "user@localhost", "a b", "a%20b", "%", "a%00b", "a|b", "a^b", "a<b", "c%3a")
+        ),
+        ("file://[::1/x", "invalid URI: invalid IPv6 address"),
+    ],
+)
+async def test_what_is_no_uri_of_a_file_is_refused(client: WireClient, uri: str, fault: str) -> None:
+    refused = (-32602, fault)
+    assert await client.error("fs/getMetadata", {"path": uri}) == refused
+    assert await client.error("fs/watchMissing", {"watchId": 1, "missing": [uri]}) == refused
+    assert await client.error("capabilities/discoverV2", {"cwd": uri}) == refused
+    assert await client.error("capabilityRoots/discoverV1", {"roots": [{"id": "r", "path": uri}]}) == refused
+    start: dict[str, Any] = {"argv": ["true"], "env": {}, "tty": False, "cwd": uri, "processId": "p"}
+    assert await client.error("process/start", start) == refused
+
+
+@pytest.mark.parametrize(
+    ("uri", "path", "told"),
+    [
+        (" \x00file://{}\x1f ", "", "file://{}"),
+        ("fi\tle:{}/\r\na", "/a", "file://{}/a"),
+        ("file:\\\\LOCALHOST{}", "", "file://{}"),
+        ("file://%6cocalhost{}", "", "file://{}"),
+        ("file://{}//a", "/a", "file://{}//a"),
+        ("file://{}/./a/%2E.", "", "file://{}/"),
+        ("file://{}/%61%2fb", "/a/b", "file://{}/%61%2fb"),
+        ("file://{}/%c3%a9é", "/éé", "file://{}/%c3%a9%C3%A9"),
+        ("file://{}/%zz%", "/%zz%", "file://{}/%zz%"),
+    ],
+)
+async def test_a_uri_is_read_and_told_as_by_a_browser(
+    client: WireClient, tmp_path: Path, uri: str, path: str, told: str
+) -> None:
+    place = f"{tmp_path}/place{path}"
+    os.makedirs(place)
+    uri, told = uri.format(f"{tmp_path}/place"), told.format(f"{tmp_path}/place")
+    assert (await client.result("fs/getMetadata", {"path": uri}))["isDirectory"]
+    (found,) = (await client.result("capabilityRoots/discoverV1", {"roots": [{"id": "r", "path": uri}]}))["roots"]
+    assert (found["path"], found["error"]) == (told, None)
+    await client.start("p", "/bin/pwd", cwd=uri)
+    await client.until_closed("p")
+    assert client.output("p").decode() == f"{place}\n"
 
 
 async def test_a_name_is_written_the_same(client: WireClient, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from holdfast.host.files.service import FileService
 from holdfast.host.files.walk import walk
 from holdfast.host.methods import method
 from holdfast.host.parameters import Parameters
-from holdfast.host.uri import path_to_uri
+from holdfast.host.uri import normalize, path_to_uri
 from holdfast.jsonrpc.messages import INVALID_REQUEST, RpcError, encode_json
 
 ROOT_LIMIT: Final = 128
@@ -142,9 +142,7 @@ class RootSearch:
 
     def __init__(self, root: CapabilityRoot, scope: Scope, limit: int = BUNDLE_LIMIT) -> None:
         self._root = path_of(root.path)
-        # Told as it was asked for: with its last slash.
-        slash = "/" if root.path.endswith("/") and self._root != "/" else ""
-        self.found = Discovery(root.id, path_to_uri(self._root) + slash)
+        self.found = Discovery(root.id, normalize(root.path))
         #: Bytes that were read.
         self.size = 0
         self._scope = scope

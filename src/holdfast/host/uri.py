@@ -6,24 +6,26 @@ import posixpath
 import re
 from functools import lru_cache
 from typing import Final
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from holdfast.errors import InvalidRequest
 
+#: What begins a URL.
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 #: The first step of a path on Windows, as it stands in a URI.
-_DRIVE: Final = re.compile(r"[A-Za-z](:|%3[Aa])")
-#: The same where the name of a server would stand.
-_DRIVE_AS_HOST: Final = re.compile(r"[A-Za-z][:|]")
-#: A URL is read without control characters and spaces around it, and without tabs and line ends wherever they stand.
+_DRIVE: Final = re.compile(r"/[A-Za-z](:|%3[Aa])(/|$)")
+#: The same in the place of a server, and where there is none; a browser makes a colon of the bar.
+_DRIVE_FIRST: Final = re.compile(r"[A-Za-z][:|]$")
+_DRIVE_WITH_BAR: Final = re.compile(r"/?[A-Za-z]\|(/|$)")
+#: What is cut off at both ends of a URL, and what is left out of it wherever it stands.
 _AROUND: Final = "".join(map(chr, range(0x21)))
 _WITHIN: Final = str.maketrans("", "", "\t\n\r")
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-#: What the name of a server has not, after its percent signs are decoded.
-_NEVER_IN_HOST: Final = re.compile(r"[\x00-\x20\x7f#/:<>?@\[\\\]^|%\ufffd]")
-#: What a URL leaves as it is in a path, beside letters and digits.
-_PLAIN_IN_PATH: Final = "/%:@!$&'()*+,;=~-._[]|"
+#: What the name of a server cannot have in it.
+_NO_SERVER: Final = re.compile(r"[\0-\x20#/:<>?@\[\\\]^|%\x7f]")
 #: What of the name of a file stands in its URI as it is, as with the reference implementation.
 _PLAIN_IN_NAME: Final = "/:@!$&'()*+,;=[]^|"
+#: What a URL leaves as it is in a path.
+_PLAIN_IN_PATH: Final = _PLAIN_IN_NAME + "%"
 
 
 class InvalidUri(InvalidRequest):
@@ -50,54 +52,58 @@ def path_to_uri(path: str) -> str:
 
 @lru_cache(256)
 def uri_to_path(uri: str) -> str:
-    """The absolute path that *uri* names; ``..`` is still in it, see :func:`resolve_dots`.
+    """The absolute path that *uri* names.
 
     :raises ForeignUri: it names a place on another kind of machine
     :raises InvalidUri: in the words of the reference implementation
     """
-    uri = uri.strip(_AROUND).translate(_WITHIN)
-    named = _SCHEME.match(uri)
-    if named is None:
+    return unquote_to_bytes(normalize(uri).removeprefix("file://")).decode("utf-8", "surrogateescape")
+
+
+@lru_cache(256)
+def normalize(uri: str) -> str:
+    """*uri* as a browser writes it, which is how the reference implementation tells it.
+
+    The rules are those of the URL standard: blanks around it are cut off, both kinds of slashes are the same, ``.`` and
+    ``..`` are resolved, and what is percent-encoded stays as it is.  Names of servers beyond ASCII are not understood:
+    they are foreign however they are written.
+
+    :raises ForeignUri: it names a place on another kind of machine
+    :raises InvalidUri: in the words of the reference implementation
+    """
+    text = uri.strip(_AROUND).translate(_WITHIN)
+    scheme = _SCHEME.match(text)
+    if scheme is None:
         raise InvalidUri("invalid URI: relative URL without a base")
-    scheme, rest = named[1].lower(), uri[named.end() :]
-    if scheme != "file":
-        raise InvalidUri(f"unsupported path URI scheme `{scheme}`")
-    if "?" in rest:
-        raise InvalidUri("query parameters are not allowed in path URIs")
-    if "#" in rest:
-        raise InvalidUri("fragments are not allowed in path URIs")
-    # In a URL of a file both kinds of slashes mean the same; a backslash in a name is percent-encoded.
+    if (name := scheme[1].lower()) != "file":
+        raise InvalidUri(f"unsupported path URI scheme `{name}`")
+    rest = text[scheme.end() :]
+    extra = re.search(r"[?#]", rest)
+    if extra is not None:
+        what = "query parameters" if extra[0] == "?" else "fragments"
+        raise InvalidUri(f"{what} are not allowed in path URIs")
+    # A backslash in a name is percent-encoded.
     rest = rest.replace("\\", "/")
-    authority = ""
+    server = ""
     if rest.startswith("//"):
         authority, slash, tail = rest[2:].partition("/")
-        rest = slash + tail
-    if _DRIVE_AS_HOST.fullmatch(authority):
-        authority, rest = "", f"/{authority[0]}:{rest}"
-    host = _host(authority)
-    if host not in ("", "localhost"):
-        raise ForeignUri(f"file://{host}{quote(rest or '/', safe=_PLAIN_IN_PATH)}")
-    if _DRIVE.search(rest):
-        _refuse_drive(rest)
-    path = unquote_to_bytes(rest)
-    if b"\0" in path:
-        raise InvalidUri(f"'file:///{quote(rest.removeprefix('/'), safe=_PLAIN_IN_PATH)}' is invalid on 'linux'")
-    if not path.startswith(b"/"):
-        path = b"/" + path
-    return path.decode("utf-8", "surrogateescape")
-
-
-def _host(authority: str) -> str:
-    """The server that a URI names.
-
-    :raises InvalidUri: there can be none of that name
-    """
-    if authority.startswith("["):
-        return authority.lower()
-    host = unquote_to_bytes(authority).decode("utf-8", "replace").lower()
-    if _NEVER_IN_HOST.search(host):
-        raise InvalidUri("invalid URI: invalid international domain name")
-    return host
+        if _DRIVE_FIRST.match(authority):
+            rest = f"/{authority[0]}:{slash}{tail}"
+        else:
+            server, rest = _server(authority), slash + tail
+    elif drive := _DRIVE_WITH_BAR.match(rest):
+        rest = drive[0].replace("|", ":") + rest[drive.end() :]
+    path = quote(_resolve(rest), safe=_PLAIN_IN_PATH)
+    drive = _DRIVE.match(path)
+    if drive and drive[1] == ":":
+        server = ""
+    if "%00" in path:
+        raise InvalidUri(f"'file://{server}{path}' is invalid on 'linux'")
+    if server:
+        raise ForeignUri(f"file://{server}{path}")
+    if drive:
+        raise ForeignUri(f"file:///{path[1].upper()}{path[2:]}")
+    return f"file://{path}"
 
 
 def resolve_dots(path: str) -> str:
@@ -105,20 +111,33 @@ def resolve_dots(path: str) -> str:
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
-def _refuse_drive(path: str) -> None:
-    """Check that a path does not begin with a drive when its dots are resolved as in a URL.
+def _server(authority: str) -> str:
+    """The name of the server of a URL; empty for this machine.
 
-    :raises ForeignUri: it does
+    :raises InvalidUri: it is no name
     """
+    if authority.startswith("["):
+        if not authority.endswith("]"):
+            raise InvalidUri("invalid URI: invalid IPv6 address")
+        return authority.lower()
+    name = unquote(authority).lower()
+    if _NO_SERVER.search(name):
+        raise InvalidUri("invalid URI: invalid international domain name")
+    return "" if name == "localhost" else name
+
+
+def _resolve(path: str) -> str:
+    """The path of a URL without its dots, and without empty steps at its beginning."""
     steps: list[str] = []
+    dots = ""
     for step in path.split("/"):
         dots = step.lower().replace("%2e", ".")
         if dots == "..":
             # A drive is the top: nothing leads out of it.
-            if steps and not (len(steps) == 1 and _DRIVE.fullmatch(steps[0])):
+            if steps and not (len(steps) == 1 and _DRIVE.match(f"/{steps[0]}")):
                 steps.pop()
         elif dots != "." and (step or steps):
             steps.append(step)
-    if steps and _DRIVE.fullmatch(steps[0]):
-        drive = steps[0][0].upper() + steps[0][1:]
-        raise ForeignUri("file:///" + quote("/".join([drive, *steps[1:]]), safe=_PLAIN_IN_PATH))
+    if steps and dots in (".", ".."):
+        steps.append("")
+    return "/" + "/".join(steps)
