@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import msgspec
 
 from holdfast.host.environment import EnvironmentPolicy
-from holdfast.jsonrpc.messages import ABSENT
+from holdfast.jsonrpc.messages import ABSENT, INVALID_PARAMS, RpcError
 
 #: A size, an offset or a number that is not negative.
 Unsigned = Annotated[int, msgspec.Meta(ge=0)]
@@ -25,12 +25,15 @@ class Parameters(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class NumberParameters(Parameters, frozen=True):
-    """Base of those with numbers: the reference implementation has 64 bits for each."""
+    """Base of those with numbers: the reference implementation has 64 bits for each.
+
+    :raises RpcError: one has more
+    """
 
     def __post_init__(self) -> None:
         # The bound of a type cannot be that large.
         if any(isinstance(value, int) and value >= 2**64 for value in msgspec.structs.astuple(self)):
-            raise ValueError("invalid number")
+            raise RpcError(INVALID_PARAMS, "invalid number")
 
 
 class Initialize(Parameters, frozen=True):

@@ -20,8 +20,8 @@ _DRIVE_WITH_BAR: Final = re.compile(r"/?[A-Za-z]\|(/|$)")
 #: What is cut off at both ends of a URL, and what is left out of it wherever it stands.
 _AROUND: Final = "".join(map(chr, range(0x21)))
 _WITHIN: Final = str.maketrans("", "", "\t\n\r")
-#: What the name of a server cannot have in it.
-_NO_SERVER: Final = re.compile(r"[\0-\x20#/:<>?@\[\\\]^|%\x7f]")
+#: What the name of a server cannot have in it, bytes that are no UTF-8 included.
+_NO_SERVER: Final = re.compile(r"[\0-\x20#/:<>?@\[\\\]^|%\x7f\ufffd]")
 #: What of the name of a file stands in its URI as it is, as with the reference implementation.
 _PLAIN_IN_NAME: Final = "/:@!$&'()*+,;=[]^|"
 #: What a URL leaves as it is in a path.
