@@ -102,11 +102,12 @@ def likely(top: Path) -> dict[str, st.SearchStrategy[Any]]:
 
 def parameters_of(name: str, top: Path) -> st.SearchStrategy[Any]:
     """Parameters of a method: sometimes sensible, sometimes wrong in places, sometimes anything at all."""
-    decoder = METHODS[name].decoder
-    if decoder is None:
+    kind = typing.cast(Any, METHODS[name].decoder).type
+    if not isinstance(kind, type):
+        # It takes nothing.
         return st.none() | json_values
     known = likely(top)
-    fields = msgspec.structs.fields(typing.cast(Any, decoder).type)
+    fields = msgspec.structs.fields(kind)
     sensible = {field.encode_name: known.get(field.encode_name, json_values) for field in fields}
     required = {field.encode_name for field in fields if field.required}
     wrong = {field: strategy | json_values for field, strategy in sensible.items() if field not in ("argv", "url")}
