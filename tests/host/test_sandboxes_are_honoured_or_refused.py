@@ -202,6 +202,29 @@ async def test_what_is_opened_outside_of_a_sandbox_is_refused(client: WireClient
     assert (await client.error("fs/readFile", reading))[0] == -32600
 
 
+@pytest.mark.parametrize(
+    ("permissions", "fault"),
+    [
+        ({}, "missing field `type`"),
+        ({"file_system": {"type": "restricted", "entries": [{"access": "read"}]}}, "missing field `path`"),
+        ({"file_system": {"type": "restricted", "entries": [special("root", "read", missing_path_behavior="x")]}}, ""),
+    ],
+)
+async def test_a_sandbox_that_is_not_understood_is_refused_in_the_same_way(
+    either: RunningServer, workspace: Path, permissions: dict[str, Any], fault: str
+) -> None:
+    client = await WireClient.connect(either.url)
+    asked = sandbox(workspace)
+    asked["permissions"] = {**asked["permissions"], **permissions} if permissions else {}
+    start = {"processId": "p", "argv": ["true"], "cwd": "file:///", "env": {}, "tty": False, "sandbox": asked}
+    files = {"path": f"file://{workspace}", "sandbox": asked}
+    for method, params in (("process/start", start), ("fs/getMetadata", files)):
+        code, message = await client.error(method, params)
+        assert code == -32602
+        assert message == fault or not fault
+    await client.close()
+
+
 async def test_a_malformed_sandbox_is_refused(client: WireClient, workspace: Path) -> None:
     params = {"processId": "x", "argv": ["/bin/true"], "cwd": "file:///tmp", "env": {}, "tty": False}
     for malformed in ({}, 3, "x", {"permissions": {"type": "managed"}}, {"permissions": {"type": "new"}}):

@@ -86,10 +86,10 @@ def decode_params(method: Method, params: msgspec.Raw) -> Any:
     try:
         return method.decoder.decode(params if params is not ABSENT else b"null")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RpcError(INVALID_PARAMS, _explain(str(error))) from None
+        raise RpcError(INVALID_PARAMS, explain(str(error))) from None
 
 
-def _explain(text: str) -> str:
+def explain(text: str) -> str:
     """A decoding error in the words of the reference implementation, where a client might look for them."""
     if text.startswith("Object missing required field"):
         return "missing field " + text.split("field ", 1)[1].split(" - at")[0]

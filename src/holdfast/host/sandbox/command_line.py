@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from holdfast.host.methods import explain
 from holdfast.host.parameters import Start
 from holdfast.host.sandbox.bubblewrap import sandboxed
 from holdfast.host.sandbox.handover import SandboxedCommand
@@ -24,7 +25,7 @@ def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> SandboxedCo
     try:
         context = msgspec.json.decode(params.sandbox, type=SandboxContext)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RpcError(INVALID_PARAMS, str(error)) from None
+        raise RpcError(INVALID_PARAMS, explain(str(error))) from None
     policy = policy_of(context, env.get("TMPDIR", ""))
     if policy is None:
         return None

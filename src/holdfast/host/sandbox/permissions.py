@@ -6,7 +6,7 @@ The context is camelCase, what is inside ``permissions`` snake_case.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -49,7 +49,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     path: SpecialPath | PlainPath | GlobPattern
     access: Access
-    missing_path_behavior: str | None = None
+    missing_path_behavior: Literal["skip"] | None = None
 
 
 class FileSystem(msgspec.Struct, frozen=True):
