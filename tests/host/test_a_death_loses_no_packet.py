@@ -14,7 +14,7 @@ def test_what_a_killed_keeper_handed_over_is_taken() -> None:
     keeper, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with server:
         null = os.open(os.devnull, os.O_RDONLY)
-        send(keeper, ["hold", "place", "stdout"], [null])
+        send(keeper, ["hold", "place/stdout"], [null])
         send(keeper, ["children", "outlived", "12", "13"])
         link = KeeperLink(server)
         link.entrust(Estate(null, null, "unix:///s", "/s", False, []))
@@ -37,7 +37,7 @@ def test_what_a_killed_server_let_the_keeper_hold_is_held() -> None:
             link = KeeperLink(socket.socket(fileno=channel))
             # The keeper's first packet is not read.
             link.entrust(Estate(0, 1, "unix:///s", "/s", False, words))
-            link.hold("place", {"stdout": 2})
+            link.hold({"place": {"stdout": 2}})
             link.ready()
             os.kill(os.getpid(), 9)
         link = KeeperLink(socket.socket(fileno=channel))

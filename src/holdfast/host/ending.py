@@ -14,6 +14,8 @@ def hear_none() -> None:
     """Leave them to the main thread; every other thread of the server begins with this.
 
     The kernel gives a signal to any thread that does not block it.  A server that becomes the keeper blocks them in its
-    main thread, so that they wait across the exec; a thread that took one meanwhile would take it along.
+    main thread, so that they wait across the exec; a thread that took one meanwhile would take it along.  The end of a
+    child is nothing to a thread either: while another child is started the main thread blocks everything, and each end
+    would wake a thread for nothing.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*ENDING, signal.SIGCHLD))

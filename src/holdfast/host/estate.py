@@ -29,6 +29,13 @@ def unpack(message: bytes) -> list[str]:
     return message.decode("utf-8", "surrogateescape").split("\0")
 
 
+def take_in(held: Held, words: Iterable[str], descriptors: Iterable[int]) -> None:
+    """Add *descriptors* to *held*; each of *words* is the key and the name of one, with a slash between them."""
+    for word, descriptor in zip(words, descriptors, strict=True):
+        key, _, name = word.partition("/")
+        held.setdefault(key, {})[name] = descriptor
+
+
 class Estate:
     """The listening socket, the lock of the state directory, and what was decided when the host was started."""
 

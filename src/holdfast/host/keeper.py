@@ -13,7 +13,7 @@ To the keeper:
 
 =========  =============================  ============================================================================
 ``own``    words and two descriptors      what the host has for good (:class:`holdfast.host.estate.Estate`); once
-``hold``   key, names, descriptors        hold these under the key; sent before the child is started
+``hold``   key/name of each descriptor    hold these; sent before the child is started
 ``drop``   key, name                      close one of them (stdin)
 ``let``    keys                           close all of theirs
 ``adopt``  pids                           report the end of these children of yours; what is not adopted is reaped
@@ -37,7 +37,7 @@ import sys
 import time
 
 from holdfast.host.ending import ENDING
-from holdfast.host.estate import Estate, Held, pack, unpack
+from holdfast.host.estate import Estate, Held, pack, take_in, unpack
 
 # Not from typing: the keeper is as small as it can be.
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 #: The largest packet, in bytes, and the most descriptors in one.
 PACKET = 65536
-_DESCRIPTORS = 8
+DESCRIPTORS = 8
 #: Seconds for which packets are left to gather before they are read.
 _LEISURE = 0.02
 #: A server that dies this often within so many seconds is given a pause before the next try.
@@ -92,9 +92,7 @@ def receive(channel: socket.socket, flags: int = 0) -> tuple[list[str], list[int
 
     :raises OSError: there is none, or the channel is broken
     """
-    data, ancillary, _, _ = channel.recvmsg(
-        PACKET, socket.CMSG_SPACE(_DESCRIPTORS * 4), flags | socket.MSG_CMSG_CLOEXEC
-    )
+    data, ancillary, _, _ = channel.recvmsg(PACKET, socket.CMSG_SPACE(DESCRIPTORS * 4), flags | socket.MSG_CMSG_CLOEXEC)
     descriptors: list[int] = []
     for _, _, rights in ancillary:
         descriptors += memoryview(rights).cast("i")
@@ -220,7 +218,7 @@ class Keeper:
 
     def _hand_over(self, *, outlived: bool) -> None:
         for key, descriptors in self._held.items():
-            self._send(["hold", key, *descriptors], descriptors.values())
+            self._send(["hold", *(f"{key}/{name}" for name in descriptors)], descriptors.values())
         children = [str(pid) for pid in self._children() if pid != self._server]
         self._send(["children", "outlived" if outlived else "", *children])
 
@@ -343,7 +341,7 @@ class Keeper:
     def _obey(self, words: list[str], descriptors: list[int]) -> None:
         operation, *rest = words
         if operation == "hold":
-            self._held[rest[0]] = dict(zip(rest[1:], descriptors, strict=True))
+            take_in(self._held, rest, descriptors)
         elif operation == "drop":
             descriptor = self._held.get(rest[0], {}).pop(rest[1], None)
             if descriptor is not None:

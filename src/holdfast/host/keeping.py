@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from holdfast.errors import InvalidRequest
-from holdfast.host.estate import Estate, Held, pack
+from holdfast.host.estate import Estate, Held, pack, take_in
 from holdfast.host.keeper import PACKET, receive, send
 
 #: Seconds for which finished processes gather before the keeper is told to let go of them.
@@ -57,7 +57,7 @@ class KeeperLink:
                 return held, []
             operation, *rest = words
             if operation == "hold":
-                held[rest[0]] = dict(zip(rest[1:], descriptors, strict=True))
+                take_in(held, rest, descriptors)
             elif operation == "children":
                 self.outlived = bool(rest[0])
                 return held, [int(pid) for pid in rest[1:]]
@@ -110,9 +110,13 @@ class KeeperLink:
             )
         self._send(words, [estate.listener, estate.lock])
 
-    def hold(self, key: str, descriptors: dict[str, int]) -> None:
-        """Let the keeper hold these; before the child that uses them is started."""
-        self._send(["hold", key, *descriptors], descriptors.values())
+    def hold(self, held: Held) -> None:
+        """Let the keeper hold these, :data:`~holdfast.host.keeper.DESCRIPTORS` at most; before a child uses them."""
+        words, numbers = ["hold"], list[int]()
+        for key, descriptors in held.items():
+            words += [f"{key}/{name}" for name in descriptors]
+            numbers += descriptors.values()
+        self._send(words, numbers)
 
     def drop(self, key: str, name: str) -> None:
         """Let the keeper close one of them: as long as it holds stdin, the child sees no end of file."""

@@ -48,7 +48,7 @@ class Output:
         """*source* is the input of the process, which a terminal shares.
 
         :param moved: called when something is in the log that was not
-        :param closed: called instead when a stream was closed
+        :param closed: called when a stream was closed
         :param stalled: called when the log takes nothing at the moment; who does :meth:`go_on` decides when
         """
         self._log = log
@@ -115,6 +115,7 @@ class Output:
 
     def _pipe_ready(self, descriptor: int, kind: EntryKind, events: int) -> None:
         if events == HUNG_UP:
+            # Nothing is left in it, so there is nothing to tell.
             self._close(descriptor)
             self._closed()
         else:
@@ -129,9 +130,10 @@ class Output:
 
     def _tell(self, descriptor: int, moved: int) -> None:
         assert self._streams is not None
-        if descriptor in self._streams.outputs:
+        if moved:
             # What only the next turn needs comes afterwards: somebody may be waiting for this.
             self._moved()
+        if descriptor in self._streams.outputs:
             self._pace(moved)
         else:
             self._closed()

@@ -1,14 +1,18 @@
 """What a start needs and does not depend on what is started: a place with its files open, and streams that are held.
 
 The usual kind, pipes without input, is made ready ahead, while the child of the last start is on its way: then a start
-is little more than writing down what it is and the system call.
+is little more than writing down what it is and the system call.  Where starts follow each other without a pause there
+is no such time, and several are made at once, for one message to the keeper.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+from collections import deque
 from typing import Final, NamedTuple
 
+from holdfast.host.keeper import DESCRIPTORS
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.place import Place
 from holdfast.host.places import Places
@@ -16,6 +20,8 @@ from holdfast.host.spawn import Preparation, prepare
 
 #: Seconds after a start in which the next one finds everything ready; then the descriptors are not worth keeping.
 _KEPT: Final = 2.0
+#: Made at once in a burst: each of them has two streams.
+_SEVERAL: Final = DESCRIPTORS // 2
 
 
 class Prepared(NamedTuple):
@@ -39,7 +45,9 @@ class PreparedStarts:
     def __init__(self, places: Places, link: KeeperLink) -> None:
         self._places = places
         self._link = link
-        self._next: Prepared | None = None
+        #: Opened once for all children: to find it costs a child more than to share it.
+        self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._ready: deque[Prepared] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._looking_ahead = False
         #: Whether one was of use since the timer was set.
@@ -51,39 +59,59 @@ class PreparedStarts:
 
         :raises OSError: no room, no descriptors, or *stdin_file* is none; nothing is left
         """
-        if self._next is not None and not (tty or pipe_stdin or stdin_file is not None):
-            prepared, self._next = self._next, None
-            self._used = True
+        if tty or pipe_stdin or stdin_file is not None:
+            prepared = self._make(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
+            self._hold(prepared)
             return prepared
-        return self._make(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
+        if not self._ready:
+            # The last start was so short a time ago that nothing could be made ready since.
+            self._make_ready(_SEVERAL if self._looking_ahead else 1)
+        self._used = True
+        return self._ready.popleft()
 
     def _make(self, *, tty: bool = False, pipe_stdin: bool = False, stdin_file: str | None = None) -> Prepared:
         place = self._places.take()
         try:
-            preparation = prepare(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
+            preparation = prepare(self._nothing, tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
         except BaseException:
             place.discard()
             raise
-        prepared = Prepared(place, preparation, place.directory.rpartition("/")[2])
-        self._link.hold(prepared.key, preparation.streams.by_name())
-        return prepared
+        return Prepared(place, preparation, place.directory.rpartition("/")[2])
+
+    def _make_ready(self, number: int) -> None:
+        """Make so many, or as many as can be made.
+
+        :raises OSError: not even one; nothing is left
+        """
+        made: list[Prepared] = []
+        try:
+            for _ in range(number):
+                made.append(self._make())
+        except OSError:
+            if not made:
+                raise
+        self._hold(*made)
+        self._ready.extend(made)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go)
+
+    def _hold(self, *made: Prepared) -> None:
+        self._link.hold({prepared.key: prepared.preparation.streams.by_name() for prepared in made})
 
     def look_ahead(self) -> None:
         """Make the next one ready, soon: called when a child was started."""
-        if not self._looking_ahead and self._next is None and not self._closed:
+        if not self._looking_ahead and not self._ready and not self._closed:
             self._looking_ahead = True
             asyncio.get_running_loop().call_soon(self._make_next)
 
     def _make_next(self) -> None:
         self._looking_ahead = False
-        if self._next is None and not self._closed:
+        if not self._ready and not self._closed:
             try:
-                self._next = self._make()
+                self._make_ready(1)
             except OSError:
                 # The start that needs it will say so.
                 return
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go)
 
     def _let_go(self) -> None:
         self._timer = None
@@ -91,10 +119,9 @@ class PreparedStarts:
             self._used = False
             self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go)
             return
-        prepared, self._next = self._next, None
-        if prepared is not None:
+        while self._ready:
             # Its place is not used again: the keeper is told by its name to let go of these streams, some time soon.
-            prepared.discard(self._link)
+            self._ready.popleft().discard(self._link)
 
     def close(self) -> None:
         """Let go of what was made ahead, and make no more."""
@@ -102,3 +129,4 @@ class PreparedStarts:
         if self._timer is not None:
             self._timer.cancel()
         self._let_go()
+        os.close(self._nothing)

@@ -98,7 +98,7 @@ class HostedProcess:
             closed=lambda: on_stdin_closed(self),
         )
         self._output = Output(
-            log, self.input, poller, staging, moved=self._notify, closed=self._output_closed, stalled=self._stall
+            log, self.input, poller, staging, moved=self._notify, closed=self._check_closed, stalled=self._stall
         )
 
     # Start
@@ -147,11 +147,6 @@ class HostedProcess:
         return self._streams.by_name() if self._streams is not None and not self.closed else {}
 
     # Output
-
-    def _output_closed(self) -> None:
-        self._check_closed()
-        if not self.closed:
-            self._notify()
 
     def look_for_events(self) -> None:
         """Look into a drop that cannot be watched."""
@@ -233,7 +228,8 @@ class HostedProcess:
         child.reap()
         self._child = None
         self._check_closed()
-        self._notify()
+        if not self.closed:
+            self._notify()
 
     def _check_closed(self) -> None:
         """When the end is recorded and the last stream is at its end, nothing more will come."""
@@ -255,6 +251,9 @@ class HostedProcess:
             self.drop.close()
             self.drop = None
         self._notify()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.log.close()
         self.writes.close()
         self._on_closed(self)

@@ -181,7 +181,7 @@ class ProcessHost:
         self._link.drop(process.key, "stdin")
 
     def _hold_staging(self, descriptors: dict[str, int]) -> None:
-        self._link.hold(_STAGING, descriptors)
+        self._link.hold({_STAGING: descriptors})
 
     def holdings(self) -> dict[str, dict[str, int]]:
         """Everything that a keeper has to hold, by process directory (or what else it belongs to) and name."""

@@ -34,18 +34,9 @@ _DEFAULT_PATH: Final = "/usr/local/bin:/bin:/usr/bin"
 _NAMES: Final = {EntryKind.STDOUT: "stdout", EntryKind.STDERR: "stderr", EntryKind.PTY: "pty"}
 _OUTPUTS: Final = ((1, EntryKind.STDOUT), (2, EntryKind.STDERR))
 _F_SETPIPE_SZ: Final = 1031
-#: Dispositions that this interpreter, or whoever started the host in the background, changed; a child must not
-#: inherit them.
-_RESET_SIGNALS: Final = (
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGALRM,
-    signal.SIGCHLD,
-)
+#: All of them: a child must not inherit what this interpreter, or whoever started the host, ignores.  Each that is not
+#: named here costs the child a system call more, because it looks before it resets what has a handler.
+_RESET_SIGNALS: Final = tuple(signal.valid_signals())
 
 
 def set_terminal_size(terminal: int, columns: int, rows: int) -> None:
@@ -112,8 +103,8 @@ class Preparation:
         self.child_ends = []
 
 
-def prepare(*, tty: bool, pipe_stdin: bool, stdin_file: str | None = None) -> Preparation:
-    """Open the streams of a child.
+def prepare(nothing: int, *, tty: bool, pipe_stdin: bool, stdin_file: str | None = None) -> Preparation:
+    """Open the streams of a child; one without input reads from the descriptor *nothing*.
 
     :raises OSError: *stdin_file* cannot be opened, is a symlink or is not a regular file; or no descriptors are left
     """
@@ -133,7 +124,7 @@ def prepare(*, tty: bool, pipe_stdin: bool, stdin_file: str | None = None) -> Pr
             os.set_blocking(write_end, False)
             actions.append((os.POSIX_SPAWN_DUP2, read_end, 0))
         else:
-            actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
+            actions.append((os.POSIX_SPAWN_DUP2, nothing, 0))
         for number, kind in _OUTPUTS:
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
             preparation.child_ends.append(write_end)

@@ -84,11 +84,11 @@ class Poller(selectors.BaseSelector):
         self._callbacks.pop(descriptor, None)
 
     def afterwards(self, call: Callable[[], None]) -> None:
-        """Call *call* when what is being called back is done."""
+        """Call *call* when everything that was ready is called back, or at the next :meth:`catch_up`."""
         self._afterwards.append(call)
 
-    def _catch_up(self) -> None:
-        """Call what waits for the end of a callback."""
+    def catch_up(self) -> None:
+        """Call what waits for the end of the callbacks; for one that takes its time and should keep nobody waiting."""
         while self._afterwards:
             call = self._afterwards.pop(0)
             try:
@@ -162,8 +162,7 @@ class Poller(selectors.BaseSelector):
                         callback(events)
                     except Exception as error:
                         self._failed(error)
-                    if self._afterwards:
-                        self._catch_up()
+            self.catch_up()
             self.defers = False
             if rest or self.interrupted or not found or not timeout:
                 return rest

@@ -1,8 +1,8 @@
 """Stream sockets of servers: accepted, read and written on the poller, with asyncio's protocols on top.
 
-What little is written to a connection while an event is being dealt with leaves in one go afterwards: the answers to
-what was read at once, or an answer and the notifications that come with it, cost one system call, and who is woken by
-them finds the processor free.  Anything else is written at once, and only what the kernel does not take is kept.
+What little is written to a connection while events are being dealt with leaves in one go afterwards, or before the next
+requests are read: the answers to what was read at once, or the notifications of several processes, cost one system
+call, and who is woken by them finds the processor free.  Anything else is written at once, and only what the kernel does not take is kept.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ class SocketTransport(asyncio.Transport):
                 return
             if not events & ~WRITABLE:
                 return
+        self._poller.catch_up()
         try:
             data = self._socket.recv(_PORTION)
         except (BlockingIOError, InterruptedError):
