@@ -2,7 +2,8 @@
 
 What little is written to a connection while events are being dealt with leaves in one go afterwards, or before the next
 requests are read: the answers to what was read at once, or the notifications of several processes, cost one system
-call, and who is woken by them finds the processor free.  Anything else is written at once, and only what the kernel does not take is kept.
+call, and who is woken by them finds the processor free.  Anything else is written at once, and only what the kernel
+does not take is kept.
 """
 
 from __future__ import annotations
