@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from holdfast.host.spawn import Streams
 from holdfast.host.writes import WriteLedger
@@ -20,25 +19,34 @@ INPUT_LIMIT: Final = 64 * 1024 * 1024
 _EACH: Final = 256
 
 
+_Queue = deque[tuple[bytes, str, asyncio.Future[bool] | None]]
+#: An empty one of its own would take half a KiB.
+_NO_QUEUE: Final[_Queue] = deque(maxlen=0)
+
+
+class InputOwner(Protocol):
+    """The process whose input it is."""
+
+    def input_waits(self) -> None:
+        """Something begins to wait for the terminal, or nothing does any more."""
+
+    def input_closed(self) -> None:
+        """The pipe was closed."""
+
+
 class Input:
     """The pipe or the terminal through which one process reads, and what waits before it."""
 
-    def __init__(
-        self, writes: WriteLedger, poller: Poller, *, rewatch_terminal: Callable[[], None], closed: Callable[[], None]
-    ) -> None:
-        """:param rewatch_terminal: called when something begins to wait for the terminal, or nothing does any more
-        :param closed: called when the pipe was closed
-        """
+    def __init__(self, owner: InputOwner, writes: WriteLedger, poller: Poller) -> None:
+        self._owner = owner
         self._writes = writes
         self._poller = poller
-        self._rewatch_terminal = rewatch_terminal
-        self._closed = closed
         self._streams: Streams | None = None
         self._descriptor = -1
         self._open = False
         #: Set when it is closed, which it is when the queue is empty; None if nobody asked for that.
         self.ending: asyncio.Future[bool] | None = None
-        self._queue: deque[tuple[bytes, str, asyncio.Future[bool] | None]] = deque()
+        self._queue: _Queue = _NO_QUEUE
         #: How much that is; see :data:`_EACH`.
         self._queued = 0
 
@@ -85,6 +93,8 @@ class Input:
         waiter: asyncio.Future[bool] | None = None
         if until_written or self._queued + len(data) + _EACH > STDIN_BUFFER:
             waiter = asyncio.get_running_loop().create_future()
+        if not self._queue:
+            self._queue = deque()
         self._queue.append((data, write_id, waiter))
         self._queued += len(data) + _EACH
         if len(self._queue) == 1:
@@ -114,7 +124,7 @@ class Input:
     def _watch(self, on: bool) -> None:
         assert self._streams is not None
         if self._streams.tty:
-            self._rewatch_terminal()
+            self._owner.input_waits()
         elif on:
             self._poller.watch(self._descriptor, WRITABLE, lambda events: self.feed())
         else:
@@ -166,9 +176,9 @@ class Input:
             self._poller.unwatch(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = self._streams.stdin = -1
-            self._closed()
+            self._owner.input_closed()
         self._queued = 0
-        queue, self._queue = self._queue, deque()
+        queue, self._queue = self._queue, _NO_QUEUE
         for _, write_id, waiter in queue:
             if write_id:
                 self._writes.failed(write_id)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from holdfast.host.input import Input
 from holdfast.host.log import ProcessLog
@@ -31,36 +30,32 @@ _PLENTY: Final = CAPACITY // 2
 _SILENCE_NS: Final = 500_000
 
 
+class OutputOwner(Protocol):
+    """The process whose output it is."""
+
+    def notify(self) -> None:
+        """Something is in the log that was not."""
+
+    def check_closed(self) -> None:
+        """A stream was closed."""
+
+    def stall(self, reason: LogFull) -> None:
+        """The log takes nothing at the moment; the owner decides when to :meth:`Output.go_on`."""
+
+
 class Output:
     """The streams that one process writes to."""
 
-    def __init__(
-        self,
-        log: ProcessLog,
-        source: Input,
-        poller: Poller,
-        staging: Staging,
-        *,
-        moved: Callable[[], None],
-        closed: Callable[[], None],
-        stalled: Callable[[LogFull], None],
-    ) -> None:
-        """*source* is the input of the process, which a terminal shares.
-
-        :param moved: called when something is in the log that was not
-        :param closed: called when a stream was closed
-        :param stalled: called when the log takes nothing at the moment; who does :meth:`go_on` decides when
-        """
+    def __init__(self, owner: OutputOwner, log: ProcessLog, source: Input, poller: Poller, staging: Staging) -> None:
+        """*source* is the input of the process, which a terminal shares."""
+        self._owner = owner
         self._log = log
         self._input = source
         self._poller = poller
         self._staging = staging
-        self._moved = moved
-        self._closed = closed
-        self._stalled = stalled
         self._streams: Streams | None = None
         #: What is not read because the log was full.
-        self._waiting: set[int] = set()
+        self._waiting: tuple[int, ...] = ()
         #: When output was last moved, and how much since the last silence.
         self._moved_ns = 0
         self._poured = 0
@@ -87,7 +82,7 @@ class Output:
     def go_on(self) -> None:
         """Read again what was not read because the log was full."""
         assert self._streams is not None
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, ()
         for descriptor in waiting:
             kind = self._streams.outputs[descriptor]
             self._watch(descriptor, kind)
@@ -117,7 +112,7 @@ class Output:
         if events == HUNG_UP:
             # Nothing is left in it, so there is nothing to tell.
             self._close(descriptor)
-            self._closed()
+            self._owner.check_closed()
         else:
             self._tell(descriptor, self._move(descriptor, kind, _TURN))
 
@@ -132,11 +127,11 @@ class Output:
         assert self._streams is not None
         if moved:
             # What only the next turn needs comes afterwards: somebody may be waiting for this.
-            self._moved()
+            self._owner.notify()
         if descriptor in self._streams.outputs:
             self._pace(moved)
         else:
-            self._closed()
+            self._owner.check_closed()
 
     def _pace(self, moved: int) -> None:
         """Let what pours in by small portions gather; never what comes after a silence, or a little of it."""
@@ -170,8 +165,8 @@ class Output:
         except LogFull as error:
             # The child waits in its write until there is room again.
             self._poller.unwatch(descriptor)
-            self._waiting.add(descriptor)
-            self._stalled(error)
+            self._waiting = (*self._waiting, descriptor)
+            self._owner.stall(error)
         return total
 
     def _pour(self, kind: int, pipe: int) -> int:

@@ -63,7 +63,7 @@ class HostedProcess:
         poller: Poller,
         staging: Staging,
         on_closed: Callable[[HostedProcess], None],
-        on_stdin_closed: Callable[[HostedProcess], None] = lambda process: None,
+        on_stdin_closed: Callable[[HostedProcess], None],
     ) -> None:
         self.description = description
         self.process_id = description.process_id
@@ -85,21 +85,15 @@ class HostedProcess:
         self.drop: SignalDrop | None = None
         self._poller = poller
         self._on_closed = on_closed
+        self._on_stdin_closed = on_stdin_closed
         self._streams: Streams | None = None
         self._child: Child | None = None
         self._exit_recorded = False
         self._close_recorded = False
         self._sandbox_denied: bool | None = None
         self.writes = WriteLedger(directory)
-        self.input = Input(
-            self.writes,
-            poller,
-            rewatch_terminal=lambda: self._output.rewatch_terminal(),
-            closed=lambda: on_stdin_closed(self),
-        )
-        self._output = Output(
-            log, self.input, poller, staging, moved=self._notify, closed=self._check_closed, stalled=self._stall
-        )
+        self.input = Input(self, self.writes, poller)
+        self._output = Output(self, log, self.input, poller, staging)
 
     # Start
 
@@ -126,7 +120,7 @@ class HostedProcess:
         try:
             self.log.flush()
         except LogFull as error:
-            self._stall(error)
+            self.stall(error)
         self._output.move_now()
         self._child = child
         if self.drop is not None:
@@ -140,7 +134,7 @@ class HostedProcess:
             self.exit = (None if entry.exit_code == UNKNOWN_EXIT else entry.exit_code, entry.signal)
             self._exit_recorded = True
         self._end_seen()
-        self._check_closed()
+        self.check_closed()
 
     def holdings(self) -> dict[str, int]:
         """The descriptors that the process cannot do without, by name."""
@@ -155,7 +149,7 @@ class HostedProcess:
 
     def _events_arrived(self) -> None:
         if self.stalled is None and self._collect_events():
-            self._notify()
+            self.notify()
 
     def _collect_events(self) -> bool:
         if self.drop is None or self.closed:
@@ -163,15 +157,15 @@ class HostedProcess:
         try:
             return self.drop.collect(self.log)
         except LogFull as error:
-            self._stall(error)
+            self.stall(error)
             return False
 
-    def _stall(self, reason: LogFull) -> None:
+    def stall(self, reason: LogFull) -> None:
         """Write to the log again when there may be room; what it took all the same is told now."""
         if self.stalled is None:
             asyncio.get_running_loop().call_later(RETRY_AFTER, self._retry)
         self.stalled = reason.message
-        self._notify()
+        self.notify()
 
     def _retry(self) -> None:
         self.stalled = None
@@ -180,15 +174,16 @@ class HostedProcess:
         try:
             self.log.flush()
         except LogFull as error:
-            self._stall(error)
+            self.stall(error)
             return
         self._output.go_on()
         self._collect_events()
         self._end_seen()
-        self._check_closed()
-        self._notify()
+        self.check_closed()
+        self.notify()
 
-    def _notify(self) -> None:
+    def notify(self) -> None:
+        """Tell whoever waits for more in the log."""
         if self.askers:
             # Who waited gets the answer, and the processor, before anything else is done: it is often woken on ours.
             poller = self._poller
@@ -223,15 +218,15 @@ class HostedProcess:
                 self.log.append_end(exit_code=end[0], signal=end[1], exited=True, closed=closed)
             self.log.flush()
         except LogFull as error:
-            self._stall(error)
+            self.stall(error)
             return
         child.reap()
         self._child = None
-        self._check_closed()
+        self.check_closed()
         if not self.closed:
-            self._notify()
+            self.notify()
 
-    def _check_closed(self) -> None:
+    def check_closed(self) -> None:
         """When the end is recorded and the last stream is at its end, nothing more will come."""
         if self.closed or self._streams is None or self._streams.outputs or self._child is not None:
             return
@@ -243,14 +238,14 @@ class HostedProcess:
                 self.log.append_end(exited=False, closed=True)
             self.log.flush()
         except LogFull as error:
-            self._stall(error)
+            self.stall(error)
             return
         self.closed = True
         self.input.abandon()
         if self.drop is not None:
             self.drop.close()
             self.drop = None
-        self._notify()
+        self.notify()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -301,6 +296,14 @@ class HostedProcess:
         """Change the size of its terminal; what is in front there gets SIGWINCH."""
         if self._streams is not None and self.has_terminal:
             set_terminal_size(self._streams.stdin, columns, rows)
+
+    def input_waits(self) -> None:
+        """See to when the terminal takes more input."""
+        self._output.rewatch_terminal()
+
+    def input_closed(self) -> None:
+        """Let nobody else keep it open."""
+        self._on_stdin_closed(self)
 
     # Signals
 
