@@ -44,7 +44,6 @@ async def test_connections_that_come_and_go_leave_nothing(host: RunningServer) -
         await client.until_closed("s")
         await client.close()
 
-    await visit(0)
     keeper = await WireClient.connect(host.url)
     await keeper.result("environment/status")
     before = descriptors(host.server_pid)
