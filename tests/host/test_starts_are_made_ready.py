@@ -1,0 +1,118 @@
+"""What a start needs is held by the keeper before it is used, in a burst several by one message, and let go again."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.host.estate import Held, take_in
+from holdfast.host.keeper import receive
+from holdfast.host.keeping import KeeperLink
+from holdfast.host.places import Places
+from holdfast.host.prepared import Prepared, PreparedStarts
+
+
+class Keeper:
+    """The other end of the link: it takes in what it is sent."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self.held: Held = {}
+        #: How many keys each ``hold`` brought.
+        self.holds: list[int] = []
+
+    def read(self) -> None:
+        while True:
+            try:
+                words, descriptors = receive(self._channel, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            operation, *rest = words
+            if operation == "hold":
+                before = len(self.held)
+                take_in(self.held, rest, descriptors)
+                self.holds.append(len(self.held) - before)
+            elif operation == "let":
+                for key in rest:
+                    self.close(key)
+
+    def close(self, key: str) -> None:
+        for descriptor in self.held.pop(key).values():
+            os.close(descriptor)
+
+
+class Rig:
+    def __init__(self, directory: Path) -> None:
+        self.processes = directory / "processes"
+        self.processes.mkdir()
+        self.ends = ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.keeper = Keeper(theirs)
+        self.link = KeeperLink(ours)
+        self.places = Places(directory, str(self.processes), "instance")
+        self.starts = PreparedStarts(self.places, self.link)
+
+    def take(self, *, tty: bool = False, pipe_stdin: bool = False) -> Prepared:
+        prepared = self.starts.take(tty=tty, pipe_stdin=pipe_stdin, stdin_file=None)
+        self.keeper.read()
+        held = self.keeper.held[prepared.key]
+        streams = prepared.preparation.streams.by_name()
+        assert held.keys() == streams.keys()
+        assert all(os.path.sameopenfile(held[name], streams[name]) for name in streams)
+        return prepared
+
+    async def end(self, taken: list[Prepared]) -> None:
+        """Nothing is left of them, nor of what was made ahead."""
+        for prepared in taken:
+            prepared.discard(self.link)
+        self.starts.close()
+        self.link.leave()
+        self.keeper.read()
+        assert self.keeper.held == {}
+        await self.places.close()
+        assert os.listdir(self.processes) == []
+
+    def close(self) -> None:
+        for end in self.ends:
+            end.close()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.close()
+
+
+async def test_without_a_pause_several_are_made_for_one_message(rig: Rig) -> None:
+    taken = [rig.take()]
+    for _ in range(5):
+        rig.starts.look_ahead()
+        taken.append(rig.take())
+    assert rig.keeper.holds == [1, 4, 4]
+    assert len({prepared.place.directory for prepared in taken}) == len(taken)
+    taken += [rig.take(tty=True), rig.take(pipe_stdin=True)]
+    assert rig.keeper.holds == [1, 4, 4, 1, 1]
+    await rig.end(taken)
+
+
+async def test_of_several_that_cannot_all_be_made_some_are(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = rig.take()
+    rig.starts.look_ahead()
+    take, left = rig.places.take, [1, 1]
+
+    def scarce() -> object:
+        if not left:
+            raise OSError(24, "Too many open files")
+        left.pop()
+        return take()
+
+    monkeypatch.setattr(rig.places, "take", scarce)
+    taken = [first, rig.take(), rig.take()]
+    with pytest.raises(OSError, match="Too many open files"):
+        rig.take()
+    assert rig.keeper.holds == [1, 2]
+    await rig.end(taken)
