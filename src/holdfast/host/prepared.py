@@ -63,10 +63,11 @@ class PreparedStarts:
             prepared = self._make(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
             self._hold(prepared)
             return prepared
-        if not self._ready:
-            # The last start was so short a time ago that nothing could be made ready since.
+        if self._ready:
+            self._used = True
+        else:
+            # If the last start is so fresh that nothing could be made ready since, there may be more to come.
             self._make_ready(_SEVERAL if self._looking_ahead else 1)
-        self._used = True
         return self._ready.popleft()
 
     def _make(self, *, tty: bool = False, pipe_stdin: bool = False, stdin_file: str | None = None) -> Prepared:

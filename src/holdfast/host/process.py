@@ -246,9 +246,6 @@ class HostedProcess:
             self.drop.close()
             self.drop = None
         self.notify()
-        self._let_go()
-
-    def _let_go(self) -> None:
         self.log.close()
         self.writes.close()
         self._on_closed(self)
