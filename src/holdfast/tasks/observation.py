@@ -27,16 +27,18 @@ async def observe(task: TaskRow, facts: AttemptFacts, *, queries: Queries, kept:
     :param kept: where Holdfast keeps its own files
     """
     cwd = task.acceptance.settled.cwd
-    others = queries.concurrent_in(cwd, task.created_at, task.id)
     if task.baseline is None:
-        return Observed(Files(concurrent_tasks_in_workdir=await others), [], {"files": "nothing was started"})
+        concurrent = await queries.concurrent_in(cwd, task.created_at, task.id)
+        return Observed(Files(concurrent_tasks_in_workdir=concurrent), [], {"files": "nothing was started"})
     reservation = task.reservation
     # Ours, not the agent's.  The output file is there already if the result is being made for a second time.
     # A worktree may lie among it, and is what we look at.
     leave_out = [] if Path(cwd).is_relative_to(kept) else [kept]
     if reservation is not None:
         leave_out.append(Path(reservation.path))
-    changes, concurrent = await asyncio.gather(observe_changes(task.baseline, leave_out=leave_out), others)
+    changes = await observe_changes(task.baseline, leave_out=leave_out)
+    # Only now: what a task that was begun meanwhile has changed may be among it.
+    concurrent = await queries.concurrent_in(cwd, task.created_at, task.id)
     claims = await asyncio.to_thread(reconcile_claims, changes, facts.claimed_files, Path(cwd))
     unknowns = {} if changes.reason is None else {"files": changes.reason}
     warnings = [*changes.notes]
