@@ -204,7 +204,7 @@ def spawn(
     os.chdir(cwd)
     try:
         limit.lower(home)
-        refusal: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        refusal: OSError | None = None
         candidates = _candidates(program, env)
         for candidate in candidates:
             # Not tried by starting: a server killed in a vain attempt would leave a child that only looks like one.
@@ -231,7 +231,7 @@ def spawn(
             except PermissionError as error:
                 # As execvp does it: a later entry of PATH may still work, but this is the reason to report.
                 refusal = error
-        raise refusal
+        raise refusal or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     finally:
         limit.restore()
         os.fchdir(home)

@@ -17,7 +17,7 @@ from holdfast.host.server import DuplicateProcess
 from holdfast.host.spawn import search_path
 from holdfast.host.status import describe
 from holdfast.host.uri import ForeignUri, InvalidUri, resolve_dots, uri_to_path
-from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, RpcError, encode_json
+from holdfast.jsonrpc.messages import ABSENT, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, RpcError, encode_json
 
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
@@ -33,16 +33,8 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
     """Start a process."""
     if not params.argv:
         raise RpcError(INVALID_PARAMS, "argv must not be empty")
-    unsupported = {
-        "managedNetwork": not _is_nothing(params.managed_network),
-        # Nothing of the others is nothing; of a proxy the reference implementation misses what it has to have.
-        "networkProxy": bytes(params.network_proxy) not in _NULL,
-        "credentialProviders": not _is_nothing(params.credential_providers),
-        "enforceManagedNetwork": params.enforce_managed_network,
-    }
-    for name, is_wanted in unsupported.items():
-        if is_wanted:
-            raise RpcError(INVALID_PARAMS, f"this exec-server cannot honour `{name}` and will not ignore it")
+    if unsupported := _unsupported(params):
+        raise RpcError(INVALID_PARAMS, f"this exec-server cannot honour `{unsupported}` and will not ignore it")
     if params.arg0 == "":
         raise RpcError(INVALID_PARAMS, "arg0 must not be empty")
     try:
@@ -54,13 +46,25 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
     if not params.argv[0]:
         raise RpcError(INTERNAL_ERROR, f"missing program for {'PTY' if params.tty else 'pipe'} spawn")
     env = child_environment(params.env, params.env_policy, terminal=params.tty)
-    if bytes(params.sandbox) not in _NULL:
+    if params.sandbox is not ABSENT and bytes(params.sandbox) not in _NULL:
         return _start_in_sandbox(client, params, cwd, env)
     argv = params.argv if params.arg0 is None else [params.arg0, *params.argv[1:]]
     mounts = client.host.hanging
     if mounts.any() and (hanging := [path for path in _places(params, cwd, env) if mounts.lead(path)]):
         return _start_when_they_answer(client, params, argv, cwd, env, hanging)
     return _start(client, params, params.argv[0], argv, cwd, env)
+
+
+def _unsupported(params: parameters.Start) -> str | None:
+    """What is wanted and not offered, if anything is."""
+    if params.managed_network is not ABSENT and not _is_nothing(params.managed_network):
+        return "managedNetwork"
+    # Nothing of the others is nothing; of a proxy the reference implementation misses what it has to have.
+    if params.network_proxy is not ABSENT and bytes(params.network_proxy) not in _NULL:
+        return "networkProxy"
+    if params.credential_providers is not ABSENT and not _is_nothing(params.credential_providers):
+        return "credentialProviders"
+    return "enforceManagedNetwork" if params.enforce_managed_network else None
 
 
 def _places(params: parameters.Start, cwd: str, env: Mapping[str, str]) -> list[str]:

@@ -106,6 +106,7 @@ def normalize(uri: str) -> str:
     return f"file://{path}"
 
 
+@lru_cache(256)
 def resolve_dots(path: str) -> str:
     """An absolute path with ``.``, ``..`` and doubled slashes resolved in the text, as in any URL."""
     return "/" + posixpath.normpath(path).lstrip("/")
