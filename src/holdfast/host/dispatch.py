@@ -119,7 +119,7 @@ class ClientConnection:
             method = METHODS.get(name) or find_method(name)
             if method is None:
                 raise RpcError(METHOD_NOT_FOUND, f"exec-server stub does not implement `{name}` yet")
-            value = decode_params(method, params)
+            value = decode_params(method.decoder, params)
             if (self.session is None or not self._ready) and name != "initialize":
                 step = "call initialize" if self.session is None else "send initialized"
                 raise RpcError(INVALID_REQUEST, f"client must {step} before using {method.group} methods")

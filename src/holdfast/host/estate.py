@@ -29,8 +29,18 @@ def unpack(message: bytes) -> list[str]:
     return message.decode("utf-8", "surrogateescape").split("\0")
 
 
+def hand_out(held: Held) -> tuple[list[str], list[int]]:
+    """Words and descriptors for a packet: each word is the key and the name of one, with a slash between them."""
+    words: list[str] = []
+    numbers: list[int] = []
+    for key, descriptors in held.items():
+        words += [f"{key}/{name}" for name in descriptors]
+        numbers += descriptors.values()
+    return words, numbers
+
+
 def take_in(held: Held, words: Iterable[str], descriptors: Iterable[int]) -> None:
-    """Add *descriptors* to *held*; each of *words* is the key and the name of one, with a slash between them."""
+    """Add to *held* what :func:`hand_out` made a packet of."""
     for word, descriptor in zip(words, descriptors, strict=True):
         key, _, name = word.partition("/")
         held.setdefault(key, {})[name] = descriptor

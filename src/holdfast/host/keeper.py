@@ -37,7 +37,7 @@ import sys
 import time
 
 from holdfast.host.ending import ENDING
-from holdfast.host.estate import Estate, Held, pack, take_in, unpack
+from holdfast.host.estate import Estate, Held, hand_out, pack, take_in, unpack
 
 # Not from typing: the keeper is as small as it can be.
 TYPE_CHECKING = False
@@ -217,8 +217,9 @@ class Keeper:
             os._exit(status)
 
     def _hand_over(self, *, outlived: bool) -> None:
-        for key, descriptors in self._held.items():
-            self._send(["hold", *(f"{key}/{name}" for name in descriptors)], descriptors.values())
+        for key, held in self._held.items():
+            words, descriptors = hand_out({key: held})
+            self._send(["hold", *words], descriptors)
         children = [str(pid) for pid in self._children() if pid != self._server]
         self._send(["children", "outlived" if outlived else "", *children])
 

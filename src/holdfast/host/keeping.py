@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from holdfast.errors import InvalidRequest
-from holdfast.host.estate import Estate, Held, pack, take_in
+from holdfast.host.estate import Estate, Held, hand_out, pack, take_in
 from holdfast.host.keeper import PACKET, receive, send
 
 #: Seconds for which finished processes gather before the keeper is told to let go of them.
@@ -112,11 +112,8 @@ class KeeperLink:
 
     def hold(self, held: Held) -> None:
         """Let the keeper hold these, :data:`~holdfast.host.keeper.DESCRIPTORS` at most; before a child uses them."""
-        words, numbers = ["hold"], list[int]()
-        for key, descriptors in held.items():
-            words += [f"{key}/{name}" for name in descriptors]
-            numbers += descriptors.values()
-        self._send(words, numbers)
+        words, descriptors = hand_out(held)
+        self._send(["hold", *words], descriptors)
 
     def drop(self, key: str, name: str) -> None:
         """Let the keeper close one of them: as long as it holds stdin, the child sees no end of file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Awaitable, Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -13,6 +13,9 @@ from holdfast.jsonrpc.messages import ABSENT, INVALID_PARAMS, RpcError
 
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
+
+
+_T = TypeVar("_T")
 
 
 class Deferred(abc.ABC):
@@ -78,18 +81,18 @@ def find_method(name: str) -> Method | None:
     return found
 
 
-def decode_params(method: Method, params: msgspec.Raw) -> Any:
-    """The params of a request.
+def decode_params(decoder: msgspec.json.Decoder[_T], params: msgspec.Raw) -> _T:
+    """The params of a request, or a part of them that was left as JSON.
 
-    :raises RpcError: they are not what the method takes
+    :raises RpcError: they are not what *decoder* takes
     """
     try:
-        return method.decoder.decode(params if params is not ABSENT else b"null")
+        return decoder.decode(params if params is not ABSENT else b"null")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RpcError(INVALID_PARAMS, explain(str(error))) from None
+        raise RpcError(INVALID_PARAMS, _explain(str(error))) from None
 
 
-def explain(text: str) -> str:
+def _explain(text: str) -> str:
     """A decoding error in the words of the reference implementation, where a client might look for them."""
     if text.startswith("Object missing required field"):
         return "missing field " + text.split("field ", 1)[1].split(" - at")[0]

@@ -22,8 +22,6 @@ from holdfast.jsonrpc.messages import ABSENT, INTERNAL_ERROR, INVALID_PARAMS, IN
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
 
-#: What is left out, and what is said to be nothing.
-_NULL: Final = frozenset({b"", b"null"})
 #: In longer JSON than this there is something.
 _SHORT: Final = 64
 
@@ -46,7 +44,7 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
     if not params.argv[0]:
         raise RpcError(INTERNAL_ERROR, f"missing program for {'PTY' if params.tty else 'pipe'} spawn")
     env = child_environment(params.env, params.env_policy, terminal=params.tty)
-    if params.sandbox is not ABSENT and bytes(params.sandbox) not in _NULL:
+    if not _is_null(params.sandbox):
         return _start_in_sandbox(client, params, cwd, env)
     argv = params.argv if params.arg0 is None else [params.arg0, *params.argv[1:]]
     mounts = client.host.hanging
@@ -57,12 +55,12 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
 
 def _unsupported(params: parameters.Start) -> str | None:
     """What is wanted and not offered, if anything is."""
-    if params.managed_network is not ABSENT and not _is_nothing(params.managed_network):
+    if not _is_nothing(params.managed_network):
         return "managedNetwork"
     # Nothing of the others is nothing; of a proxy the reference implementation misses what it has to have.
-    if params.network_proxy is not ABSENT and bytes(params.network_proxy) not in _NULL:
+    if not _is_null(params.network_proxy):
         return "networkProxy"
-    if params.credential_providers is not ABSENT and not _is_nothing(params.credential_providers):
+    if not _is_nothing(params.credential_providers):
         return "credentialProviders"
     return "enforceManagedNetwork" if params.enforce_managed_network else None
 
@@ -96,10 +94,14 @@ def _require_session(client: ClientConnection) -> None:
         raise RpcError(INVALID_REQUEST, "the session was resumed by another connection")
 
 
+def _is_null(value: msgspec.Raw) -> bool:
+    """Whether it is left out, or said to be nothing."""
+    return value is ABSENT or bytes(value) == b"null"
+
+
 def _is_nothing(value: msgspec.Raw) -> bool:
     """Whether it is absent, null, empty, zero or false."""
-    text = bytes(value)
-    return text in _NULL or (len(text) <= _SHORT and not msgspec.json.decode(text))
+    return _is_null(value) or (len(text := bytes(value)) <= _SHORT and not msgspec.json.decode(text))
 
 
 async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, cwd: str, env: dict[str, str]) -> bytes:

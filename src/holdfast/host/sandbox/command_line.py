@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
-from holdfast.host.methods import explain
+from holdfast.host.methods import decode_params
 from holdfast.host.parameters import Start
 from holdfast.host.sandbox.bubblewrap import sandboxed
 from holdfast.host.sandbox.handover import SandboxedCommand
 from holdfast.host.sandbox.permissions import SandboxContext
 from holdfast.host.sandbox.policy import cannot_honour, policy_of
-from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
+
+_CONTEXT: Final = msgspec.json.Decoder(SandboxContext)
 
 
 def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> SandboxedCommand | None:
@@ -22,11 +24,7 @@ def command_line(params: Start, cwd: str, env: Mapping[str, str]) -> SandboxedCo
     :raises OSError: there is no such program
     :raises ValueError: a NUL byte where there cannot be one
     """
-    try:
-        context = msgspec.json.decode(params.sandbox, type=SandboxContext)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RpcError(INVALID_PARAMS, explain(str(error))) from None
-    policy = policy_of(context, env.get("TMPDIR", ""))
+    policy = policy_of(decode_params(_CONTEXT, params.sandbox), env.get("TMPDIR", ""))
     if policy is None:
         return None
     if params.arg0 is not None:
