@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from functools import partial
 from typing import Final, Protocol
 
+from holdfast.host import terminal
 from holdfast.host.input import Input
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
@@ -20,8 +20,6 @@ from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller
 _TURN: Final = 2
 #: The same when the process has exited and its last words are collected.
 _LAST_WORDS: Final = 256
-#: Bytes that a terminal gives at one go; the kernel takes as many pages as it is asked for before it looks.
-_PAGE: Final = 4096
 #: Bytes that are worth being moved at one go: what a pipe holds.
 _PORTION: Final = 64 * 1024
 #: Bytes that are worth being told at once, while they are still in the processor's cache.
@@ -177,22 +175,11 @@ class Output:
         return self._log.pour(kind, pipe, self._staging)
 
     def _read_terminal(self, kind: int, descriptor: int) -> int:
-        """Move what the terminal has into the log; it gives at most a page at a time, so gather it in a pipe."""
+        """Move what the terminal has into the log; it gives little at a time, so gather it in a pipe."""
         assert self._streams is not None
         assert self._streams.gather is not None
         source, sink = self._streams.gather
-        ended = False
-        try:
-            while not ended:
-                ended = not os.splice(descriptor, sink, _PAGE, flags=os.SPLICE_F_NONBLOCK)
-        except BlockingIOError:
-            # The terminal is empty, or the pipe is full.
-            pass
-        except OSError as error:
-            # EIO is how Linux says that nobody holds the other side any more.
-            if error.errno != errno.EIO:
-                raise
-            ended = True
+        ended = terminal.drain(descriptor, sink, alone=self._poller.alone)
         try:
             return self._log.splice(kind, source)
         except BlockingIOError:

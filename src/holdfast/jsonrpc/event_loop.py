@@ -56,7 +56,7 @@ class Poller(selectors.BaseSelector):
         self.conversing = False
         self._prompt = 0
         #: With one processor looking out would only keep the other side from running.
-        self._alone = len(os.sched_getaffinity(0)) < 2
+        self.alone = len(os.sched_getaffinity(0)) < 2
         #: Set when asyncio got something to do, so that it is not kept waiting.
         self.interrupted = False
         #: What asyncio watches.
@@ -177,7 +177,7 @@ class Poller(selectors.BaseSelector):
         self.conversing = False
         answered = time.monotonic_ns()
         found: list[tuple[int, int]] = []
-        if self._prompt >= _PROMPT and timeout and not self._alone:
+        if self._prompt >= _PROMPT and timeout and not self.alone:
             while not (found := self._epoll.poll(0, _BATCH)) and time.monotonic_ns() - answered < _LOOK_OUT_NS:
                 # Whoever was answered may have been woken on this processor.
                 os.sched_yield()
