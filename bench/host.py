@@ -3,10 +3,10 @@
     python bench/host.py                      # needs codex: $HOLDFAST_TEST_CODEX, .tools/agents or PATH
     python bench/host.py --runs 9 --only starts
 
-Read the ratios (ours / theirs) and the bars beside them; absolute figures say more about the machine.  "bare" is what
-the machine allows whoever does the same and nothing with it, and no server can be above it.  The client is a
-blocking socket with a WebSocket framing of its own, so that what it costs is small and the same for both.  "quickack"
-is a client that sets TCP_QUICKACK before each read, which hides that the reference server leaves Nagle's algorithm on.
+Read the ratios (ours / theirs) and the bars beside them; absolute figures say more about the machine.  "bare" is how
+far a plain loop comes that does nothing with what it gets.  The client is a blocking socket with a WebSocket framing of
+its own, so that what it costs is small and the same for both.  "quickack" is a client that sets TCP_QUICKACK before
+each read, which hides that the reference server leaves Nagle's algorithm on.
 
 Memory is resident memory, as a machine that runs nothing else would see it.  Ours is two processes, the server and its
 keeper, forked from it; a page that both have counts once, and every other page of either counts whole, however many
@@ -314,7 +314,7 @@ def pushed_terminal(client: Client, size: int) -> float:
 
 
 def bare_terminal(size: int) -> float:
-    """MB of a terminal's output per second for a loop that reads and throws away: a bound for every server."""
+    """MB of a terminal's output per second for a loop that reads it and throws it away."""
     terminal, other_end = os.openpty()
     argv = ["/usr/bin/head", "-c", str(size), "/dev/zero"]
     began = time.perf_counter()
@@ -390,8 +390,8 @@ class Measurement(NamedTuple):
     measure: Callable[[Server, Client, bool], float]
     #: Whether only the first measurement tells anything.
     once: bool = False
-    #: What this machine allows at best, measured in the same turns.
-    bound: Callable[[], float] | None = None
+    #: How far a plain loop comes, measured in the same turns.
+    bare: Callable[[], float] | None = None
 
 
 MEASUREMENTS: list[Measurement] = [
@@ -414,7 +414,7 @@ MEASUREMENTS: list[Measurement] = [
         True,
         ">= 1.3",
         lambda s, c, ours: pushed_terminal(c, 20_000_000),
-        bound=lambda: bare_terminal(20_000_000),
+        bare=lambda: bare_terminal(20_000_000),
     ),
     Measurement("long poll wakes, ordinary client", "us", False, "<= 0.1", lambda s, c, ours: wakes(c, 20)),
     Measurement("long poll wakes, quickack client", "us", True, "<= 1", lambda s, c, ours: wakes(c, 60)),
@@ -457,7 +457,7 @@ def main() -> None:
             load = " ".join(f"{value:.1f}" for value in os.getloadavg())
             if not options.json:
                 print(f"load {load}, {os.cpu_count()} processors, {options.runs} runs, medians")
-            for name, unit, quickack, bar, measure, once, bound in MEASUREMENTS:
+            for name, unit, quickack, bar, measure, once, bare in MEASUREMENTS:
                 if options.only not in name:
                     continue
                 samples: dict[str, list[float]] = {which: [] for which in servers}
@@ -467,8 +467,8 @@ def main() -> None:
                         client = Client(server.url, quickack=quickack)
                         samples[which].append(measure(server, client, which == "ours"))
                         client.close()
-                    if bound is not None:
-                        samples.setdefault("bound", []).append(bound())
+                    if bare is not None:
+                        samples.setdefault("bare", []).append(bare())
                 median = {which: statistics.median(values) for which, values in samples.items()}
                 results[name] = {**median, "unit": unit, "bar": bar}
                 line = f"{name:34} ours {median['ours']:9.1f} {unit:5}"
@@ -478,8 +478,8 @@ def main() -> None:
                     if bar:
                         reached = ratio >= float(bar[3:]) if bar[0] == ">" else ratio <= float(bar[3:])
                         line += f"  bar {bar}x{'' if reached else ', missed'}"
-                if "bound" in median:
-                    line += f"  (bare: {median['bound']:.1f})"
+                if "bare" in median:
+                    line += f"  (bare: {median['bare']:.1f})"
                 if not options.json:
                     print(line, flush=True)
             for which, server in servers.items():

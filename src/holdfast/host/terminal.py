@@ -1,9 +1,9 @@
 """Emptying a terminal as fast as the kernel fills it.
 
-Linux gives a terminal's output away by the page, and a worker of the kernel's brings the next page when one is taken.
+Linux gives a terminal's output away by the page, and a worker of the kernel brings the next page when one was taken.
 Whoever asks for it before it is there, by ``read``, ``splice`` or ``poll``, sleeps until the worker is done, and that
-costs more than the page.  ``FIONREAD`` only says what is there.  Looking with it for the few microseconds that the worker
-takes leaves the other processor to the child: a loop that reads and throws away what it gets is slower.
+costs more than the page.  ``FIONREAD`` only says what is there.  Looking out with it for the few microseconds that the
+worker takes is faster than any loop that waits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _PAGE: Final = 4096
 _MUCH: Final = _PAGE // 2
 #: How often it is looked for the next page before it is asked for: some 40 us.
 _LOOKS: Final = 60
-_NOTHING: Final = bytes(4)
+#: Bytes of a C int, in which ``FIONREAD`` answers.
+_INT: Final = 4
 
 
 def drain(terminal: int, sink: int, *, alone: bool) -> bool:
@@ -30,7 +31,7 @@ def drain(terminal: int, sink: int, *, alone: bool) -> bool:
 
     :returns: whether the terminal has come to its end
     """
-    count = bytearray(len(_NOTHING))
+    count = bytearray(_INT)
     total = 0
     try:
         while moved := os.splice(terminal, sink, _PAGE, flags=os.SPLICE_F_NONBLOCK):
@@ -39,7 +40,7 @@ def drain(terminal: int, sink: int, *, alone: bool) -> bool:
                 continue
             for _ in range(_LOOKS):
                 fcntl.ioctl(terminal, termios.FIONREAD, count)
-                if count != _NOTHING:
+                if any(count):
                     break
     except BlockingIOError:
         return False
