@@ -365,7 +365,7 @@ async def binary_output_is_exact(state: Path, *, size: int, tty: bool) -> Number
         assert received == size
         assert digest == told.read_text()
         assert most - before < 32_000_000, f"memory grew by {most - before} bytes"
-    return {"bytes": size, "MB/s": round(size / seconds / 1e6), "memory grew by MB": round((most - before) / 1e6, 1)}
+    return {"bytes": size, "MB/s": round(size / seconds / 1e6), "MB more of memory": round((most - before) / 1e6, 1)}
 
 
 def descriptors(pid: int) -> list[str]:
