@@ -361,3 +361,51 @@ def test_a_kernel_that_cannot_forget_by_itself_is_not_asked_twice(
     assert flags_seen[0] != 0
     assert flags_seen[1:] == [0, 0]
     os.close(file)
+
+
+def test_what_another_process_pours_is_not_served_in_its_place(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = ProcessLog.create(tmp_path / "other")
+    mine, theirs = pattern(50_000, 1)[:50_000], pattern(50_000, 2)[:50_000]
+    rig.say(mine)
+    assert rig.pour() == len(mine)
+    rig.say(theirs)
+    assert other.pour(EntryKind.STDOUT, rig.read_end, rig.staging) == len(theirs)
+    # Both lie at the same place of their files, and had the same memory.
+    assert rig.output() == mine
+    assert b"".join(bytes(data) for data in other.data_of(other.entries(0, 10))) == theirs
+    other.close()
+
+
+def test_a_disk_that_keeps_the_loop_waiting_is_left_alone_for_a_while(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    takes = 0.0
+    flags_seen: list[int] = []
+    genuine = os.pwritev
+
+    def pwritev(descriptor: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        nonlocal now
+        flags_seen.append(flags)
+        now += takes
+        return genuine(descriptor, buffers, offset, 0)
+
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    monkeypatch.setattr("holdfast.host.staging.monotonic", lambda: now)
+    file = os.open(rig.processes / "key" / "stdout", os.O_RDWR | os.O_CREAT, 0o600)
+
+    def land() -> bool:
+        rig.say(b"abc")
+        rig.staging.take(rig.read_end, "key", "stdout", 0)
+        return rig.staging.land(file, 0, forget=True)
+
+    assert land()
+    takes = 1.0
+    assert land()
+    takes = 0.0
+    assert not land()
+    now += 60
+    assert land()
+    assert [bool(flags) for flags in flags_seen] == [True, True, False, True]
+    os.close(file)
