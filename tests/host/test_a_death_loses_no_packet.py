@@ -15,7 +15,9 @@ def test_what_a_killed_keeper_handed_over_is_taken() -> None:
     with server:
         null = os.open(os.devnull, os.O_RDONLY)
         send(keeper, ["hold", "place/stdout"], [null])
-        send(keeper, ["children", "outlived", "12", "13"])
+        send(keeper, ["children", "12"])
+        send(keeper, ["children", "13"])
+        send(keeper, ["handed", "outlived"])
         link = KeeperLink(server)
         link.entrust(Estate(null, null, "unix:///s", "/s", False, []))
         keeper.close()

@@ -19,7 +19,7 @@ from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.host.address import RefusedAddress, bind, tcp_address
 from holdfast.host.ending import ENDING
 from holdfast.host.entry import SUCCEED, prepare_process
-from holdfast.host.estate import Estate, bequeath
+from holdfast.host.estate import Estate, bequeath, revoke
 from holdfast.host.imports import import_leanly
 from holdfast.host.options import Options, read_options
 from holdfast.host.settings import Access, Settings
@@ -120,8 +120,13 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
     listener.setblocking(False)
 
     def succeed(host: ProcessHost) -> NoReturn:
-        will = bequeath(estate, host.holdings())
-        os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *given, f"{SUCCEED}{will}"])
+        held = host.holdings()
+        will = bequeath(estate, held)
+        try:
+            os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *given, f"{SUCCEED}{will}"])
+        except OSError:
+            revoke(estate, held, will)
+            raise
 
     _configure_log(settings)
     service = Service(

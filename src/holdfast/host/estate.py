@@ -30,20 +30,28 @@ def unpack(message: bytes) -> list[str]:
 
 
 def hand_out(held: Held) -> tuple[list[str], list[int]]:
-    """Words and descriptors for a packet: each word is the key and the name of one, with a slash between them."""
+    """Words and descriptors for a packet: each word is the key and the name of one, with a slash between them.
+
+    A key of which there is none stands alone: a process may have closed its streams and live.
+    """
     words: list[str] = []
     numbers: list[int] = []
     for key, descriptors in held.items():
-        words += [f"{key}/{name}" for name in descriptors]
+        words += [f"{key}/{name}" for name in descriptors] or [key]
         numbers += descriptors.values()
     return words, numbers
 
 
 def take_in(held: Held, words: Iterable[str], descriptors: Iterable[int]) -> None:
     """Add to *held* what :func:`hand_out` made a packet of."""
-    for word, descriptor in zip(words, descriptors, strict=True):
-        key, _, name = word.partition("/")
-        held.setdefault(key, {})[name] = descriptor
+    named: list[tuple[dict[str, int], str]] = []
+    for word in words:
+        key, slash, name = word.partition("/")
+        known = held.setdefault(key, {})
+        if slash:
+            named.append((known, name))
+    for (known, name), descriptor in zip(named, descriptors, strict=True):
+        known[name] = descriptor
 
 
 class Estate:
@@ -101,9 +109,20 @@ def bequeath(estate: Estate, held: Held) -> int:
     with open(will, "wb", closefd=False) as file:
         file.write(b"".join(len(line).to_bytes(4, "big") + line for line in lines))
     os.lseek(will, 0, os.SEEK_SET)
-    for descriptor in (will, estate.lock, estate.listener, *(d for ds in held.values() for d in ds.values())):
-        os.set_inheritable(descriptor, True)
+    os.set_inheritable(will, True)
+    _let_inherit(estate, held, True)
     return will
+
+
+def revoke(estate: Estate, held: Held, will: int) -> None:
+    """Nobody inherits: :func:`bequeath` undone."""
+    os.close(will)
+    _let_inherit(estate, held, False)
+
+
+def _let_inherit(estate: Estate, held: Held, heirs: bool) -> None:
+    for descriptor in (estate.lock, estate.listener, *(d for ds in held.values() for d in ds.values())):
+        os.set_inheritable(descriptor, heirs)
 
 
 def inherit(will: int) -> tuple[Estate, Held]:

@@ -88,6 +88,8 @@ def _forget(client: ClientConnection, process: HostedProcess, params: Forget) ->
         return _answer(
             [process.directory, os.fspath(drop_path(client.host.directory, process.process_id))], delete=False
         )
+    # Once it is set aside, nothing can be refused.
+    client.require_place()
     try:
         places = _set_aside(client.host.directory, process)
     except OSError as error:

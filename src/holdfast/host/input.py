@@ -19,7 +19,7 @@ INPUT_LIMIT: Final = 64 * 1024 * 1024
 _EACH: Final = 256
 
 
-_Queue = deque[tuple[bytes, str, asyncio.Future[bool] | None]]
+_Queue = deque[tuple[bytes | memoryview, str, asyncio.Future[bool] | None]]
 #: An empty one of its own would take half a KiB.
 _NO_QUEUE: Final[_Queue] = deque(maxlen=0)
 
@@ -80,9 +80,11 @@ class Input:
         """
         if write_id:
             self._writes.begin(write_id)
+        rest: bytes | memoryview = data
         if not self._queue:
-            data = self._write_now(data) if data else data
-            if not data:
+            if data:
+                rest = self._write_now(data)
+            if not rest:
                 if write_id:
                     self._writes.done(write_id)
                 return None
@@ -91,12 +93,12 @@ class Input:
                     self._writes.failed(write_id)
                 return _settled(False)
         waiter: asyncio.Future[bool] | None = None
-        if until_written or self._queued + len(data) + _EACH > STDIN_BUFFER:
+        if until_written or self._queued + len(rest) + _EACH > STDIN_BUFFER:
             waiter = asyncio.get_running_loop().create_future()
         if not self._queue:
             self._queue = deque()
-        self._queue.append((data, write_id, waiter))
-        self._queued += len(data) + _EACH
+        self._queue.append((rest, write_id, waiter))
+        self._queued += len(rest) + _EACH
         if len(self._queue) == 1:
             self._watch(True)
         return waiter
@@ -111,10 +113,11 @@ class Input:
                 return waiter
         return None
 
-    def _write_now(self, data: bytes) -> bytes:
+    def _write_now(self, data: bytes | memoryview) -> bytes | memoryview:
         """Write what fits now; returns the rest.  A broken pipe closes stdin."""
         try:
-            return data[os.write(self._descriptor, data) :]
+            # Of a large write a pipe takes little at a time: the rest is not copied each time.
+            return memoryview(data)[os.write(self._descriptor, data) :]
         except BlockingIOError:
             return data
         except OSError:

@@ -11,19 +11,21 @@ as well, also after the server's death.
 
 To the keeper:
 
-=========  =============================  ============================================================================
-``own``    words and two descriptors      what the host has for good (:class:`holdfast.host.estate.Estate`); once
-``hold``   key/name of each descriptor    hold these; sent before the child is started
-``drop``   key, name                      close one of them (stdin)
-``let``    keys                           close all of theirs
-``adopt``  pids                           report the end of these children of yours; what is not adopted is reaped
-``reap``   pid                            its end is recorded: reap it
+===========  =============================  ==========================================================================
+``own``      words and two descriptors      what the host has for good (:class:`holdfast.host.estate.Estate`); once
+``hold``     key/name of each descriptor    hold these; sent before the child is started
+``drop``     key, name                      close one of them (stdin)
+``let``      keys                           close all of theirs
+``adopt``    pids                           report the end of these children of yours; any number of packets
+``settled``                                these were all of them: what is not adopted is reaped
+``reap``     pid                            its end is recorded: reap it
 ``ready``                                 the server works: from here on it is worth being restarted
 ``leave``                                 the server is about to end on purpose
-=========  =============================  ============================================================================
+===========  =============================  ==========================================================================
 
-From the keeper: ``hold`` for everything held, then ``children`` (whether it ``outlived`` a server: then whatever it
-does not hold was never started; and pids), and later ``ended`` (pid, code, signal) for adopted children.
+From the keeper: ``hold`` for everything held, ``children`` (pids; any number of packets), then ``handed`` (whether it
+``outlived`` a server: then whatever it does not hold was never started), and later ``ended`` (pid, code, signal) for
+adopted children.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 #: The largest packet, in bytes, and the most descriptors in one.
 PACKET = 65536
 DESCRIPTORS = 8
+#: The most pids in one packet.
+_PIDS = 1000
 #: Seconds for which packets are left to gather before they are read.
 _LEISURE = 0.02
 #: A server that dies this often within so many seconds is given a pause before the next try.
@@ -85,6 +89,12 @@ def stat_fields(pid: int) -> list[bytes]:
     """
     with open(f"/proc/{pid}/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()
+
+
+def pid_packets(operation: str, pids: Iterable[int]) -> list[list[str]]:
+    """The words of as many packets as *pids* take."""
+    words = [str(pid) for pid in pids]
+    return [[operation, *words[begin : begin + _PIDS]] for begin in range(0, len(words), _PIDS)]
 
 
 def receive(channel: socket.socket, flags: int = 0) -> tuple[list[str], list[int]]:
@@ -162,23 +172,20 @@ class Keeper:
 
     def _keep_one_server(self, wake: int) -> int | None:
         """Run one server; returns the exit status if it ended on purpose, None if it is to be replaced."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                end.setsockopt(socket.SOL_SOCKET, option, 4 * 1024 * 1024)
-        first, self._first = self._first, False
-        ours.setblocking(False)
         # What exists is never garbage: the server's collector, which writes to whatever it looks at, leaves the pages
         # alone that the two have in common.
         gc.freeze()
-        # Until the server can hear it, nobody's request to stop is lost or ends it at once.
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        pid = os.fork()
-        if pid == 0:
-            self._be_server(ours, theirs, wake)
+        try:
+            pid, ours = self._fork(wake)
+        except OSError:
+            if not self._worked:
+                raise
+            # No process, memory or descriptor is to be had: what is held here waits until one is.
+            time.sleep(_PAUSE)
+            return None
+        first, self._first = self._first, False
         self._server = pid
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-        theirs.close()
         self._channel = ours
         self._settled = self._leaving = False
         self._adopted.clear()
@@ -192,6 +199,30 @@ class Keeper:
             self._server = 0
             self._channel = None
             ours.close()
+
+    def _fork(self, wake: int) -> tuple[int, socket.socket]:
+        """Start a server; returns its pid and the channel to it, with the signals of :data:`ENDING` blocked.
+
+        :raises OSError: there is no room for it, and nothing was changed
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, 4 * 1024 * 1024)
+        ours.setblocking(False)
+        # Until the server can hear it, nobody's request to stop is lost or ends it at once.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+            ours.close()
+            theirs.close()
+            raise
+        if pid == 0:
+            self._be_server(ours, theirs, wake)
+        theirs.close()
+        return pid, ours
 
     def _be_server(self, ours: socket.socket, theirs: socket.socket, wake: int) -> None:
         status = 1
@@ -217,11 +248,12 @@ class Keeper:
             os._exit(status)
 
     def _hand_over(self, *, outlived: bool) -> None:
-        for key, held in self._held.items():
+        for key, held in tuple(self._held.items()):
             words, descriptors = hand_out({key: held})
             self._send(["hold", *words], descriptors)
-        children = [str(pid) for pid in self._children() if pid != self._server]
-        self._send(["children", "outlived" if outlived else "", *children])
+        for words in pid_packets("children", (pid for pid in self._children() if pid != self._server)):
+            self._send(words)
+        self._send(["handed", "outlived" if outlived else ""])
 
     def _children(self) -> list[int]:
         pid = os.getpid()
@@ -247,8 +279,10 @@ class Keeper:
                 send(self._channel, words, descriptors)
             except BlockingIOError:
                 poll = select.poll()
-                poll.register(self._channel, select.POLLOUT)
-                poll.poll()
+                poll.register(self._channel, select.POLLOUT | select.POLLIN)
+                if any(events & select.POLLIN for _, events in poll.poll()):
+                    # It may be waiting for room as well.
+                    self._read_packets()
                 continue
             except OSError:
                 # The server is gone; its end is seen by waitid.
@@ -353,6 +387,7 @@ class Keeper:
                     os.close(descriptor)
         elif operation == "adopt":
             self._adopted.update(map(int, rest))
+        elif operation == "settled":
             self._settled = True
         elif operation == "reap":
             pid = int(rest[0])

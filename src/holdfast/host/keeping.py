@@ -9,7 +9,7 @@ from typing import Final
 
 from holdfast.errors import InvalidRequest
 from holdfast.host.estate import Estate, Held, hand_out, pack, take_in
-from holdfast.host.keeper import PACKET, receive, send
+from holdfast.host.keeper import PACKET, pid_packets, receive, send
 
 #: Seconds for which finished processes gather before the keeper is told to let go of them.
 _GATHER: Final = 0.05
@@ -43,9 +43,10 @@ class KeeperLink:
     def take_over(self) -> tuple[Held, list[int]]:
         """What an earlier server left with the keeper: descriptors by key and name, and the pids of its children."""
         held: Held = {}
+        children: list[int] = []
         channel = self._channel
         if channel is None:
-            return held, []
+            return held, children
         while True:
             try:
                 words, descriptors = receive(channel)
@@ -59,8 +60,10 @@ class KeeperLink:
             if operation == "hold":
                 take_in(held, rest, descriptors)
             elif operation == "children":
+                children += map(int, rest)
+            elif operation == "handed":
                 self.outlived = bool(rest[0])
-                return held, [int(pid) for pid in rest[1:]]
+                return held, children
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the keeper's messages from now on."""
@@ -76,6 +79,9 @@ class KeeperLink:
                 words, _ = receive(self._channel, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                # As when it takes over: what the keeper had sent comes after this.
+                continue
             except OSError:
                 words = []
             if not words:
@@ -134,7 +140,9 @@ class KeeperLink:
 
     def adopt(self, pids: list[int]) -> None:
         """Ask for reports about these; every other child of the keeper is reaped."""
-        self._send(["adopt", *map(str, pids)])
+        for words in pid_packets("adopt", pids):
+            self._send(words)
+        self._send(["settled"])
 
     def reap(self, pid: int) -> None:
         """The end of this child is recorded."""

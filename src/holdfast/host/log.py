@@ -159,7 +159,11 @@ class ProcessLog:
         :raises LogFull: no room; the bytes are safe and will be indexed by :meth:`flush`
         """
         self.flush()
-        pouring = self._pouring(kind, staging)
+        try:
+            pouring = self._pouring(kind, staging)
+        except OSError as error:
+            # It is still in the pipe.
+            raise log_full(f"output in {self._directory}", error) from error
         offset = self._sizes[kind]
         if not pouring.possible(offset):
             return self.splice(kind, source)

@@ -44,8 +44,13 @@ class Places:
         :raises OSError: no room, or no descriptors
         """
         self._last_taken = monotonic()
-        if self._stock:
-            place = Place.open(self._stock[0])
+        while self._stock:
+            try:
+                place = Place.open(self._stock[0])
+            except FileNotFoundError:
+                # Somebody else has tidied up.
+                remove_place(self._stock.popleft())
+                continue
             self._stock.popleft()
             return place
         self._wanted = min(2 * self._wanted, _MANY)

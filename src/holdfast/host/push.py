@@ -137,6 +137,11 @@ class Subscription(Cursor):
         self._until = None if follow else process.log.last_seq
         self.done = False
 
+    def stop(self) -> None:
+        super().stop()
+        # It may be waiting for room on the connection.
+        self.done = True
+
     def acknowledge(self, size: int) -> None:
         """The client has consumed *size* bytes more."""
         self._credit += size

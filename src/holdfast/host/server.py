@@ -97,6 +97,8 @@ class ProcessHost:
         self.connections = 0
         self._idle_since = monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: What earlier servers left running of processes that are lost.
+        self._ending_lost: list[asyncio.Task[None]] = []
         self._drops: DropWatcher | None = None
         self._start_clock = StartClock()
         self._stopping = False
@@ -134,7 +136,7 @@ class ProcessHost:
                 self._resume(process, found.running, children)
             if found.survivors is not None:
                 lost += 1
-                self._spawn_task(self._end_lost(process, found.survivors))
+                self._ending_lost.append(self._loop.create_task(self._end_lost(process, found.survivors)))
         for key, descriptors in held.items():
             # Nobody's any more: what recovery used, it took out.
             for descriptor in descriptors.values():
@@ -186,8 +188,9 @@ class ProcessHost:
     def holdings(self) -> dict[str, dict[str, int]]:
         """Everything that a keeper has to hold, by process directory (or what else it belongs to) and name."""
         held = {process.key: process.holdings() for process in self.live}
-        held[_STAGING] = self._staging.holdings()
-        return {key: descriptors for key, descriptors in held.items() if descriptors}
+        if staging := self._staging.holdings():
+            held[_STAGING] = staging
+        return held
 
     async def _end_lost(self, process: HostedProcess, tree: Tree) -> None:
         ending = await end_tree(tree, grace=STOP_GRACE)
@@ -208,7 +211,7 @@ class ProcessHost:
         self._stopping = True
         self._all_closed.clear()
         self._sweeper.cancel()
-        await asyncio.gather(*(self._end(process) for process in tuple(self.live)))
+        await asyncio.gather(*(self._end(process) for process in tuple(self.live)), *self._ending_lost)
         if self.live:
             try:
                 await asyncio.wait_for(self._all_closed.wait(), _LAST_CLOSE)
@@ -238,7 +241,9 @@ class ProcessHost:
     @property
     def idle_for(self) -> float:
         """Seconds since the last moment with a connection or a live process; 0 while there is one."""
-        return 0.0 if self.connections or self.live else monotonic() - self._idle_since
+        if self.connections or self.live or not all(task.done() for task in self._ending_lost):
+            return 0.0
+        return monotonic() - self._idle_since
 
     @property
     def keeper_pid(self) -> int | None:

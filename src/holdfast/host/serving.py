@@ -60,6 +60,8 @@ class Service(NamedTuple):
 
 #: Rounds of the loop after which it has acted on every signal that was delivered before: it looks, and then calls.
 _ROUNDS: Final = 4
+#: Seconds until a server that could not become the keeper tries again.
+_SUCCESSION: Final = 5.0
 #: ``malloc.h``: above which size, in bytes, a block is mapped by itself, and how much free memory is kept at the end.
 _M_MMAP_THRESHOLD: Final = -3
 _M_TRIM_THRESHOLD: Final = -1
@@ -110,7 +112,12 @@ async def _serve(
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         else:
             _log.warning("the keeper of this server died; it becomes the keeper, and another one the server")
-            succeed(host)
+            try:
+                succeed(host)
+            except OSError as error:
+                _log.error("this server cannot become the keeper (%s): it goes on without one, and tries again", error)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+                loop.call_later(_SUCCESSION, keeper_died)
 
     link.on_death = keeper_died
 

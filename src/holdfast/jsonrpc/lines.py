@@ -80,6 +80,9 @@ class LineConnection(asyncio.Protocol, Connection):
                 return
             if line and not line.isspace():
                 handler.message_received(line)
+                if self._transport is None or self._transport.is_closing():
+                    # What came behind that is not carried out.
+                    return
 
     def _hold(self, data: bytes) -> None:
         self._parts.append(data)
