@@ -43,3 +43,29 @@ async def test_a_subscriber_that_stands_still_slows_nobody_and_catches_up(state:
         seqs = [record["seq"] for n in slow.notifications for record in n["params"]["records"]]
         assert seqs == [record.seq for record in whole]
         await slow.close()
+
+
+async def test_a_subscriber_that_stands_still_can_end_it(state: Path) -> None:
+    async with serving(state) as (server, client):
+        await client.start(spec("f", "head", "-c", "40000000", "/dev/zero"))
+        async for _ in client.records("f"):
+            pass
+        slow = await WireClient.connect(server.url)
+        subscribe = {"processId": "f", "subscriptionId": 1, "afterSeq": 0, "window": 1 << 40}
+        await slow.result("process/subscribe", subscribe)
+        assert slow.connection is not None
+        slow.connection._transport.pause_reading()  # type: ignore[attr-defined]
+        # Somebody else's answer says that the host has done what came before, and filled the connection.
+        await client.list()
+        first, second = slow.request("process/unsubscribe", {"subscriptionId": 1}), slow.request("host/status")
+        await client.list()
+        slow.connection._transport.resume_reading()  # type: ignore[attr-defined]
+        await slow.reply(first)
+        told = len(slow.notifications)
+        await slow.reply(second)
+        # The same number is another subscription, and gets each record once.
+        await slow.result("process/subscribe", subscribe)
+        await slow.until(lambda: any(n["params"].get("done") for n in slow.notifications))
+        seqs = [record["seq"] for n in slow.notifications[told:] for record in n["params"]["records"]]
+        assert seqs == list(range(1, len(seqs) + 1))
+        await slow.close()

@@ -358,6 +358,9 @@ async def test_what_is_refused_because_too_much_waits_has_done_nothing(
     websocket_host: RunningServer, bystander: WireClient
 ) -> None:
     client = await WireClient.connect(websocket_host.url)
+    await client.start("done", "/bin/true", holdfast={"persistent": True})
+    while not (await client.result("process/read", {"processId": "done", "waitMs": 10_000}))["closed"]:
+        pass
     await client.start("p", "/bin/cat", pipeStdin=True)
     for _ in range(IN_FLIGHT):
         client.request("process/read", {"processId": "p", "waitMs": 2**40})
@@ -366,6 +369,8 @@ async def test_what_is_refused_because_too_much_waits_has_done_nothing(
     assert await client.error("process/closeStdin", {"processId": "p"}) == full
     tree = {"processId": "p", "tree": True, "graceMs": 0}
     assert await client.error("process/terminate", tree) == full
+    assert await client.error("process/forget", {"processId": "done"}) == full
+    assert (await client.result("process/status", {"processId": "done"}))["status"]["state"] == "closed"
     again = await WireClient.connect(websocket_host.url, resume=client.session)
     await again.result("process/write", write_params("p", b"taken\n", "1"))
     await again.until_output("p", b"\n")

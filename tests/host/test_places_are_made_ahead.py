@@ -132,3 +132,16 @@ def test_a_part_of_the_disk_that_has_become_slow_is_left(tmp_path: Path) -> None
     assert second != first
     assert where() == second
     nursery.close()
+
+
+async def test_a_place_that_somebody_tidied_up_is_passed_over(tmp_path: Path, processes: Path) -> None:
+    places = Places(tmp_path, str(processes), "instance")
+    places.replenish()
+    await eventually(lambda: len(os.listdir(processes)) > 1, "some are made")
+    first, *_ = sorted(os.listdir(processes), key=lambda name: int(name.rpartition("-")[2]))
+    (processes / first / "process").unlink()
+    place = places.take()
+    assert Path(place.directory).name != first
+    assert not (processes / first).exists()
+    place.discard()
+    await places.close()

@@ -409,3 +409,18 @@ def test_a_disk_that_keeps_the_loop_waiting_is_left_alone_for_a_while(
     assert land()
     assert [bool(flags) for flags in flags_seen] == [True, True, False, True]
     os.close(file)
+
+
+def test_what_pours_without_a_descriptor_for_its_file_stays_in_the_pipe(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    rig.say(b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(LogFull):
+            rig.pour()
+    assert rig.pour() == 5
+    assert rig.output() == b"first"

@@ -1,0 +1,168 @@
+"""What makes a lesser keeper die, wait for ever or lose somebody: no room for a fork, many children, silent ones."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from holdfast.host import keeper
+from holdfast.host.client import HostClient
+from holdfast.host.estate import Estate, hand_out, pack, take_in
+from holdfast.host.keeper import PACKET, Keeper, pid_packets, send
+from holdfast.host.keeping import KeeperLink
+from holdfast.host.port import Kind, ProcessState, Record
+
+from .harness import BOUND, RunningServer, alive, kill_server, start_host, until_dead, within
+from .promises import eventually, kill_keeper, spec
+
+#: A host where a socket has no more room than Linux gives by default.
+SMALL = """
+import socket, sys
+
+genuine = socket.socket.setsockopt
+
+def setsockopt(self, level, option, value):
+    return genuine(self, level, option, min(value, 212992) if level == socket.SOL_SOCKET else value)
+
+socket.socket.setsockopt = setsockopt
+from holdfast.host.entry import main
+sys.exit(main())
+"""
+MANY = 1200
+PYTHON = Path(sys.executable).resolve()
+
+
+async def test_who_has_closed_its_streams_outlives_keeper_and_server(state: Path) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    started = await client.start(spec("silent", "sh", "-c", "exec >&- 2>&- <&-; sleep 1000; exit 3"))
+    assert started.pid is not None
+    await eventually(lambda: not os.path.exists(f"/proc/{started.pid}/fd/1"), "it closes its streams")
+    keeper_pid = await kill_keeper(server.pid)
+    server.process.wait(BOUND)
+    status = await client.status("silent")
+    assert status is not None
+    assert (status.state, status.pid) == (ProcessState.RUNNING, started.pid)
+    ending = await client.terminate("silent")
+    assert ending.was_running
+    await client.aclose()
+    os.kill(keeper_pid, signal.SIGTERM)
+    await until_dead(keeper_pid)
+
+
+def test_what_has_no_descriptor_is_handed_over_as_well() -> None:
+    held = {"loud": {"stdout": 7, "stdin": 5}, "silent": {}}
+    received: dict[str, dict[str, int]] = {}
+    take_in(received, *hand_out(held))
+    assert received == held
+    with pytest.raises(ValueError, match="argument"):
+        take_in({}, ["loud/stdout"], [])
+
+
+def test_it_waits_until_there_is_room_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = os.fork
+    refused: list[int] = []
+
+    def fork() -> int:
+        if len(refused) < 3:
+            refused.append(1)
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return genuine()
+
+    def serve(channel: int, estate: Estate | None, announce: bool) -> int:
+        link = KeeperLink(socket.socket(fileno=channel))
+        held, _ = link.take_over()
+        link.leave()
+        return 7 if list(held) == ["place"] else 8
+
+    pid = os.fork()
+    if pid == 0:
+        status = 9
+        try:
+            monkeypatch.setattr(os, "fork", fork)
+            monkeypatch.setattr(keeper, "_PAUSE", 0.01)
+            status = Keeper(serve, held={"place": {}}).run()
+        finally:
+            os._exit(status if len(refused) == 3 else 10)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000, 1001, 40_000])
+def test_any_number_of_pids_arrives_whole(count: int) -> None:
+    pids = range(4_000_000, 4_000_000 + count)
+    packets = pid_packets("adopt", pids)
+    assert all(len(pack(words)) <= PACKET and words[0] == "adopt" for words in packets)
+    assert [int(word) for words in packets for word in words[1:]] == list(pids)
+
+
+async def test_hundreds_that_end_at_once_are_all_told_of(state: Path) -> None:
+    server = RunningServer([sys.executable, "-c", SMALL, "--listen", "unix://", "--state-dir", str(state)])
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    names = [f"p{number}" for number in range(MANY)]
+    started = await asyncio.gather(*(client.start(spec(name, "sleep", "1000", stdin=True)) for name in names))
+    await kill_server(server)
+    assert (await client.status("p0")) is not None
+    for status in started:
+        assert status.pid is not None
+        os.kill(status.pid, signal.SIGKILL)
+
+    async def last(name: str) -> object:
+        return [record async for record in client.records(name)][-1]
+
+    ends = await within(asyncio.gather(*map(last, names)))
+    assert all(isinstance(end, Record) and end.kind is Kind.CLOSED for end in ends)
+    await client.aclose()
+    assert server.stop() == 0
+
+
+async def test_a_server_that_cannot_become_the_keeper_still_serves_and_stops(tmp_path: Path, state: Path) -> None:
+    python = tmp_path / "python"
+    python.symlink_to(PYTHON)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, sysconfig.get_paths()["purelib"]])}
+    argv = [str(python), "-m", "holdfast.host", "--listen", "unix://", "--state-dir", str(state)]
+    server = RunningServer(argv, env=environment, stderr=tmp_path / "stderr")
+    client = await HostClient.connect(server.url)
+    started = await client.start(spec("p", "sleep", "1000"))
+    assert started.pid is not None
+    serving = server.server_pid
+    # As an upgrade of Python does.
+    python.unlink()
+    os.kill(server.pid, signal.SIGKILL)
+    server.process.wait(BOUND)
+    await eventually(lambda: "cannot become the keeper" in (tmp_path / "stderr").read_text(), "it says so")
+    status = await client.status("p")
+    assert status is not None
+    assert status.state is ProcessState.RUNNING
+    await client.aclose()
+    os.kill(serving, signal.SIGTERM)
+    await until_dead(serving)
+    assert not alive(started.pid)
+
+
+def test_what_a_killed_keeper_had_told_is_heard() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    told: list[tuple[int, int, int]] = []
+
+    async def listen() -> None:
+        died = asyncio.Event()
+        link = KeeperLink(ours)
+        link.on_ended = lambda pid, code, number: told.append((pid, code, number))
+        link.on_death = died.set
+        # What it did not read is told first, as an error.
+        link.reap(1)
+        send(theirs, ["ended", "4711", "3", "0"])
+        theirs.close()
+        link.listen(asyncio.get_running_loop())
+        async with asyncio.timeout(BOUND):
+            await died.wait()
+
+    asyncio.run(listen())
+    assert told == [(4711, 3, 0)]
