@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from holdfast.host.client import HostClient
-from holdfast.host.port import ProcessSpec, ProcessState
+from holdfast.host.port import HostUnavailable, ProcessSpec, ProcessState
 
 from .conftest import Outcome
 from .fake_daemon import PATIENCE
@@ -69,7 +70,8 @@ def start(host: str) -> Start:
 
 
 def test_they_are_listed_with_state_age_and_command(host: str, start: Start, cli: Callable[..., Outcome]) -> None:
-    assert cli("host", "list").err == "The host keeps no process.\n"
+    nothing = "The host keeps no process of its own. Those of clients' sessions: holdfast host status\n"
+    assert cli("host", "list").err == nothing
     start("done", "exit 3")
     start("runs", "echo up; exec sleep 1000", until_closed=False)
     outcome = cli("host", "list")
@@ -193,3 +195,40 @@ def test_a_wrong_token_is_told_as_such(state: Path, cli: Callable[..., Outcome])
             assert "There is no token in" in refused.err
     finally:
         assert next(hosts, None) is None
+
+
+def test_a_host_that_one_may_not_ask_is_not_called_absent(state: Path, cli: Callable[..., Outcome]) -> None:
+    (state / "host").write_text("a file")
+    for command in ("status", "list"):
+        outcome = cli("host", command)
+        assert outcome.status == 127
+        assert "No host is running" not in outcome.err
+
+
+@pytest.mark.parametrize("url", ["ws://127.0.0.1:99999", "ws://127.0.0.1:abc", "ws://[::1:4", "http://x"])
+def test_what_is_no_url_is_said_to_be_none(url: str, cli: Callable[..., Outcome]) -> None:
+    for command in ("status", "list"):
+        outcome = cli("host", command, "--url", url)
+        assert outcome.status == 127
+        assert f"{url} is not the URL of a host." in outcome.err
+        assert "Traceback" not in outcome.err
+
+
+def test_a_host_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.host.connection._ANSWERS_WITHIN", 0.1)
+    path = tmp_path / "mute.sock"
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(os.fspath(path))
+        mute.listen()
+
+        async def ask() -> None:
+            await HostClient.connect(f"unix://{path}", reconnect_for=0.1)
+
+        with pytest.raises(HostUnavailable, match="does not answer"):
+            asyncio.run(asyncio.wait_for(ask(), PATIENCE))
+
+
+def test_a_grace_that_no_host_grants_is_refused(host: str, cli: Callable[..., Outcome]) -> None:
+    outcome = cli("host", "stop", "p", "--grace", "11m")
+    assert outcome.status == 2
+    assert "--grace is 10m at most" in outcome.err

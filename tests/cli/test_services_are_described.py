@@ -165,3 +165,14 @@ def test_installing_writes_one_private_file_and_replaces_only_its_own(
     assert refused.status == 2
     assert "not written by Holdfast" in refused.err
     assert (home / path).read_text() == "somebody else's"
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    home: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "file"))
+    outcome = cli("service", "systemd", "--install")
+    assert outcome.status == 2
+    assert "holdfast.service cannot be written: Not a directory." in outcome.err
+    assert "Traceback" not in outcome.err

@@ -77,10 +77,11 @@ def ask_if_running(
 
     try:
         return ask(url, token_file, question, patience=patience)
-    except HostUnavailable:
-        if url is not None:
-            raise
-        return None
+    except HostUnavailable as error:
+        # Whoever may not ask, or gets no answer, does not know that.
+        if url is None and isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
+            return None
+        raise
 
 
 def _token(file: Path) -> str:

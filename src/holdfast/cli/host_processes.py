@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _ID: Final = click.argument("process_id", metavar="ID", shell_complete=completion_values.processes)
 #: Seconds that a reader waits for a host which went away.
 _LONG_PATIENCE: Final = 20.0
+#: Seconds of grace that a host grants at the most.
+_LONGEST_GRACE: Final = 600.0
 
 
 @click.command("list")
@@ -34,7 +36,7 @@ def list_(*, url: str | None, token_file: Path | None, as_json: bool) -> int:
     elif found is None:
         terminal.tell(host_access.NOT_RUNNING)
     elif not found:
-        terminal.tell("The host keeps no process.")
+        terminal.tell("The host keeps no process of its own. Those of clients' sessions: holdfast host status")
     else:
         rows = [
             [
@@ -80,7 +82,7 @@ def logs(*, process_id: str, follow: bool, url: str | None, token_file: Path | N
     metavar="DURATION",
     default="2s",
     callback=duration.option,
-    help="Between SIGTERM and SIGKILL.  [default: 2s]",
+    help="Between SIGTERM and SIGKILL, 10m at most.  [default: 2s]",
 )
 @click.option("--now", is_flag=True, help="SIGKILL at once.")
 @host_access.options
@@ -92,6 +94,8 @@ def stop(*, process_id: str, grace: float, now: bool, url: str | None, token_fil
     """
     if duration.limit(grace) is None:
         raise click.UsageError("--grace must have an end.")
+    if grace > _LONGEST_GRACE:
+        raise click.UsageError("--grace is 10m at most.")
 
     async def end(client: HostClient) -> Termination:
         await _known(client, process_id)

@@ -43,6 +43,12 @@ class NotOurs(InvalidRequest):
     code = "not_ours"
 
 
+class CannotInstall(InvalidRequest):
+    """The unit cannot be written where it belongs."""
+
+    code = "cannot_install"
+
+
 @click.command()
 @click.argument("manager", type=click.Choice(["systemd", "launchd"]))
 @click.argument("what", type=click.Choice(["daemon", "exec-server"]), default="daemon")
@@ -78,7 +84,13 @@ def service(
         terminal.write([text.encode()])
         return 0
     path = _place(manager, label)
-    replaced = _write(path, text, force=force)
+    try:
+        replaced = _write(path, text, force=force)
+    except OSError as error:
+        raise CannotInstall(
+            f"{path} cannot be written: {error.strerror}.",
+            hint="Make its directory writable, or print the unit and put it where it belongs yourself.",
+        ) from error
     terminal.write_line(f"{path}\nStart it, now and with every session:\n  {_start(manager, label, path)}")
     if replaced:
         terminal.write_line(f"If it runs, it goes on as it was until:\n  {_restart(manager, label, path)}")

@@ -21,6 +21,8 @@ RECONNECT_FOR: Final = 20.0
 #: Seconds between tries: the first, and the most.
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.5
+#: Seconds for a host to say who it is: one that is stopped, or hangs, takes connections all the same.
+_ANSWERS_WITHIN: Final = 10.0
 
 T = TypeVar("T")
 
@@ -162,19 +164,19 @@ class HostConnection:
         return HostUnavailable(f"The host at {self.url} {wrong}.", hint="Give its token: --token-file FILE")
 
     async def open(self) -> Link:
-        """Make a connection, and introduce ourselves."""
-        link = Link()
-        accept: Callable[[Connection], Peer] = link.peer.accept
-        if self.url.startswith("unix://"):
-            await connect_unix(Path(self.url.removeprefix("unix://")), accept)
-        elif self.url.startswith(("ws://", "wss://")):
-            from holdfast.jsonrpc.websocket import connect_websocket
+        """Make a connection, and introduce ourselves.
 
-            await connect_websocket(self.url, accept, token=self._token)
-        else:
-            raise HostUnavailable(f"{self.url} is not the URL of a host.", hint="Use unix://PATH or ws://HOST:PORT.")
+        :raises OSError: nobody answers there
+        :raises HostUnavailable: there is no use in trying again
+        """
+        link = Link()
         try:
-            result = await link.peer.call("initialize", {"clientName": "holdfast"})
+            async with asyncio.timeout(_ANSWERS_WITHIN):
+                await self._connect(link.peer.accept)
+                result = await link.peer.call("initialize", {"clientName": "holdfast"})
+        except TimeoutError:
+            link.peer.close()
+            raise TimeoutError("it takes connections, but does not answer") from None
         except RpcError as error:
             link.peer.close()
             raise HostUnavailable(f"The host at {self.url} refused: {error.message}") from error
@@ -188,6 +190,22 @@ class HostConnection:
         self.state_directory = told.state_directory
         link.peer.notify("initialized", {})
         return link
+
+    async def _connect(self, accept: Callable[[Connection], Peer]) -> None:
+        if self.url.startswith("unix://"):
+            await connect_unix(Path(self.url.removeprefix("unix://")), accept)
+        elif self.url.startswith(("ws://", "wss://")):
+            from holdfast.jsonrpc.websocket import connect_websocket
+
+            try:
+                await connect_websocket(self.url, accept, token=self._token)
+            except ValueError:
+                raise self._no_url() from None
+        else:
+            raise self._no_url()
+
+    def _no_url(self) -> HostUnavailable:
+        return HostUnavailable(f"{self.url} is not the URL of a host.", hint="Use unix://PATH or ws://HOST:PORT.")
 
     async def persistently(self, action: Callable[[Link], Awaitable[T]]) -> T:
         """Carry out *action*, again on a new connection if one is lost; it must bear repetition.
