@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from holdfast.host.configuration.layers import user_home
+from holdfast.host.environment import child_environment, environment_info
+
 from .harness import BOUND, PATH, RunningServer, WireClient, until_dead, within, write_params
 
 
@@ -29,6 +32,16 @@ async def test_initialize_describes_the_environment(either: RunningServer) -> No
         assert await client.result("environment/status", nothing) == {"status": "ready"}
     for something in ([], [None], "", 0, False, {"": None}):
         assert (await client.error("environment/status", something))[0] == -32602
+
+
+def test_an_account_that_nobody_wrote_down_has_a_shell_and_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    for name in ("SHELL", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    info = environment_info()
+    assert (info["shell"], info["userHomeDir"]) == ({"name": "sh", "path": "/bin/sh"}, "file:///")
+    assert child_environment({}, None, terminal=True) == {"SHELL": "/bin/sh"}
+    assert user_home() == "/"
 
 
 async def test_requests_before_the_handshake_are_refused(either: RunningServer) -> None:

@@ -136,7 +136,7 @@ def child_environment(
             result = {name: value for name, value in result.items() if name in included}
     result.update(env)
     if terminal and "SHELL" not in result:
-        result["SHELL"] = pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
+        result["SHELL"] = shell_and_home()[0]
     return {
         name: value
         for name, value in result.items()
@@ -144,11 +144,21 @@ def child_environment(
     }
 
 
+def shell_and_home() -> tuple[str, str]:
+    """The shell and the home directory of the account, and those of nobody in particular if it has none."""
+    try:
+        account = pwd.getpwuid(os.getuid())
+    except KeyError:
+        # In a container the host may run under any number.
+        return "/bin/sh", "/"
+    return account.pw_shell or "/bin/sh", account.pw_dir or "/"
+
+
 def environment_info(capabilities: frozenset[str] = IMPLEMENTED) -> dict[str, Any]:
     """The ``environmentInfo`` object; *capabilities* names those that are implemented."""
-    account = pwd.getpwuid(os.getuid())
-    shell = os.environ.get("SHELL") or account.pw_shell or "/bin/sh"
-    home = os.environ.get("HOME") or account.pw_dir
+    own_shell, own_home = shell_and_home()
+    shell = os.environ.get("SHELL") or own_shell
+    home = os.environ.get("HOME") or own_home
     return {
         "shell": {"name": os.path.basename(shell), "path": shell},
         "executorVersion": EXECUTOR_VERSION,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import posixpath
-import pwd
 from dataclasses import dataclass
 from typing import Any, Final
 
 from holdfast.host.configuration.project import Project, find_project, real
 from holdfast.host.configuration.reading import Files, cannot_load
 from holdfast.host.configuration.toml import Table, is_table
+from holdfast.host.environment import shell_and_home
 from holdfast.host.files.scope import Scope
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, RpcError
 
@@ -123,7 +123,7 @@ def codex_home() -> str:
 
 def user_home() -> str:
     """The home directory, as the environment says or else the account."""
-    return os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir
+    return os.environ.get("HOME") or shell_and_home()[1]
 
 
 def load(directory: str, home: str, projects: Files, system: str = SYSTEM_DIRECTORY) -> tuple[Layers, Layers]:
