@@ -14,7 +14,7 @@ import pytest
 from holdfast.host.configuration.layers import user_home
 from holdfast.host.environment import child_environment, environment_info
 
-from .harness import BOUND, PATH, RunningServer, WireClient, until_dead, within, write_params
+from .harness import BOUND, PATH, RunningServer, WireClient, start_host, until_dead, within, write_params
 
 
 async def test_initialize_describes_the_environment(either: RunningServer) -> None:
@@ -42,6 +42,22 @@ def test_an_account_that_nobody_wrote_down_has_a_shell_and_a_home(monkeypatch: p
     assert (info["shell"], info["userHomeDir"]) == ({"name": "sh", "path": "/bin/sh"}, "file:///")
     assert child_environment({}, None, terminal=True) == {"SHELL": "/bin/sh"}
     assert user_home() == "/"
+
+
+async def test_a_host_whose_directory_was_deleted_is_still_one(
+    state: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    host = start_host(state)
+    monkeypatch.undo()
+    os.rmdir(workspace)
+    client = await WireClient.connect(host.url, initialize=False)
+    assert (await client.result("initialize", {"clientName": ""}))["environmentInfo"]["cwd"] == "file:///"
+    client.notify("initialized")
+    await client.start("p", "/bin/echo", "hello")
+    await client.until_output("p", b"hello")
+    await client.close()
+    host.stop()
 
 
 async def test_requests_before_the_handshake_are_refused(either: RunningServer) -> None:

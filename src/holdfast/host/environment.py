@@ -163,7 +163,7 @@ def environment_info(capabilities: frozenset[str] = IMPLEMENTED) -> dict[str, An
         "shell": {"name": os.path.basename(shell), "path": shell},
         "executorVersion": EXECUTOR_VERSION,
         "providerId": _provider_id(),
-        "cwd": path_to_uri(os.getcwd()),
+        "cwd": path_to_uri(_working_directory()),
         "userHomeDir": path_to_uri(home),
         "platformOs": "linux",
         "prependPathDirs": [],
@@ -171,6 +171,14 @@ def environment_info(capabilities: frozenset[str] = IMPLEMENTED) -> dict[str, An
         "tempDir": path_to_uri(os.environ.get("TMPDIR") or "/tmp"),
         "capabilities": {name: name in capabilities for name in CAPABILITIES},
     }
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        # It was deleted, or may not be looked at any more: that keeps nobody from working elsewhere.
+        return "/"
 
 
 def _provider_id() -> str:
