@@ -15,6 +15,7 @@ from holdfast.host.files import service
 from holdfast.host.hanging import HangingMounts
 
 from .harness import RunningServer, WireClient
+from .sandboxes import bubblewrap, sandbox
 
 _MNT_DETACH = 2
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -111,6 +112,30 @@ async def test_a_start_that_hangs_hangs_alone(
         await stuck.until_closed("p")
     else:
         assert reply["error"]["code"] == -32603
+    await stuck.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("way", ["cwd", "program", pytest.param("managed", marks=bubblewrap)])
+async def test_a_start_with_a_sandbox_hangs_alone(
+    host: RunningServer, program: Hung, hung: Path, workspace: Path, way: str
+) -> None:
+    stuck, other = await WireClient.connect(host.url), await WireClient.connect(host.url)
+    none = {"permissions": {"type": "disabled"}, "windowsSandboxLevel": "disabled"}
+    start = {"processId": "p", "argv": ["/bin/cat"], "cwd": hung.as_uri(), "env": {}, "tty": False, "sandbox": none}
+    more = {
+        "cwd": {},
+        "program": {"argv": [f"{hung}/program"], "cwd": "file:///tmp"},
+        "managed": {"sandbox": sandbox(workspace)},
+    }
+    waiting = stuck.request("process/start", {**start, **more[way]})
+    # By then the thread that reads the sandbox is done.
+    await asyncio.sleep(0.3)
+    await other.start("p", "/bin/echo", "hello")
+    await other.until_output("p", b"hello")
+    assert waiting not in stuck.replies
+    program.end()
+    assert (await stuck.reply(waiting))["error"]["code"] == -32603
     await stuck.close()
     await other.close()
 

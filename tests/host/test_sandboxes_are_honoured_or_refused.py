@@ -172,6 +172,10 @@ async def test_no_sandbox_is_no_sandbox(client: WireClient, workspace: Path) -> 
         asked = {**sandbox(workspace), "permissions": permissions}
         started = await client.start(f"n{permissions['type']}", "/bin/true", sandbox=asked)
         assert started["sandboxType"] == "none"
+        name = f"a{permissions['type']}"
+        await client.start(name, "/bin/cat", "/proc/self/cmdline", arg0="renamed", sandbox=asked)
+        await client.until_closed(name)
+        assert client.output(name) == b"renamed\0/proc/self/cmdline\0"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -46,11 +46,9 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
     env = child_environment(params.env, params.env_policy, terminal=params.tty)
     if not _is_null(params.sandbox):
         return _start_in_sandbox(client, params, cwd, env)
-    argv = params.argv if params.arg0 is None else [params.arg0, *params.argv[1:]]
-    mounts = client.host.hanging
-    if mounts.any() and (hanging := [path for path in _places(params, cwd, env) if mounts.lead(path)]):
-        return _start_when_they_answer(client, params, argv, cwd, env, hanging)
-    return _start(client, params, params.argv[0], argv, cwd, env)
+    if hanging := _hanging(client, _places(params, cwd, env)):
+        return _start_when_they_answer(client, params, cwd, env, hanging)
+    return _start(client, params, params.argv[0], _renamed(params), cwd, env)
 
 
 def _unsupported(params: parameters.Start) -> str | None:
@@ -65,18 +63,29 @@ def _unsupported(params: parameters.Start) -> str | None:
     return "enforceManagedNetwork" if params.enforce_managed_network else None
 
 
-def _places(params: parameters.Start, cwd: str, env: Mapping[str, str]) -> list[str]:
+def _renamed(params: parameters.Start) -> list[str]:
+    """The arguments as the program gets them."""
+    return params.argv if params.arg0 is None else [params.arg0, *params.argv[1:]]
+
+
+def _hanging(client: ClientConnection, places: Iterable[str]) -> list[str]:
+    """Those of *places* that may never answer."""
+    mounts = client.host.hanging
+    return [path for path in places if mounts.lead(path)] if mounts.any() else []
+
+
+def _places(params: parameters.Start, cwd: str, env: Mapping[str, str]) -> Iterator[str]:
     """Where a start looks."""
     program = params.argv[0]
     stdin_file = None if params.holdfast is None else params.holdfast.stdin_file
     named = [program] if "/" in program else search_path(env)
-    return [posixpath.join(cwd, path) for path in (cwd, *named, *([] if stdin_file is None else [stdin_file]))]
+    for path in (cwd, *named, *([] if stdin_file is None else [stdin_file])):
+        yield posixpath.join(cwd, path)
 
 
 async def _start_when_they_answer(
     client: ClientConnection,
     params: parameters.Start,
-    argv: list[str],
     cwd: str,
     env: dict[str, str],
     hanging: list[str],
@@ -86,7 +95,7 @@ async def _start_when_they_answer(
 
     await client.resource(FileService, FileService).in_thread(touch, hanging)
     _require_session(client)
-    return _start(client, params, params.argv[0], argv, cwd, env)
+    return _start(client, params, params.argv[0], _renamed(params), cwd, env)
 
 
 def _require_session(client: ClientConnection) -> None:
@@ -109,11 +118,15 @@ async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, 
     from holdfast.host.sandbox.command_line import command_line
     from holdfast.host.sandbox.handover import HELPERS_ENVIRONMENT
 
+    service = client.resource(FileService, FileService)
     try:
-        command = await client.resource(FileService, FileService).in_thread(command_line, params, cwd, env)
+        command = await service.in_thread(command_line, params, cwd, env)
+        # What is inside of a sandbox is looked for there, but in its directory this process is first.
+        if hanging := _hanging(client, _places(params, cwd, env) if command is None else [cwd]):
+            await service.in_thread(touch, hanging)
         _require_session(client)
         if command is None:
-            return _start(client, params, params.argv[0], params.argv, cwd, env)
+            return _start(client, params, params.argv[0], _renamed(params), cwd, env)
         with command.handed_over() as (argv, descriptors):
             return _start(
                 client,
