@@ -15,7 +15,7 @@ from holdfast.host.files import service
 from holdfast.host.hanging import HangingMounts
 
 from .harness import RunningServer, WireClient
-from .sandboxes import bubblewrap, sandbox
+from .sandboxes import bubblewrap, sandbox, special
 
 _MNT_DETACH = 2
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -136,6 +136,28 @@ async def test_a_start_with_a_sandbox_hangs_alone(
     assert waiting not in stuck.replies
     program.end()
     assert (await stuck.reply(waiting))["error"]["code"] == -32603
+    await stuck.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("method", ["fs/watchMissing", "capabilityRoots/discoverV1", "capabilities/discoverV2"])
+async def test_a_sandbox_that_hangs_hangs_alone(
+    host: RunningServer, program: Hung, hung: Path, workspace: Path, method: str
+) -> None:
+    stuck, other = await WireClient.connect(host.url), await WireClient.connect(host.url)
+    place = {"path": {"type": "path", "path": f"{hung}/x"}, "access": "write"}
+    inside = {"sandbox": sandbox(workspace, special("root", "read"), place)}
+    params = {
+        "fs/watchMissing": {"watchId": 1, "missing": [f"file://{workspace}/x"], **inside},
+        "capabilityRoots/discoverV1": {"roots": [{"id": "a", "path": f"file://{workspace}", **inside}]},
+        "capabilities/discoverV2": {"cwd": f"file://{workspace}", **inside},
+    }
+    waiting = stuck.request(method, params[method])
+    assert await stuck.result("environment/status") == {"status": "ready"}
+    assert await other.result("environment/status") == {"status": "ready"}
+    assert waiting not in stuck.replies
+    program.end()
+    assert waiting == (await stuck.reply(waiting))["id"]
     await stuck.close()
     await other.close()
 

@@ -118,13 +118,15 @@ async def discover(client: ClientConnection, params: Discover) -> bytes:
     if len(params.roots) > ROOT_LIMIT:
         raise RpcError(INVALID_REQUEST, f"capability root discovery accepts at most {ROOT_LIMIT} roots")
     service = client.resource(FileService, FileService)
-    return await service.in_thread(_discover_all, [(root, service.scope(root)) for root in params.roots])
+    return await service.in_thread(_discover_all, service, params.roots)
 
 
-def _discover_all(roots: list[tuple[CapabilityRoot, Scope]]) -> bytes:
+def _discover_all(service: FileService, roots: list[CapabilityRoot]) -> bytes:
+    # If one of the sandboxes is refused, nothing is looked at.
+    scopes = [service.scope(root) for root in roots]
     left = ANSWER_LIMIT
     found: list[Discovery] = []
-    for root, scope in roots:
+    for root, scope in zip(roots, scopes, strict=True):
         try:
             search = RootSearch(root, scope, min(left, BUNDLE_LIMIT))
         except ForeignPath as foreign:

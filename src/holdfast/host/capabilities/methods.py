@@ -45,10 +45,11 @@ async def discover_capabilities(client: ClientConnection, params: DiscoverCapabi
         # It is a URI, if not one of this machine.
         pass
     service = client.resource(FileService, FileService)
-    return await service.in_thread(_discover, service.scope(params))
+    return await service.in_thread(_discover, service, params)
 
 
-def _discover(scope: Scope) -> bytes:
+def _discover(service: FileService, params: DiscoverCapabilities) -> bytes:
+    scope = service.scope(params)
     home = codex_home()
     roots = (
         ("codex-home-skills", posixpath.join(home, "skills")),

@@ -92,7 +92,8 @@ async def watch_missing(client: ClientConnection, params: parameters.WatchMissin
     paths = paths_of(params)
     if not service.watch.begin(params):
         return b'{"watching":false}'
-    scope = service.scope(params)
+    # A sandbox may name places that never answer.
+    scope = await service.in_thread(service.scope, params)
     inotify = None if paths is None else await service.in_thread(prepare, scope, *paths)
     if inotify is None:
         return b'{"watching":false}'

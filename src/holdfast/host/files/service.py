@@ -124,7 +124,7 @@ class FileService:
         self.watch = MissingWatch(client.connection.send)
 
     def scope(self, params: object) -> Scope:
-        """What a request may touch.
+        """What a request may touch; to be asked in a thread, for a sandbox is looked up in the file system.
 
         :raises RpcError: its sandbox cannot be honoured
         """
