@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -89,6 +90,12 @@ class Web:
             if path == "/moved":
                 writer.write(b"HTTP/1.1 302 Found\r\nLocation: https://localhost:%d/there\r\n" % self.ports["stranger"])
                 writer.write(b"Content-Length: 0\r\n\r\n")
+            elif path in ("/cut", "/ended"):
+                writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf of it")
+                await writer.drain()
+                if path == "/cut":
+                    # Nothing is said under the key any more.
+                    writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
             else:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY))
             await writer.drain()
@@ -146,6 +153,17 @@ async def test_a_server_that_proves_its_name_is_asked(client: WireClient, web: W
     deltas = [base64.b64decode(message["params"]["deltaBase64"]) for message in client.notifications]
     assert b"".join(deltas) == BODY
     assert web.requests == ["/whole", "/streamed"]
+
+
+async def test_a_connection_that_is_cut_is_no_end_of_a_body(client: WireClient, web: Web) -> None:
+    cut = "error decoding response body"
+    problem = f"failed to read http/request response body: {cut}"
+    assert await client.error("http/request", asked(web, "right", "/cut")) == (-32603, problem)
+    whole = await client.result("http/request", asked(web, "right", "/ended"))
+    assert base64.b64decode(whole["bodyBase64"]) == b"half of it"
+    await client.result("http/request", asked(web, "right", "/cut", streamResponse=True))
+    await client.until(lambda: client.notifications and client.notifications[-1]["params"]["done"])
+    assert client.notifications[-1]["params"]["error"] == cut
 
 
 @pytest.mark.parametrize("server", ["other", "stranger"])

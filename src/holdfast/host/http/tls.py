@@ -102,8 +102,8 @@ class TlsReader:
             except ssl.SSLWantReadError:
                 self._flush()
                 await self._receive()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                # Many servers close without saying so.  Whether the body is whole, its length or its chunks tell.
+            except ssl.SSLZeroReturnError:
+                # Only what is said under the key is an end: anybody on the way can cut the connection.
                 return False
             else:
                 self._buffer += data
