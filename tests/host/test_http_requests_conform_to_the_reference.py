@@ -51,6 +51,24 @@ for number, location in enumerate(NOWHERE):
     head = f"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {location}\r\nContent-Length: 2\r\n\r\nxx"
     ANSWERS[f"/nowhere-{number}"] = head.encode()
 
+#: Relative locations, and where they lead from ``/web//s/start-N?old`` on, N being their number.
+RELATIVE = (
+    ("c//d", "/web//s/c//d"),
+    ("..//k", "/web///k"),
+    ("/..//x", "//x"),
+    (".", "/web//s/"),
+    ("c;", "/web//s/c;"),
+    ("?", "/web//s/start-5?"),
+    ("?q#f", "/web//s/start-6?q"),
+    ("g?", "/web//s/g?"),
+    ("x?http://a//b", "/web//s/x?http://a//b"),
+    ("http:rel//x", "/web//s/rel//x"),
+    ("http:a:b", "/web//s/a:b"),
+)
+for number, (location, _) in enumerate(RELATIVE):
+    head = f"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+    ANSWERS[f"/web//s/start-{number}?old"] = head.encode()
+
 #: Heads that are none.
 MALFORMED = (
     b"HTTP/1.1  200 OK\r\n",
@@ -252,6 +270,12 @@ async def test_dots_are_resolved_before_a_path_is_sent(http: Http, web: Web, pat
     assert web.requests[-1][0] == f"GET {sent}"
     await http.get(f"http:\\\\\\127.0.0.1:{web.port}{path}")
     assert web.requests[-1][0] == f"GET {sent}"
+
+
+@pytest.mark.parametrize("number", range(len(RELATIVE)))
+async def test_a_relative_redirect_changes_no_more_than_it_says(http: Http, web: Web, number: int) -> None:
+    assert (await http.get(f"/web//s/start-{number}?old"))[2] == b"ok"
+    assert web.requests[-1][0] == f"GET {RELATIVE[number][1]}"
 
 
 @pytest.mark.parametrize("number", range(len(NOWHERE)))

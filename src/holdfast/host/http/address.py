@@ -9,7 +9,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, unquote_to_bytes, urljoin
+from urllib.parse import quote, unquote_to_bytes
 
 #: The schemes there are, and the ports that need not be told.
 PORTS: Final = {"http": 80, "https": 443}
@@ -115,14 +115,30 @@ def redirected(base: Address, location: str) -> Address | None:
     if location.startswith("///") or (found is not None and found.end() == len(location)):
         return None
     try:
-        if location.startswith("//"):
-            location = f"{base.scheme}:{location}"
-        elif found is None or (found[1].lower() == base.scheme and len(found[2]) < 2):
+        if found is None:
+            location = location.translate(_LEFT_OUT)
+            if _SCHEME.match(location) is None:
+                location = _joined(base, location)
+        elif found[1].lower() == base.scheme and len(found[2]) < 2:
             # With the scheme that is known already, and no two slashes behind it, it is a relative address.
-            location = urljoin(base.url, location)
+            location = _joined(base, location[found.end(1) + 1 :].translate(_LEFT_OUT))
         return read_address(location)
     except ValueError:
         return None
+
+
+def _joined(base: Address, location: str) -> str:
+    """The URL that a relative one means; its dots are left in it."""
+    path = base.target.partition("?")[0]
+    if location.startswith("//"):
+        return f"{base.scheme}:{location}"
+    if location.startswith("/"):
+        return base.origin + location
+    if location.startswith("?"):
+        return base.origin + path + location
+    if not location or location.startswith("#"):
+        return base.origin + base.target + location
+    return base.origin + path[: path.rindex("/") + 1] + location
 
 
 def _credentials(userinfo: str) -> tuple[str, str] | None:
