@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from holdfast.host.uri import normalize, resolve_dots, uri_to_path
 
 from .harness import WireClient
 
@@ -164,3 +167,17 @@ async def test_a_name_is_written_the_same(client: WireClient, tmp_path: Path) ->
     roots = [{"id": "r", "path": f"file://{place}/{written}"}]
     (found,) = (await client.result("capabilityRoots/discoverV1", {"roots": roots}))["roots"]
     assert (found["path"], found["error"]) == (roots[0]["path"], None)
+
+
+def test_long_uris_are_not_kept() -> None:
+    def read(number: int) -> int:
+        uri = f"file:///{number}" + "/a%20b" * 200_000
+        assert normalize(uri) == uri
+        return resolve_dots(uri_to_path(uri)).count("/a b")
+
+    tracemalloc.start()
+    try:
+        assert [read(number) for number in range(6)] == [200_000] * 6
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from typing import Final
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -26,6 +27,8 @@ _NO_SERVER: Final = re.compile(r"[\0-\x20#/:<>?@\[\\\]^|%\x7f\ufffd]")
 _PLAIN_IN_NAME: Final = "/:@!$&'()*+,;=[]^|"
 #: What a URL leaves as it is in a path.
 _PLAIN_IN_PATH: Final = _PLAIN_IN_NAME + "%"
+#: Characters of the longest text that is remembered: no file has a longer path, even if all of it is percent-encoded.
+_LONGEST: Final = 16 * 1024
 
 
 class InvalidUri(InvalidRequest):
@@ -45,12 +48,23 @@ class ForeignUri(InvalidUri):
         super().__init__(f"URI `{uri}` is not valid on this exec-server host: {self.reason}")
 
 
+def _remembered(function: Callable[[str], str]) -> Callable[[str], str]:
+    """The function, with what it said last; a client that sends long texts has them kept by nobody."""
+    remembering = lru_cache(256)(function)
+
+    @wraps(function)
+    def call(text: str) -> str:
+        return remembering(text) if len(text) <= _LONGEST else function(text)
+
+    return call
+
+
 def path_to_uri(path: str) -> str:
     """The URI of an absolute path."""
     return "file://" + quote(path.encode("utf-8", "surrogateescape"), safe=_PLAIN_IN_NAME)
 
 
-@lru_cache(256)
+@_remembered
 def uri_to_path(uri: str) -> str:
     """The absolute path that *uri* names.
 
@@ -60,7 +74,7 @@ def uri_to_path(uri: str) -> str:
     return unquote_to_bytes(normalize(uri).removeprefix("file://")).decode("utf-8", "surrogateescape")
 
 
-@lru_cache(256)
+@_remembered
 def normalize(uri: str) -> str:
     """*uri* as a browser writes it, which is how the reference implementation tells it.
 
@@ -106,7 +120,7 @@ def normalize(uri: str) -> str:
     return f"file://{path}"
 
 
-@lru_cache(256)
+@_remembered
 def resolve_dots(path: str) -> str:
     """An absolute path with ``.``, ``..`` and doubled slashes resolved in the text, as in any URL."""
     return "/" + posixpath.normpath(path).lstrip("/")
