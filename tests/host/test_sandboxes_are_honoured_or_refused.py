@@ -167,6 +167,32 @@ async def test_a_sandboxed_process_goes_on_when_the_server_is_killed(host: Runni
     await again.close()
 
 
+@bubblewrap
+async def test_a_write_outside_of_a_sandbox_leaves_what_is_protected_in_it(client: WireClient, workspace: Path) -> None:
+    source, denied, fixed, gate = (workspace / name for name in ("source", "denied", "fixed", "gate"))
+    for path in (source, denied, fixed):
+        path.write_text("old")
+    os.mkfifo(gate)
+    limits = [
+        {"path": {"type": "path", "path": str(path)}, "access": how}
+        for path, how in ((denied, "deny"), (fixed, "read"))
+    ]
+    asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), *limits)
+    script = "echo ready; read x <gate; cat denied; echo broken >fixed; echo end"
+    await client.start("p", "/bin/sh", "-c", script, cwd=f"file://{workspace}", sandbox=asked)
+    await client.until_output("p", b"ready")
+    await client.result("fs/writeFile", {"path": f"file://{denied}", "dataBase64": "aGlkZGVu"})
+    copied = {"sourcePath": f"file://{source}", "destinationPath": f"file://{fixed}", "recursive": False}
+    await client.result("fs/copy", copied)
+    descriptor = os.open(gate, os.O_RDWR)
+    os.write(descriptor, b"\n")
+    await client.until_closed("p")
+    os.close(descriptor)
+    assert b"end" in client.output("p")
+    assert b"hidden" not in client.output("p")
+    assert (denied.read_text(), fixed.read_text()) == ("hidden", "old")
+
+
 async def test_no_sandbox_is_no_sandbox(client: WireClient, workspace: Path) -> None:
     for permissions in ({"type": "disabled"}, {"type": "external", "network": "restricted"}):
         asked = {**sandbox(workspace), "permissions": permissions}

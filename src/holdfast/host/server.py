@@ -94,6 +94,7 @@ class ProcessHost:
         self.persistent: dict[str, HostedProcess] = {}
         #: Every process that is not closed.
         self.live: set[HostedProcess] = set()
+        self._starts_sandbox = False
         self.connections = 0
         self._idle_since = monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -256,6 +257,11 @@ class ProcessHost:
         for session in self.sessions:
             yield from session.processes.values()
 
+    def runs_sandboxes(self) -> bool:
+        """Whether a sandboxed process may be alive; any thread may ask."""
+        # A copy made in one step: the loop goes on changing the set.
+        return self._starts_sandbox or any(process.description.sandboxed for process in tuple(self.live))
+
     def connection_opened(self) -> None:
         """Count a connection."""
         self.connections += 1
@@ -328,6 +334,8 @@ class ProcessHost:
             write_description(record, description)
             drop = self._open_drop(description)
             before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            # It may mount what protects it before it is known to live.
+            self._starts_sandbox = sandboxed
             pid = spawn.spawn(
                 preparation,
                 argv,
@@ -342,6 +350,7 @@ class ProcessHost:
             ticks = self._start_clock.ticks(pid, before)
             child = OwnChild(pid, self._poller)
         except BaseException:
+            self._starts_sandbox = False
             if pid is not None:
                 # No descriptors are left: what cannot be looked after must not run.
                 os.kill(pid, signal.SIGKILL)
@@ -366,6 +375,7 @@ class ProcessHost:
         _log.info("started process %r: pid %d", process_id, pid)
         namespace[process_id] = process
         self.live.add(process)
+        self._starts_sandbox = False
         if session is None and self.delegation.directory is not None:
             self._spawn_task(self._contain(process, self.delegation.directory))
         return process

@@ -44,7 +44,7 @@ def copy(scope: Scope, params: Copy) -> bytes:
                 _copy_link(source, place)
         elif stat.S_ISREG(mode):
             with locate(destination, scope, follow=follow, write=True) as place:
-                _copy_file(source, place)
+                _copy_file(source, place, scope)
         else:
             raise refused("fs/copy only supports regular files, directories, and symlinks")
     return b"{}"
@@ -54,13 +54,14 @@ def _copy_link(source: Place, place: Place) -> None:
     os.symlink(os.readlink(source.name, dir_fd=source.directory), place.name, dir_fd=place.directory)
 
 
-def _copy_file(source: Place, place: Place) -> None:
+def _copy_file(source: Place, place: Place, scope: Scope) -> None:
     descriptor = open_regular(source)
     try:
         status = os.fstat(descriptor)
         if _is_same(status, place):
             return
-        replace(place, lambda copied: _copy_content(descriptor, copied), mode=stat.S_IMODE(status.st_mode))
+        mode = stat.S_IMODE(status.st_mode)
+        replace(place, lambda copied: _copy_content(descriptor, copied), scope, mode=mode)
     finally:
         os.close(descriptor)
 
@@ -73,6 +74,8 @@ def _is_same(status: os.stat_result, place: Place) -> bool:
 
 
 def _copy_content(source: int, destination: int) -> None:
+    # It may be the second time: into the file itself, after one beside it could not take its place.
+    os.lseek(source, 0, os.SEEK_SET)
     try:
         while os.copy_file_range(source, destination, 8 * _BLOCK):
             pass
@@ -158,4 +161,4 @@ def _copy_entries(reading: int, writing: int, scope: Scope, pending: list[tuple[
         elif stat.S_ISLNK(mode):
             _copy_link(source, place)
         elif stat.S_ISREG(mode):
-            _copy_file(source, place)
+            _copy_file(source, place, scope)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,11 +40,17 @@ class Root:
             raise refused(f"`{path}` is the root of this exec-server")
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """All the rules that hold for one request; without any, everything is allowed that the account may do."""
 
     rules: tuple[Rule, ...] = ()
+    #: Whether a file that exists must stay the same file at present, and only its content may change; asked in threads.
+    in_place: Callable[[], bool] = _never
 
     @property
     def limited(self) -> bool:
@@ -71,11 +78,11 @@ class Scope:
 
     def of_roots(self) -> Scope:
         """Only the roots among the rules."""
-        return Scope(tuple(rule for rule in self.rules if isinstance(rule, Root)))
+        return Scope(tuple(rule for rule in self.rules if isinstance(rule, Root)), self.in_place)
 
     def narrowed(self, rule: Rule) -> Scope:
         """This scope with one more rule."""
-        return Scope((*self.rules, rule))
+        return Scope((*self.rules, rule), self.in_place)
 
     @classmethod
     def below(cls, root: str) -> Scope:

@@ -117,7 +117,8 @@ class FileService:
     """What one connection has of files: its order, its handles, its watch."""
 
     def __init__(self, client: ClientConnection) -> None:
-        self._scope = Scope() if client.root is None else Scope.below(client.root)
+        rules = () if client.root is None else Scope.below(client.root).rules
+        self._scope = Scope(rules, client.host.runs_sandboxes)
         self.order = Order()
         self._free = asyncio.Semaphore(_THREADS)
         self.handles = Handles()

@@ -6,7 +6,8 @@ it leads to is replaced.
 
 Where that would change more than the content (the file has several hard links, or its owner or attributes cannot be
 given to another file, or no file can be made beside it) it is written in place, as the reference implementation
-always does.
+always does.  So it is while a sandboxed process runs: a file that is protected from it has something mounted over it
+there, and the kernel takes that away when another file gets the name.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ def write_file(scope: Scope, params: WriteFile) -> bytes:
         problem = base64_fault(params.data_base64)
         raise refused(f"fs/writeFile requires valid base64 dataBase64: {problem}") from None
     with locate(path_of(params.path), scope, follow=params.follow_symlinks is not False, write=True) as place:
-        replace(place, lambda descriptor: write_all(descriptor, data))
+        replace(place, lambda descriptor: write_all(descriptor, data), scope)
     return b"{}"
 
 
-def replace(place: Place, fill: Fill, *, mode: int | None = None) -> None:
+def replace(place: Place, fill: Fill, scope: Scope, *, mode: int | None = None) -> None:
     """Give the file at *place* new content, all of it or nothing; *mode* is its mode, else the old or the usual one.
+
+    *fill* may be called twice, for two files.
 
     :raises OSError: it cannot be written; the old content is still there
     :raises RpcError: it is no regular file
@@ -65,7 +68,8 @@ def replace(place: Place, fill: Fill, *, mode: int | None = None) -> None:
         status = os.fstat(existing)
         if not stat.S_ISREG(status.st_mode):
             raise not_a_file(place)
-        if status.st_nlink > 1 or not _replace_keeping(place, existing, status, fill, mode):
+        whole = status.st_nlink == 1 and not scope.in_place()
+        if not whole or not _replace_keeping(place, existing, status, fill, scope, mode):
             _write_in_place(existing, fill, mode)
     finally:
         os.close(existing)
@@ -86,7 +90,9 @@ def _create(place: Place, fill: Fill, mode: int | None) -> None:
         raise
 
 
-def _replace_keeping(place: Place, existing: int, status: os.stat_result, fill: Fill, mode: int | None) -> bool:
+def _replace_keeping(
+    place: Place, existing: int, status: os.stat_result, fill: Fill, scope: Scope, mode: int | None
+) -> bool:
     """Put a file with new content and the old identity in the place of *existing*; False if that cannot be done."""
     try:
         temporary, descriptor = _make_temporary(place, 0o600)
@@ -101,6 +107,10 @@ def _replace_keeping(place: Place, existing: int, status: os.stat_result, fill: 
             fill(descriptor)
         finally:
             os.close(descriptor)
+        # Filling took its time: what must be in place now need not have been before.
+        if scope.in_place():
+            os.unlink(temporary, dir_fd=place.directory)
+            return False
         os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
     except BaseException:
         _discard(place, temporary)
