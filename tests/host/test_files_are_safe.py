@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ctypes
 import os
 import stat
 from pathlib import Path
@@ -18,6 +19,9 @@ from holdfast.jsonrpc.messages import RpcError
 from .harness import RunningServer, WireClient, start_host, within
 
 WALK = {"maxDepth": 64, "maxDirectories": 10_000, "maxEntries": 50_000, "followDirectorySymlinks": True}
+# mount(2)
+_MS_BIND = 4096
+_MNT_DETACH = 2
 
 
 @pytest.fixture
@@ -73,6 +77,24 @@ async def test_a_write_keeps_hard_links_and_symlinks(client: WireClient, tmp_pat
     assert link.is_symlink()
     assert hard.read_text() == path.read_text() == "new"
     assert path.samefile(hard)
+
+
+async def test_a_file_that_is_a_mount_point_can_be_written(client: WireClient, tmp_path: Path) -> None:
+    path, mounted, source = tmp_path / "f", tmp_path / "mounted", tmp_path / "source"
+    for file in (path, mounted, source):
+        file.write_text(file.name)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(bytes(mounted), bytes(path), None, _MS_BIND, None) != 0:
+        pytest.skip(f"this account can mount nothing: {os.strerror(ctypes.get_errno())}")
+    try:
+        await write(client, path, b"new")
+        assert path.read_text() == mounted.read_text() == "new"
+        assert await client.result("fs/copy", copying(source, path)) == {}
+        assert path.read_text() == mounted.read_text() == "source"
+    finally:
+        libc.umount2(bytes(path), _MNT_DETACH)
+    assert path.read_text() == "f"
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".holdfast")]
 
 
 async def test_a_write_that_fails_leaves_the_old_content(client: WireClient, tmp_path: Path) -> None:

@@ -111,7 +111,14 @@ def _replace_keeping(
         if scope.in_place():
             os.unlink(temporary, dir_fd=place.directory)
             return False
-        os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+        try:
+            os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+        except OSError as error:
+            # Something is mounted there, as over /etc/hosts in a container: no other file can have that name.
+            if error.errno != errno.EBUSY:
+                raise
+            os.unlink(temporary, dir_fd=place.directory)
+            return False
     except BaseException:
         _discard(place, temporary)
         raise
