@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from .harness import RunningServer, WireClient, within
 from .promises import children, descriptors, eventually
@@ -56,4 +57,19 @@ async def test_connections_that_come_and_go_leave_nothing(host: RunningServer) -
             await keeper.result("environment/status")
 
     await within(forgotten())
+    await keeper.close()
+
+
+async def test_a_client_that_leaves_while_a_watch_is_set_up_leaves_nothing(host: RunningServer, tmp_path: Path) -> None:
+    keeper = await WireClient.connect(host.url)
+    await keeper.result("environment/status")
+    before = descriptors(host.server_pid)
+    params = {"watchId": 1, "missing": [f"file://{tmp_path}/{number}" for number in range(60)]}
+    for number in range(40):
+        client = await WireClient.connect(host.url)
+        client.request("fs/watchMissing", params)
+        # At some of these moments the thread is at work.
+        await asyncio.sleep(0.0005 * (number % 8))
+        await client.close()
+    await eventually(lambda: descriptors(host.server_pid) == before, "the host watches for nobody")
     await keeper.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from holdfast.host.files.reading import read_file, size_of
 from holdfast.host.files.scope import Scope
 from holdfast.host.files.service import LARGE, FileService, large_turn
 from holdfast.host.files.walk import walk
-from holdfast.host.files.watch import paths_of, prepare
+from holdfast.host.files.watch import discard, paths_of, prepare
 from holdfast.host.files.writing import write_file
 from holdfast.host.methods import method
 
@@ -94,7 +95,15 @@ async def watch_missing(client: ClientConnection, params: parameters.WatchMissin
         return b'{"watching":false}'
     # A sandbox may name places that never answer.
     scope = await service.in_thread(service.scope, params)
-    inotify = None if paths is None else await service.in_thread(prepare, scope, *paths)
+    if paths is None:
+        return b'{"watching":false}'
+    preparing = asyncio.ensure_future(service.in_thread(prepare, scope, *paths))
+    try:
+        inotify = await asyncio.shield(preparing)
+    except asyncio.CancelledError:
+        # The thread goes on, and nobody else would close what it opens.
+        preparing.add_done_callback(discard)
+        raise
     if inotify is None:
         return b'{"watching":false}'
     service.watch.activate(params.watch_id, inotify)

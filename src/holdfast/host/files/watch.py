@@ -224,6 +224,15 @@ def prepare(scope: Scope, missing: list[str], present: str | None) -> _Inotify |
     return inotify
 
 
+def discard(preparing: asyncio.Future[_Inotify | None]) -> None:
+    """Close what was set up for somebody who is gone."""
+    if preparing.cancelled() or preparing.exception() is not None:
+        return
+    inotify = preparing.result()
+    if inotify is not None:
+        inotify.close()
+
+
 def _directories(paths: list[str]) -> set[str]:
     """Everything on the way to *paths*."""
     found: set[str] = set()
