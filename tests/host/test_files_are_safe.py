@@ -6,6 +6,7 @@ import asyncio
 import base64
 import ctypes
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,22 @@ async def test_deep_trees_are_removed_and_copied(client: WireClient, tmp_path: P
     for name in ("deep", "copy"):
         assert await client.result("fs/remove", {"path": f"file://{tmp_path}/{name}"}) == {}
         assert not (tmp_path / name).exists()
+
+
+async def test_a_wide_tree_is_copied_with_few_descriptors(tmp_path: Path) -> None:
+    wide = tmp_path / "wide"
+    for number in range(300):
+        (wide / str(number)).mkdir(parents=True)
+    host = start_host(tmp_path / "state")
+    try:
+        client = await WireClient.connect(host.url)
+        resource.prlimit(host.server_pid, resource.RLIMIT_NOFILE, (200, 200))
+        params = {"sourcePath": f"file://{wide}", "destinationPath": f"file://{tmp_path}/copy", "recursive": True}
+        assert await client.result("fs/copy", params) == {}
+        assert len(os.listdir(tmp_path / "copy")) == 300
+        await client.close()
+    finally:
+        host.stop()
 
 
 async def test_removal_never_follows_a_symlink(client: WireClient, tmp_path: Path) -> None:

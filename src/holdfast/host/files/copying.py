@@ -99,30 +99,45 @@ def _refuse_inside(origin: str, target: str) -> None:
 def _copy_directory(source: Place, destination: str, scope: Scope, *, follow: bool) -> None:
     """Copy a tree, holding only descriptors: what is renamed meanwhile cannot lead elsewhere."""
     top = source.open(os.O_RDONLY | os.O_DIRECTORY)
-    pending: list[tuple[int, int]] = []
+    # Depth first: there are as many levels open as the tree is deep, however many directories are side by side.
+    levels: list[_Level] = []
     try:
         origin = real_path(top)
         _refuse_inside(origin, os.path.realpath(destination))
         make_directories(destination, scope, follow=follow)
         with locate(destination, scope, follow=follow) as place:
             target = place.open(os.O_RDONLY | os.O_DIRECTORY)
-        pending.append((top, target))
+        levels.append(_Level(top, target))
         top = -1
         # Once more: something may have been put in the way of it.
         _refuse_inside(origin, real_path(target))
-        while pending:
-            reading, writing = pending.pop()
-            try:
-                _copy_entries(reading, writing, scope, pending)
-            finally:
-                os.close(reading)
-                os.close(writing)
+        while levels:
+            inner = _copy_some(levels[-1], scope)
+            if inner is not None:
+                levels.append(inner)
+            else:
+                levels.pop().close()
     finally:
         if top >= 0:
             os.close(top)
-        for pair in pending:
-            for descriptor in pair:
-                os.close(descriptor)
+        for level in levels:
+            level.close()
+
+
+class _Level:
+    """A directory that is being copied, and how far that has come."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self.reading = reading
+        self.writing = writing
+        #: Those that are still to be copied; None before the first look.
+        self.names: list[str] | None = None
+        #: Where it is copied to, if somebody has to be asked for each place.
+        self.limited: str | None = None
+
+    def close(self) -> None:
+        os.close(self.reading)
+        os.close(self.writing)
 
 
 def _make_directory(parent: int, name: str) -> int:
@@ -143,18 +158,23 @@ def _make_directory(parent: int, name: str) -> int:
         raise existing from None
 
 
-def _copy_entries(reading: int, writing: int, scope: Scope, pending: list[tuple[int, int]]) -> None:
-    # A scope may allow a directory and protect something in it: each place is asked for by itself.
-    limited = real_path(writing) if scope.limited else None
-    for name in os.listdir(reading):
-        if limited is not None:
-            scope.require(os.path.join(limited, name), write=True)
-        mode = os.stat(name, dir_fd=reading, follow_symlinks=False).st_mode
-        source, place = Place(reading, name, name, linked=False), Place(writing, name, name, linked=False)
+def _copy_some(level: _Level, scope: Scope) -> _Level | None:
+    """Copy entries up to the next directory, which is made and returned; None at the end."""
+    if level.names is None:
+        # A scope may allow a directory and protect something in it: each place is asked for by itself.
+        level.limited = real_path(level.writing) if scope.limited else None
+        level.names = os.listdir(level.reading)
+    while level.names:
+        name = level.names.pop()
+        if level.limited is not None:
+            scope.require(os.path.join(level.limited, name), write=True)
+        mode = os.stat(name, dir_fd=level.reading, follow_symlinks=False).st_mode
+        source = Place(level.reading, name, name, linked=False)
+        place = Place(level.writing, name, name, linked=False)
         if stat.S_ISDIR(mode):
             inner = source.open(os.O_RDONLY | os.O_DIRECTORY)
             try:
-                pending.append((inner, _make_directory(writing, name)))
+                return _Level(inner, _make_directory(level.writing, name))
             except BaseException:
                 os.close(inner)
                 raise
@@ -162,3 +182,4 @@ def _copy_entries(reading: int, writing: int, scope: Scope, pending: list[tuple[
             _copy_link(source, place)
         elif stat.S_ISREG(mode):
             _copy_file(source, place, scope)
+    return None
