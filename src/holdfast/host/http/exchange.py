@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from holdfast.errors import HoldfastError
 from holdfast.host.http.request import Request
+from holdfast.host.http.resolving import Resolver, connect
 
 #: Bytes of a body handed on at once.
 PIECE: Final = 256 * 1024
@@ -172,13 +173,14 @@ def _chunk_size(line: bytes) -> int:
 
 
 @contextlib.asynccontextmanager
-async def exchange(request: Request) -> AsyncGenerator[Answer]:
+async def exchange(request: Request, resolver: Resolver) -> AsyncGenerator[Answer]:
     """Send *request* and wait for the head of the answer; the connection is closed at the end of the block.
 
     :raises ExchangeFailed: the server cannot be reached or does not answer properly
     """
     try:
-        stream, writer = await asyncio.open_connection(request.address.host, request.address.port, limit=_BUFFER)
+        connected = await connect(resolver, request.address.host, request.address.port)
+        stream, writer = await asyncio.open_connection(sock=connected, limit=_BUFFER)
     except (OSError, ValueError) as error:
         raise _unsent(request) from error
     try:

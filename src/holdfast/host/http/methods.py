@@ -14,6 +14,7 @@ from pybase64 import b64encode
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.http.exchange import Answer, ExchangeFailed, exchange
 from holdfast.host.http.request import HttpRequest, RedirectPolicy, Request, prepare
+from holdfast.host.http.resolving import Resolver
 from holdfast.host.methods import method
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, RpcError, encode_json
 
@@ -32,6 +33,7 @@ class HttpRequests:
 
     def __init__(self, client: ClientConnection) -> None:
         self.client = client
+        self.resolver = Resolver()
         #: The ids of those whose body is streamed; that of any other means nothing, and Codex's client may give several
         #: of them the same one (``buffered-request``).
         self._streams: set[str] = set()
@@ -75,7 +77,7 @@ async def http_request(client: ClientConnection, params: HttpRequest) -> bytes:
     requests.admit(params)
     head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
     deltas = _Deltas(client, params.request_id)
-    task = asyncio.create_task(_run(params, request, head, deltas))
+    task = asyncio.create_task(_run(params, request, requests.resolver, head, deltas))
     requests.carry_on(params, task)
     try:
         # Ends with the task when that ends before there is an answer.
@@ -91,11 +93,13 @@ async def http_request(client: ClientConnection, params: HttpRequest) -> bytes:
     return answer
 
 
-async def _run(params: HttpRequest, request: Request, head: asyncio.Future[bytes], deltas: _Deltas) -> None:
+async def _run(
+    params: HttpRequest, request: Request, resolver: Resolver, head: asyncio.Future[bytes], deltas: _Deltas
+) -> None:
     """Everything of one request, within its time; a failure goes to whoever is waiting for it."""
     try:
         async with asyncio.timeout(None if params.timeout_ms is None else max(0, params.timeout_ms) / 1000):
-            await _answer(params, request, head, deltas)
+            await _answer(params, request, resolver, head, deltas)
     except (ExchangeFailed, TimeoutError, RpcError) as error:
         text = "the time allowed is over" if isinstance(error, TimeoutError) else str(error)
         if head.done():
@@ -105,9 +109,11 @@ async def _run(params: HttpRequest, request: Request, head: asyncio.Future[bytes
             head.set_exception(error if kept else RpcError(INTERNAL_ERROR, f"http/request failed: {text}"))
 
 
-async def _answer(params: HttpRequest, request: Request, head: asyncio.Future[bytes], deltas: _Deltas) -> None:
+async def _answer(
+    params: HttpRequest, request: Request, resolver: Resolver, head: asyncio.Future[bytes], deltas: _Deltas
+) -> None:
     for _ in range(REDIRECT_LIMIT + 1):
-        async with exchange(request) as answer:
+        async with exchange(request, resolver) as answer:
             location = answer.header("location")
             follow = params.redirect_policy is RedirectPolicy.FOLLOW and answer.status in _REDIRECTS
             following = request.redirected(answer.status, location) if follow and location is not None else None
