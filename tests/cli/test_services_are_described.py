@@ -176,3 +176,25 @@ def test_a_place_that_cannot_be_written_is_named(
     assert outcome.status == 2
     assert "holdfast.service cannot be written: Not a directory." in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_a_relative_state_directory_is_written_whole(
+    home: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HOLDFAST_STATE_DIR", "relative")
+    monkeypatch.setenv("XDG_STATE_HOME", "means/nothing")
+    for what in ("daemon", "exec-server"):
+        found = plistlib.loads(cli("service", "launchd", what).out)["EnvironmentVariables"]
+        assert found["HOLDFAST_STATE_DIR"] == str(home / "relative")
+        assert "XDG_STATE_HOME" not in found
+
+
+def test_a_second_host_has_a_directory_of_its_own(home: Path, cli: Callable[..., Outcome]) -> None:
+    first = cli("service", "systemd", "exec-server").out.decode()
+    second = cli("service", "systemd", "exec-server", "--name", "b").out.decode()
+    assert "/host-b" in second
+    assert "/host-b" not in first
+    refused = cli("service", "systemd", "--name", "host")
+    assert refused.status == 2
+    assert "choose another --name" in refused.err

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,9 @@ class FakeTransport(asyncio.Transport):
 
     def close(self) -> None:
         self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
 
 
 @given(data=st.data(), parts=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=20))
@@ -87,3 +91,40 @@ async def test_a_unix_socket_carries_large_messages_both_ways(tmp_path: Path) ->
     connection.close()
     await asyncio.wait_for(server_side.lost.wait(), 60)
     server.close()
+
+
+def test_a_message_too_long_is_told_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MESSAGE_LIMIT", 10)
+    for data in (b"x" * 11, b"x" * 11 + b"\n"):
+        recorder = Recorder()
+        connection = LineConnection(lambda _, recorder=recorder: recorder, peer="x", origin="x")
+        connection.connection_made(FakeTransport())
+        connection.data_received(data)
+        connection.connection_lost(None)
+        assert isinstance(connection.failure, OSError)
+        assert connection.failure.errno == errno.EMSGSIZE
+        assert recorder.messages == []
+
+
+def test_the_last_message_of_an_input_needs_no_line_feed() -> None:
+    recorder = Recorder()
+    connection = LineConnection(lambda _: recorder, peer="x", origin="x")
+    connection.connection_made(FakeTransport())
+    connection.data_received(b"one\ntw")
+    connection.data_received(b"o")
+    connection.input_ended()
+    connection.input_ended()
+    assert recorder.messages == [b"one", b"two"]
+
+
+def test_what_comes_behind_the_message_that_closed_is_not_carried_out() -> None:
+    class Closing(Recorder):
+        def message_received(self, message: bytes) -> None:
+            super().message_received(message)
+            connection.close()
+
+    recorder = Closing()
+    connection = LineConnection(lambda _: recorder, peer="x", origin="x")
+    connection.connection_made(FakeTransport())
+    connection.data_received(b"one\ntwo\n")
+    assert recorder.messages == [b"one"]

@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from holdfast.cli import terminal
-from holdfast.directories import state_directory
+from holdfast.directories import config_file, state_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host.cgroup import DELEGATED_UNIT
 
@@ -75,10 +75,12 @@ def service(
         raise click.UsageError("Only an exec-server takes options of its own.")
     if name is not None and not _NAME.fullmatch(name):
         raise click.UsageError("--name takes letters, digits, '_' and '-'.")
+    if name is not None and what == "daemon" and name.split("-")[0] == "host":
+        raise click.UsageError("That is the name of the service of a host; choose another --name.")
     if arguments:
         _check(list(arguments))
     label = _LABELS[what] if name is None else f"{_LABELS[what]}-{name}"
-    command = _command(what, arguments, log_format)
+    command = _command(what, arguments, log_format, "host" if name is None else f"host-{name}")
     text = _systemd(what, command) if manager == "systemd" else _launchd(what, label, command)
     if not install:
         terminal.write([text.encode()])
@@ -121,16 +123,22 @@ def _check(arguments: list[str]) -> None:
             )
 
 
-def _command(what: str, arguments: tuple[str, ...], log_format: str) -> list[str]:
+def _command(what: str, arguments: tuple[str, ...], log_format: str, directory: str) -> list[str]:
     form = ["--log-format", log_format] if log_format != "text" else []
     if what == "daemon":
         return [sys.executable, "-m", "holdfast", "up", "--foreground", *form]
-    place = arguments or ("--listen", "unix://", "--state-dir", str(state_directory() / "host"))
+    place = arguments or ("--listen", "unix://", "--state-dir", str(state_directory() / directory))
     return [sys.executable, "-m", "holdfast.host", *place, *form]
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name in _VARIABLES if (value := os.environ.get(name))}
+    """Paths as they are here: the service runs elsewhere."""
+    found = {name: value for name in _VARIABLES if (value := os.environ.get(name))}
+    for name, place in (("HOLDFAST_STATE_DIR", state_directory), ("HOLDFAST_CONFIG", config_file)):
+        if name in found:
+            found[name] = str(place())
+    # A relative one means nothing, says the XDG Base Directory Specification.
+    return {name: value for name, value in found.items() if not name.startswith("XDG_") or os.path.isabs(value)}
 
 
 def _systemd(what: str, command: list[str]) -> str:

@@ -141,10 +141,17 @@ class Keeper:
         self._failed_stops = 0
         self._server = 0
         self._channel: socket.socket | None = None
+        #: Where the kernel lists the children; kept open, for there may be no descriptor left when it is needed.
+        self._listing = -1
 
     def run(self) -> int:
         """Keep until the server ends on purpose; returns the exit status."""
         become_subreaper()
+        try:
+            self._listing = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            # A kernel without that file.
+            pass
         wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _noted)
@@ -230,6 +237,8 @@ class Keeper:
             ours.close()
             signal.set_wakeup_fd(-1)
             os.close(wake)
+            if self._listing >= 0:
+                os.close(self._listing)
             for number in (*ENDING, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             if not self._worked:
@@ -256,21 +265,23 @@ class Keeper:
         self._send(["handed", "outlived" if outlived else ""])
 
     def _children(self) -> list[int]:
+        if self._listing >= 0:
+            os.lseek(self._listing, 0, os.SEEK_SET)
+            parts: list[bytes] = []
+            while part := os.read(self._listing, PACKET):
+                parts.append(part)
+            return [int(child) for child in b"".join(parts).split()]
+        # Look at everybody's parent.
         pid = os.getpid()
-        try:
-            with open(f"/proc/self/task/{pid}/children") as file:
-                return [int(child) for child in file.read().split()]
-        except OSError:
-            # A kernel without that file: look at everybody's parent.
-            found: list[int] = []
-            for name in os.listdir("/proc"):
-                if name.isdigit():
-                    try:
-                        if int(stat_fields(int(name))[1]) == pid:
-                            found.append(int(name))
-                    except OSError:
-                        continue
-            return found
+        found: list[int] = []
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    if int(stat_fields(int(name))[1]) == pid:
+                        found.append(int(name))
+                except OSError:
+                    continue
+        return found
 
     def _send(self, words: list[str], descriptors: Iterable[int] = ()) -> None:
         assert self._channel is not None

@@ -6,6 +6,8 @@ subscription's window is used up) and goes on from the file later.  Nothing is q
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Final, Protocol
 
 from pybase64 import b64encode
@@ -15,10 +17,14 @@ from holdfast.host.process import HostedProcess
 from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.messages import encode_json
 
+_log = logging.getLogger(__name__)
+
 #: Bytes of output sent for one process before the others of the same connection get their turn.
 TURN: Final = 1024 * 1024
 #: Bytes read, encoded and handed over at one go: who receives them is woken once and finds more when it is done.
 _PORTION: Final = 1024 * 1024
+#: Seconds until a log that could not be read is looked at again.
+_AGAIN: Final = 0.5
 #: Records looked up at once.
 _BATCH: Final = 64
 
@@ -151,6 +157,7 @@ class Subscription(Cursor):
         connection = self.receiver.connection
         log = self.process.log
         while not self.done:
+            began = self.position
             end = log.last_seq if self._until is None else self._until
             if self.position >= end:
                 if self._until is not None or self.process.closed:
@@ -164,18 +171,25 @@ class Subscription(Cursor):
             records: list[bytes] = []
             gap: tuple[int, int] | None = None
             size = 0
-            for entry in log.entries(self.position, min(_BATCH, end - self.position)):
-                if size and size + entry.length > TURN and not log.dropped:
-                    break
-                self.position = entry.seq
-                if log.dropped and entry.kind in STREAM_FILES:
-                    gap = (gap[0] if gap else entry.seq, entry.seq)
-                    continue
-                if gap is not None:
-                    records.append(_GAP % gap)
-                    gap = None
-                size += entry.length
-                records.append(self._encode(entry))
+            try:
+                for entry in log.entries(self.position, min(_BATCH, end - self.position)):
+                    if size and size + entry.length > TURN and not log.dropped:
+                        break
+                    self.position = entry.seq
+                    if log.dropped and entry.kind in STREAM_FILES:
+                        gap = (gap[0] if gap else entry.seq, entry.seq)
+                        continue
+                    if gap is not None:
+                        records.append(_GAP % gap)
+                        gap = None
+                    size += entry.length
+                    records.append(self._encode(entry))
+            except OSError as error:
+                # There are no descriptors: nobody else would come back to a process that says no more.
+                _log.warning("cannot read the log of %r at the moment: %s", self.process.process_id, error.strerror)
+                self.position = began
+                asyncio.get_running_loop().call_later(_AGAIN, self.pump)
+                return
             if gap is not None:
                 records.append(_GAP % gap)
             self._credit -= size

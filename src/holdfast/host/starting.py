@@ -159,6 +159,10 @@ def _start(
         existing = client.host.persistent.get(params.process_id)
         if existing is not None:
             return _started(existing, existing=True)
+    if extension.stdin_file is not None and (params.tty or params.pipe_stdin):
+        # Whoever waits for the one would wait for ever.
+        raise RpcError(INVALID_PARAMS, "stdinFile goes with neither tty nor pipeStdin")
+    if extension.persistent:
         session = None
     try:
         process = client.host.start(

@@ -8,6 +8,7 @@ socket, and lines need no masking.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import struct
@@ -76,7 +77,7 @@ class LineConnection(asyncio.Protocol, Connection):
             self._hold(rest)
         for line in lines:
             if len(line) > MESSAGE_LIMIT:
-                self.close()
+                self._refuse_length()
                 return
             if line and not line.isspace():
                 handler.message_received(line)
@@ -89,7 +90,17 @@ class LineConnection(asyncio.Protocol, Connection):
         self._size += len(data)
         if self._size > MESSAGE_LIMIT:
             self._parts = []
-            self.close()
+            self._refuse_length()
+
+    def _refuse_length(self) -> None:
+        self.failure = OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        self.close()
+
+    def input_ended(self) -> None:
+        """There will be no more: what has no line feed behind it is a message all the same."""
+        parts, self._parts = self._parts, []
+        if parts:
+            self.data_received(b"".join([*parts, b"\n"]))
 
     def eof_received(self) -> bool:
         return False
@@ -98,7 +109,7 @@ class LineConnection(asyncio.Protocol, Connection):
         self._transport = None
         handler, self._handler = self._handler, None
         if handler is not None:
-            self.failure = exc
+            self.failure = exc or self.failure
             handler.connection_lost()
 
     def pause_writing(self) -> None:

@@ -68,6 +68,7 @@ def _read_file(loop: asyncio.AbstractEventLoop, connection: LineConnection) -> N
         connection.data_received(data)
         loop.call_soon(_read_file, loop, connection)
     else:
+        connection.input_ended()
         connection.connection_lost(None)
 
 
@@ -137,6 +138,9 @@ class _PipeReader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._connection.data_received(data)
+
+    def eof_received(self) -> None:
+        self._connection.input_ended()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.connection_lost(exc)
