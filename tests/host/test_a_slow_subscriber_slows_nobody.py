@@ -12,6 +12,16 @@ from .harness import WireClient, within
 from .promises import resident, serving, spec
 
 TERMINAL = pytest.mark.parametrize("tty", [False, True], ids=["pipe", "terminal"])
+SUBSCRIBE = {"processId": "f", "subscriptionId": 1, "afterSeq": 0, "window": 1 << 40}
+
+
+async def standing_still(url: str) -> WireClient:
+    """A client that has subscribed to the process ``f`` and reads no more."""
+    client = await WireClient.connect(url)
+    await client.result("process/subscribe", SUBSCRIBE)
+    assert client.connection is not None
+    client.connection._transport.pause_reading()  # type: ignore[attr-defined]
+    return client
 
 
 @TERMINAL
@@ -23,11 +33,7 @@ async def test_a_subscriber_that_stands_still_slows_nobody_and_catches_up(state:
         async for record in client.records("f"):
             if isinstance(record, Record) and record.data:
                 break
-        slow = await WireClient.connect(server.url)
-        subscribe = {"processId": "f", "subscriptionId": 1, "afterSeq": 0, "window": 1 << 40}
-        await slow.result("process/subscribe", subscribe)
-        assert slow.connection is not None
-        slow.connection._transport.pause_reading()  # type: ignore[attr-defined]
+        slow = await standing_still(server.url)
         before = resident(server.server_pid)
         await client.write("f", b"x")
 
@@ -50,11 +56,7 @@ async def test_a_subscriber_that_stands_still_can_end_it(state: Path) -> None:
         await client.start(spec("f", "head", "-c", "40000000", "/dev/zero"))
         async for _ in client.records("f"):
             pass
-        slow = await WireClient.connect(server.url)
-        subscribe = {"processId": "f", "subscriptionId": 1, "afterSeq": 0, "window": 1 << 40}
-        await slow.result("process/subscribe", subscribe)
-        assert slow.connection is not None
-        slow.connection._transport.pause_reading()  # type: ignore[attr-defined]
+        slow = await standing_still(server.url)
         # Somebody else's answer says that the host has done what came before, and filled the connection.
         await client.list()
         first, second = slow.request("process/unsubscribe", {"subscriptionId": 1}), slow.request("host/status")
@@ -64,7 +66,7 @@ async def test_a_subscriber_that_stands_still_can_end_it(state: Path) -> None:
         told = len(slow.notifications)
         await slow.reply(second)
         # The same number is another subscription, and gets each record once.
-        await slow.result("process/subscribe", subscribe)
+        await slow.result("process/subscribe", SUBSCRIBE)
         await slow.until(lambda: any(n["params"].get("done") for n in slow.notifications))
         seqs = [record["seq"] for n in slow.notifications[told:] for record in n["params"]["records"]]
         assert seqs == list(range(1, len(seqs) + 1))

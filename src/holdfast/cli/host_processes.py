@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 _ID: Final = click.argument("process_id", metavar="ID", shell_complete=completion_values.processes)
 #: Seconds that a reader waits for a host which went away.
 _LONG_PATIENCE: Final = 20.0
-#: Seconds of grace that a host grants at the most.
-_LONGEST_GRACE: Final = 600.0
 
 
 @click.command("list")
@@ -94,7 +92,9 @@ def stop(*, process_id: str, grace: float, now: bool, url: str | None, token_fil
     """
     if duration.limit(grace) is None:
         raise click.UsageError("--grace must have an end.")
-    if grace > _LONGEST_GRACE:
+    from holdfast.host.parameters import GRACE_LIMIT
+
+    if grace * 1000 > GRACE_LIMIT:
         raise click.UsageError("--grace is 10m at most.")
 
     async def end(client: HostClient) -> Termination:

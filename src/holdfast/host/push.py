@@ -142,6 +142,8 @@ class Subscription(Cursor):
         self._credit = window
         self._until = None if follow else process.log.last_seq
         self.done = False
+        #: Whether the log is looked at again in a while, because it could not be read.
+        self._waits = False
 
     def stop(self) -> None:
         super().stop()
@@ -157,7 +159,6 @@ class Subscription(Cursor):
         connection = self.receiver.connection
         log = self.process.log
         while not self.done:
-            began = self.position
             end = log.last_seq if self._until is None else self._until
             if self.position >= end:
                 if self._until is not None or self.process.closed:
@@ -171,11 +172,12 @@ class Subscription(Cursor):
             records: list[bytes] = []
             gap: tuple[int, int] | None = None
             size = 0
+            position = self.position
             try:
-                for entry in log.entries(self.position, min(_BATCH, end - self.position)):
+                for entry in log.entries(position, min(_BATCH, end - position)):
                     if size and size + entry.length > TURN and not log.dropped:
                         break
-                    self.position = entry.seq
+                    position = entry.seq
                     if log.dropped and entry.kind in STREAM_FILES:
                         gap = (gap[0] if gap else entry.seq, entry.seq)
                         continue
@@ -187,20 +189,24 @@ class Subscription(Cursor):
             except OSError as error:
                 # There are no descriptors: nobody else would come back to a process that says no more.
                 _log.warning("cannot read the log of %r at the moment: %s", self.process.process_id, error.strerror)
-                self.position = began
-                asyncio.get_running_loop().call_later(_AGAIN, self.pump)
+                if not self._waits:
+                    self._waits = True
+                    asyncio.get_running_loop().call_later(_AGAIN, self._pump_again)
                 return
+            self.position = position
             if gap is not None:
                 records.append(_GAP % gap)
             self._credit -= size
             last = self.position >= end and (self._until is not None or self.process.closed)
             connection.send(self._head + b",".join(records) + (b'],"done":true}}' if last else b"]}}"))
             if last:
-                self.done = True
                 self.stop()
 
+    def _pump_again(self) -> None:
+        self._waits = False
+        self.pump()
+
     def _finish(self) -> None:
-        self.done = True
         self.receiver.connection.send(self._head + b'],"done":true}}')
         self.stop()
 

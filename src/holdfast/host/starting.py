@@ -154,7 +154,6 @@ def _start(
     sandbox_type: bytes = b"none",
 ) -> bytes:
     extension = params.holdfast or parameters.StartExtension()
-    session = client.session
     if extension.persistent:
         existing = client.host.persistent.get(params.process_id)
         if existing is not None:
@@ -162,11 +161,9 @@ def _start(
     if extension.stdin_file is not None and (params.tty or params.pipe_stdin):
         # Whoever waits for the one would wait for ever.
         raise RpcError(INVALID_PARAMS, "stdinFile goes with neither tty nor pipeStdin")
-    if extension.persistent:
-        session = None
     try:
         process = client.host.start(
-            session,
+            None if extension.persistent else client.session,
             params.process_id,
             argv=argv,
             program=program,

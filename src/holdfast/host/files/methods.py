@@ -93,11 +93,13 @@ async def watch_missing(client: ClientConnection, params: parameters.WatchMissin
     paths = paths_of(params)
     if not service.watch.begin(params):
         return b'{"watching":false}'
-    # A sandbox may name places that never answer.
-    scope = await service.in_thread(service.scope, params)
-    if paths is None:
-        return b'{"watching":false}'
-    preparing = asyncio.ensure_future(service.in_thread(prepare, scope, *paths))
+
+    def set_up():
+        # A sandbox that cannot be honoured is refused also if there is nothing to watch.
+        scope = service.scope(params)
+        return None if paths is None else prepare(scope, *paths)
+
+    preparing = asyncio.ensure_future(service.in_thread(set_up))
     try:
         inotify = await asyncio.shield(preparing)
     except asyncio.CancelledError:

@@ -99,28 +99,31 @@ def _replace_keeping(
     except OSError:
         # The directory does not take new files, but the file itself can be written.
         return False
+    replaced = False
     try:
         try:
-            if not _take_identity(descriptor, existing, status, mode):
-                os.unlink(temporary, dir_fd=place.directory)
-                return False
-            fill(descriptor)
+            alike = _take_identity(descriptor, existing, status, mode)
+            if alike:
+                fill(descriptor)
         finally:
             os.close(descriptor)
         # Filling took its time: what must be in place now need not have been before.
-        if scope.in_place():
-            os.unlink(temporary, dir_fd=place.directory)
+        if alike and not scope.in_place():
+            replaced = _take_name(place, temporary)
+    finally:
+        if not replaced:
+            _discard(place, temporary)
+    return replaced
+
+
+def _take_name(place: Place, temporary: str) -> bool:
+    """Give *temporary* the name of *place*; False if no other file can have it."""
+    try:
+        os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+    except OSError as error:
+        # Something is mounted there, as over /etc/hosts in a container.
+        if error.errno == errno.EBUSY:
             return False
-        try:
-            os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
-        except OSError as error:
-            # Something is mounted there, as over /etc/hosts in a container: no other file can have that name.
-            if error.errno != errno.EBUSY:
-                raise
-            os.unlink(temporary, dir_fd=place.directory)
-            return False
-    except BaseException:
-        _discard(place, temporary)
         raise
     return True
 
