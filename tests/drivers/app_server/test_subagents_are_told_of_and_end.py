@@ -82,8 +82,12 @@ async def test_it_is_told_of_and_asks_nobody_else(rig: Rig, model_server: ModelS
         gate.open()
         neighbour = await asyncio.to_thread(other.finish)
     assert not done.of(Malformed) and not done.of(Unrecognized)
+    # 0.142.2 also puts the end of the subagent before the model as a message; when that comes after the last
+    # request, it makes one more, and the model says the same again.
+    last = len(model_server.main_requests) - 5
+    assert last in (1, 2)
     assert done.answer == "Both are done."
-    assert [event.text for event in done.of(Message)] == ["Both are done."]
+    assert [event.text for event in done.of(Message)] == ["Both are done."] * last
     assert [event.decision for event in done.of(ApprovalResolved)] == ["accept"]
     assert steps(done) == [SubagentStep.STARTED, SubagentStep.MESSAGE, SubagentStep.ENDED]
     started, said, ended = done.of(SubagentReported)
@@ -93,8 +97,8 @@ async def test_it_is_told_of_and_asks_nobody_else(rig: Rig, model_server: ModelS
     (command,) = [event for event in done.of(ToolStarted) if event.tool is ToolType.COMMAND]
     assert command.title.startswith(f"Subagent {started.label}: ") and "touch made.txt" in command.title
     assert command.item_id in {event.item_id for event in done.of(ToolEnded)}
-    # Of both: three requests of the one and two of the other.
-    assert done.of(UsageReported)[-1].usage.input_tokens == 5000
+    # Of both: at least three requests of the one and two of the other.
+    assert done.of(UsageReported)[-1].usage.input_tokens == 4000 + 1000 * last
     # Its neighbour hears everything, takes nothing of it for its own, and does not answer for it.
     assert neighbour.answer == "Something else."
     assert not neighbour.of(SubagentReported) and not neighbour.of(Notice) and not neighbour.of(ToolStarted)
