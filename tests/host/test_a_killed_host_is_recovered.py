@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -11,11 +12,16 @@ from pathlib import Path
 
 from holdfast.clock import boot_id
 from holdfast.host.client import HostClient
+from holdfast.host.description import Description
+from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import RECORD
 from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record
+from holdfast.host.process import HostedProcess
+from holdfast.host.recovery import recover
+from holdfast.host.staging import Staging
 from holdfast.host.tree import start_time
 
-from .harness import PATH, alive, start_host, within
+from .harness import PATH, alive, start_host, until_dead, within
 
 
 @asynccontextmanager
@@ -129,3 +135,37 @@ async def test_two_hosts_never_share_a_directory(state: Path) -> None:
         _, errors = await within(second.communicate())
         assert second.returncode == 2
         assert b"Another host is running" in errors
+
+
+async def test_what_a_lost_process_left_is_ended_also_if_the_server_that_found_it_is_killed(state: Path) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url, reconnect_for=0.1)
+    started = await client.start(spec("l", "sleep", "1000"))
+    assert started.pid is not None
+    serving = server.server_pid
+    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(serving, signal.SIGKILL)
+    server.kill()
+    await client.aclose()
+
+    def make(description: Description, directory: str, log: ProcessLog) -> HostedProcess:
+        return HostedProcess(
+            description,
+            directory,
+            log,
+            poller=None,  # type: ignore[arg-type]  (nothing is watched)
+            staging=staging,
+            on_closed=lambda process: None,
+            on_stdin_closed=lambda process: None,
+        )
+
+    staging = Staging(lambda descriptors: None)
+    # Two servers that get no further than to declare it lost.
+    for _ in range(2):
+        (found,) = recover(str(state / "processes"), {}, [], make, staging=staging, outlived=False)
+        assert (found.process.lost, found.process.closed) == (True, True)
+        assert found.survivors is not None
+        assert [member.pid for member in found.survivors.members()] == [started.pid]
+    async with running(state):
+        await until_dead(started.pid)
+    assert "left-over" not in os.listdir(found.process.directory)

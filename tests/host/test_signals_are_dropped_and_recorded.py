@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from holdfast.host.client import HostClient
 from holdfast.host.drop import EVENT_LIMIT, DropWatcher, SignalDrop
 from holdfast.host.log import ProcessLog
+from holdfast.host.log_index import LogFull
 from holdfast.host.port import Kind, ProcessSpec, Record
 
 from .harness import PATH, RunningServer, kill_server, start_host, within
@@ -197,3 +199,30 @@ async def test_no_event_is_lost_or_doubled_when_the_server_is_killed(state: Path
     assert sorted(events) == list(range(300))
     await client.aclose()
     server.stop()
+
+
+@pytest.mark.parametrize("call", ["listdir", "open"])
+def test_events_wait_for_descriptors_to_be_read_with(state: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    watcher = DropWatcher(FakePoller())  # type: ignore[arg-type]
+    drop = SignalDrop(state / "drop", watcher)
+    (state / "log").mkdir()
+    log = ProcessLog.create(state / "log")
+    leave(state / "drop", "event", "1")
+    with monkeypatch.context() as patch:
+        genuine = getattr(os, call)
+
+        def refuse(path: str, *rest: int) -> object:
+            if str(path).startswith(str(state / "drop")):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return genuine(path, *rest)
+
+        patch.setattr(os, call, refuse)
+        with pytest.raises(LogFull, match="Too many open files"):
+            drop.collect(log)
+        assert not log.entries(0, 10)
+    assert drop.collect(log)
+    assert [log.data(entry) for entry in log.entries(0, 10)] == [b"1"]
+    assert not drop.collect(log)
+    drop.close()
+    log.close()
+    watcher.close()

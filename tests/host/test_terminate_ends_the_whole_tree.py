@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -307,3 +308,31 @@ async def test_unkillable_members_are_reported(monkeypatch: pytest.MonkeyPatch) 
 
 def _gone(pid: int) -> int:
     raise ProcessLookupError(pid)
+
+
+async def test_without_descriptors_to_look_with_nothing_counts_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = await asyncio.create_subprocess_exec("sleep", "1000")
+    genuine, refused = os.listdir, 0
+
+    def listdir(path: str) -> list[str]:
+        nonlocal refused
+        if path == "/proc" and refused < 3:
+            refused += 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return genuine(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    ending = await within(tree.end_tree(Tree(child.pid, tree.start_time(child.pid)), grace=1000.0))
+    assert [process.pid for process in ending.ended] == [child.pid]
+    assert (refused, ending.survivors) == (3, [])
+    await child.wait()
+
+
+async def test_who_cannot_look_for_long_says_that_it_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptors(self: Tree) -> list[OsProcess]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Tree, "members", no_descriptors)
+    monkeypatch.setattr(tree, "_KILL_PATIENCE", 0.0)
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        await within(tree.end_tree(Tree(1, 1), grace=0.0))

@@ -160,7 +160,12 @@ async def _terminate_tree(process: HostedProcess, grace: float) -> bytes:
     survivors: list[OsProcess] = []
     if tree is not None:
         process.terminating = True
-        ending = await end_tree(tree, grace=grace)
+        try:
+            ending = await end_tree(tree, grace=grace)
+        except OSError as error:
+            raise RpcError(
+                INTERNAL_ERROR, f"what is alive of process {process.process_id} cannot be told: {error.strerror}"
+            ) from None
         ended, survivors = ending.ended, ending.survivors
     return encode_json(
         {

@@ -21,6 +21,7 @@ from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
 from holdfast.host.log_index import FULL, log_full
 from holdfast.jsonrpc.event_loop import READABLE, Poller
+from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: The largest event, in bytes; of a larger one only its size is recorded.
 EVENT_LIMIT: Final = 1024 * 1024
@@ -106,7 +107,7 @@ class SignalDrop:
 
         The directory belongs to the process: whatever it does there, at worst its own events are gone.
 
-        :raises LogFull: no room; what is not recorded stays where it is
+        :raises LogFull: no room, or no descriptors; what is not recorded stays where it is
         """
         found = False
         for name in sorted(_names(self._current)):
@@ -158,7 +159,9 @@ class SignalDrop:
     def _record(log: ProcessLog, path: str) -> None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise log_full(f"a record of the event {path}", error) from error
             log.append(EntryKind.SIGNAL, b'{"holdfast":"unreadable event"}')
             return
         try:
@@ -182,7 +185,10 @@ class SignalDrop:
 def _names(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
-    except OSError:
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            # Not that there are none: whoever takes it for that loses them.
+            raise log_full(f"records of the events in {directory}", error) from error
         # The process has removed it, or closed it to itself: no events.
         return []
 

@@ -42,16 +42,22 @@ def hand_out(held: Held) -> tuple[list[str], list[int]]:
     return words, numbers
 
 
-def take_in(held: Held, words: Iterable[str], descriptors: Iterable[int]) -> None:
-    """Add to *held* what :func:`hand_out` made a packet of."""
-    named: list[tuple[dict[str, int], str]] = []
+def take_in(held: Held, words: list[str], descriptors: list[int]) -> bool:
+    """Add to *held* what :func:`hand_out` made a packet of.
+
+    False if not all descriptors have come, because there are no free numbers for them here: then none of them is kept.
+    """
+    if sum("/" in word for word in words) != len(descriptors):
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return False
+    arrived = iter(descriptors)
     for word in words:
         key, slash, name = word.partition("/")
         known = held.setdefault(key, {})
         if slash:
-            named.append((known, name))
-    for (known, name), descriptor in zip(named, descriptors, strict=True):
-        known[name] = descriptor
+            known[name] = next(arrived)
+    return True
 
 
 class Estate:

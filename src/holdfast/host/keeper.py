@@ -25,7 +25,7 @@ To the keeper:
 
 From the keeper: ``hold`` for everything held, ``children`` (pids; any number of packets), then ``handed`` (whether it
 ``outlived`` a server: then whatever it does not hold was never started), and later ``ended`` (pid, code, signal) for
-adopted children.
+adopted children, and ``unheld`` (keys) when it has no free descriptors for what it was to hold.
 """
 
 from __future__ import annotations
@@ -356,14 +356,15 @@ class Keeper:
                 self._send(["ended", str(pid), str(code), str(number)])
 
     def _server_lives(self) -> bool:
-        """False when the server is dead or dying: then a child that nobody adopted may have been its own.
+        """False when the server is dead or dying, as far as can be seen: a child that nobody adopted may be its own.
 
         A process with threads is waited for only when the last of them is gone, but its children are ours before that.
         Its first thread is dead at that moment, and that is what is told of its state.
         """
         try:
             return stat_fields(self._server)[0] not in (b"Z", b"X")
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError:
+            # It is gone; or there is no descriptor to look with, and the child is left for the next look.
             return False
 
     def _read_packets(self) -> bool:
@@ -387,7 +388,8 @@ class Keeper:
     def _obey(self, words: list[str], descriptors: list[int]) -> None:
         operation, *rest = words
         if operation == "hold":
-            take_in(self._held, rest, descriptors)
+            if not take_in(self._held, rest, descriptors):
+                self._send(["unheld", *{word.partition("/")[0] for word in rest}])
         elif operation == "drop":
             descriptor = self._held.get(rest[0], {}).pop(rest[1], None)
             if descriptor is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -28,6 +30,8 @@ class KeeperLink:
         self._channel = channel
         #: Called with pid, exit code and signal number of an adopted child that ended.
         self.on_ended: Callable[[int, int, int], None] = lambda pid, code, number: None
+        #: Called with the keys of what the keeper could not hold, for want of descriptors.
+        self.on_unheld: Callable[[list[str]], None] = lambda keys: None
         #: Called when the keeper is gone.
         self.on_death: Callable[[], None] = lambda: None
         #: Whether the keeper has outlived an earlier server, so that what it did not hold was never started.
@@ -41,7 +45,10 @@ class KeeperLink:
         return self._channel is not None
 
     def take_over(self) -> tuple[Held, list[int]]:
-        """What an earlier server left with the keeper: descriptors by key and name, and the pids of its children."""
+        """What an earlier server left with the keeper: descriptors by key and name, and the pids of its children.
+
+        :raises OSError: there are no free descriptors for them
+        """
         held: Held = {}
         children: list[int] = []
         channel = self._channel
@@ -58,7 +65,8 @@ class KeeperLink:
                 return held, []
             operation, *rest = words
             if operation == "hold":
-                take_in(held, rest, descriptors)
+                if not take_in(held, rest, descriptors):
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             elif operation == "children":
                 children += map(int, rest)
             elif operation == "handed":
@@ -90,9 +98,12 @@ class KeeperLink:
                 self._channel = None
                 self.on_death()
                 return
-            if words[0] == "ended":
-                pid, code, number = map(int, words[1:])
+            operation, *rest = words
+            if operation == "ended":
+                pid, code, number = map(int, rest)
                 self.on_ended(pid, code, number)
+            elif operation == "unheld":
+                self.on_unheld(rest)
 
     def _send(self, words: list[str], descriptors: Iterable[int] = ()) -> None:
         if self._channel is None:

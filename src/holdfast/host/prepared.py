@@ -94,7 +94,7 @@ class PreparedStarts:
         self._hold(*made)
         self._ready.extend(made)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go)
+            self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go_unused)
 
     def _hold(self, *made: Prepared) -> None:
         self._link.hold({prepared.key: prepared.preparation.streams.by_name() for prepared in made})
@@ -114,12 +114,16 @@ class PreparedStarts:
                 # The start that needs it will say so.
                 return
 
-    def _let_go(self) -> None:
+    def _let_go_unused(self) -> None:
         self._timer = None
         if self._used and not self._closed:
             self._used = False
-            self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go)
+            self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go_unused)
             return
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let go of what was made ahead."""
         while self._ready:
             # Its place is not used again: the keeper is told by its name to let go of these streams, some time soon.
             self._ready.popleft().discard(self._link)
@@ -129,5 +133,5 @@ class PreparedStarts:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        self._let_go()
+        self.let_go()
         os.close(self._nothing)

@@ -245,10 +245,12 @@ class HostedProcess:
         if self.drop is not None:
             self.drop.close()
             self.drop = None
-        self.notify()
-        self.log.close()
-        self.writes.close()
-        self._on_closed(self)
+        try:
+            self.notify()
+        finally:
+            self.log.close()
+            self.writes.close()
+            self._on_closed(self)
 
     @property
     def running(self) -> bool:

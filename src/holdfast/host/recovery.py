@@ -4,7 +4,8 @@ A directory without a description is a start that never happened and is removed;
 which is given the streams before every start, does not hold.  A log that ends with ``closed`` is
 complete.  Anything else was alive when its server died.  If the keeper held its streams it goes on: from the size of
 the files, with the exit status that the keeper knows.  If nobody held them, its unindexed bytes are indexed, its exit
-is recorded as unknown unless somebody saw it, and what still lives of its tree is found to be ended.
+is recorded as unknown unless somebody saw it, and what still lives of its tree is found to be ended.  Until it is, that
+is noted in the directory: a server that is killed before leaves it to the next one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from holdfast.clock import boot_id
 from holdfast.directories import remove_directory
@@ -31,6 +33,9 @@ from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
 
 _log = logging.getLogger(__name__)
+
+#: The file that says that what a lost process left running has yet to be ended.
+_LEFT_OVER: Final = "left-over"
 
 MakeProcess = Callable[[Description, str, ProcessLog], HostedProcess]
 
@@ -95,7 +100,9 @@ def recover(
         log = ProcessLog.complete(directory)
         newest = log.entries(log.last_seq - 1, 1) if log.last_seq else []
         if newest and newest[0].kind == EntryKind.CLOSED:
-            yield Recovered(_ended(make(description, directory, log), started), None, None)
+            process = _ended(make(description, directory, log), started)
+            left_over = os.path.exists(f"{directory}/{_LEFT_OVER}")
+            yield Recovered(process, None, _survivors(description, started, directory) if left_over else None)
         elif key in held:
             streams = Streams.from_names(held[key])
             if started is None:
@@ -120,15 +127,30 @@ def _lose(
     description: Description, started: Started | None, directory: str, log: ProcessLog, make: MakeProcess
 ) -> Recovered:
     """Complete the log of a process whose streams nobody held."""
+    survivors = _survivors(description, started, directory)
     # Without room for that it is lost all the same, and what comes after this server completes its log.
-    with contextlib.suppress(LogFull):
+    with contextlib.suppress(LogFull, OSError):
+        if survivors is not None:
+            os.close(os.open(f"{directory}/{_LEFT_OVER}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         log.append_end(exit_code=None, exited=log.last(EntryKind.EXITED) is None, closed=True)
-    survivors: Tree | None = None
-    if description.boot_id == boot_id():
-        # Killed before it wrote down the pid: then only the marker can find anything.
-        survivors = Tree(started.pid if started else 0, started.started if started else 0, description.marker)
-        survivors.cgroup = recall(directory, description.boot_id)
     return Recovered(_ended(make(description, directory, log), started), None, survivors)
+
+
+def _survivors(description: Description, started: Started | None, directory: str) -> Tree | None:
+    """What may still live of a process that is lost; None if that was in another boot."""
+    if description.boot_id != boot_id():
+        return None
+    # Killed before it wrote down the pid: then only the marker can find anything.
+    tree = Tree(started.pid if started else 0, started.started if started else 0, description.marker)
+    tree.cgroup = recall(directory, description.boot_id)
+    return tree
+
+
+def settle(process: HostedProcess) -> None:
+    """Nothing lives any more of what *process* left over."""
+    # It may have been forgotten meanwhile.
+    with contextlib.suppress(OSError):
+        os.unlink(f"{process.directory}/{_LEFT_OVER}")
 
 
 def _ended(process: HostedProcess, started: Started | None) -> HostedProcess:

@@ -29,7 +29,7 @@ from holdfast.host.orphans import reap_orphans
 from holdfast.host.places import Places
 from holdfast.host.prepared import PreparedStarts
 from holdfast.host.process import HostedProcess, NotPermitted
-from holdfast.host.recovery import Running, recover
+from holdfast.host.recovery import Running, recover, settle
 from holdfast.host.retention import Retention
 from holdfast.host.session import Session, Sessions
 from holdfast.host.staging import Staging
@@ -72,6 +72,7 @@ class ProcessHost:
         self._loop = asyncio.get_running_loop()
         self._link = link
         link.on_ended = self._kept_child_ended
+        link.on_unheld = self._not_held
         self._kept: dict[int, KeptChild] = {}
         self._staging = Staging(self._hold_staging)
         self.retention = Retention(retain_bytes)
@@ -193,6 +194,19 @@ class ProcessHost:
             held[_STAGING] = staging
         return held
 
+    def _not_held(self, keys: list[str]) -> None:
+        """The keeper has no descriptors to spare: until it has, these would not outlive this server."""
+        _log.warning("the keeper has no free descriptors for %d more; they are offered again", len(keys))
+        # What is started next must not be one that is not held.
+        self._prepared.let_go()
+        self._loop.call_later(_SWEEP, self._hold_again, keys)
+
+    def _hold_again(self, keys: list[str]) -> None:
+        held = self.holdings()
+        for key in keys:
+            if key in held:
+                self._link.hold({key: held[key]})
+
     async def _end_lost(self, process: HostedProcess, tree: Tree) -> None:
         ending = await end_tree(tree, grace=STOP_GRACE)
         for member in ending.ended:
@@ -206,13 +220,21 @@ class ProcessHost:
                 member.command,
                 process.process_id,
             )
+        if not ending.survivors:
+            settle(process)
 
     async def stop(self) -> None:
         """End every process and release the directory."""
         self._stopping = True
         self._all_closed.clear()
         self._sweeper.cancel()
-        await asyncio.gather(*(self._end(process) for process in tuple(self.live)), *self._ending_lost)
+        endings = (*(self._end(process) for process in tuple(self.live)), *self._ending_lost)
+        for failure in await asyncio.gather(*endings, return_exceptions=True):
+            if isinstance(failure, OSError):
+                # Who else there is gets ended all the same.
+                _log.error("what is alive of a process cannot be told: %s", failure.strerror)
+            elif failure is not None:
+                raise failure
         if self.live:
             try:
                 await asyncio.wait_for(self._all_closed.wait(), _LAST_CLOSE)
@@ -353,7 +375,7 @@ class ProcessHost:
             self._starts_sandbox = False
             if pid is not None:
                 # No descriptors are left: what cannot be looked after must not run.
-                os.kill(pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
             if drop is not None:
                 drop.close()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from holdfast.clock import monotonic
+from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: The variable that marks the children of a hosted process; see :class:`Tree`.
 MARKER: Final = "HOLDFAST_PROCESS"
@@ -103,11 +104,17 @@ def all_processes() -> dict[int, OsProcess]:
 
 
 def carries(pid: int, marker: bytes) -> bool:
-    """Whether the environment of *pid* holds the entry *marker*."""
+    """Whether the environment of *pid* holds the entry *marker*.
+
+    :raises OSError: there are no descriptors to look with
+    """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return marker in file.read().split(b"\0")
-    except OSError:
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
+        # It has ended, or is somebody else's.
         return False
 
 
@@ -128,7 +135,10 @@ class Tree:
     ending: _EndingUnderWay | None = field(default=None, init=False, repr=False, compare=False)
 
     def members(self) -> list[OsProcess]:
-        """What is alive of the tree now, the hosted process first.  Reads all of ``/proc``: not for a hot path."""
+        """What is alive of the tree now, the hosted process first.  Reads all of ``/proc``: not for a hot path.
+
+        :raises OSError: there are no descriptors to look with
+        """
         processes = all_processes()
         roots = {self.pid: self.started, **self.seen}
         belongs = {pid for pid, started in roots.items() if (own := processes.get(pid)) and own.started == started}
@@ -173,7 +183,9 @@ class Tree:
                     with open(f"{place}/cgroup.procs") as file:
                         # What is in another pid namespace than ours would be 0.
                         found.update(int(pid) for pid in file.read().split() if pid != "0")
-                except OSError:
+                except OSError as error:
+                    if error.errno in EXHAUSTED:
+                        raise
                     # Removed meanwhile.
                     continue
         return found
@@ -245,6 +257,8 @@ async def end_tree(tree: Tree, *, grace: float) -> Ending:
     New members are looked for all the while.  What ignores SIGKILL for five seconds, or may not be sent any signal, is
     reported as a survivor.  A tree is ended once at a time: who asks meanwhile can only hasten it, and gets the same
     answer.  It is ended also if nobody waits for that any more.
+
+    :raises OSError: all that time there were no descriptors to look with, and what is alive is not known
     """
     if tree.ending is None:
         tree.ending = _EndingUnderWay(tree, grace)
@@ -274,7 +288,7 @@ class _EndingUnderWay:
         try:
             while True:
                 self._look_again.clear()
-                looked = await asyncio.to_thread(self._look)
+                looked = await self._try_to_look()
                 if isinstance(looked, Ending):
                     return looked
                 left = self._kill_at - monotonic()
@@ -286,6 +300,15 @@ class _EndingUnderWay:
                 pause = min(2 * pause, _LONGEST_RESCAN)
         finally:
             self._tree.ending = None
+
+    async def _try_to_look(self) -> Ending | list[int]:
+        try:
+            return await asyncio.to_thread(self._look)
+        except OSError as error:
+            if error.errno not in EXHAUSTED or monotonic() >= self._kill_at + _KILL_PATIENCE:
+                raise
+            # Without a descriptor to look with nothing is proven: the next look may have one.
+            return []
 
     def _look(self) -> Ending | list[int]:
         """Send what has to be sent now; returns pidfds of who has to end, or that it is over."""

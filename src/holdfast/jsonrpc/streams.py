@@ -28,7 +28,7 @@ _VECTOR: Final = 512
 _ACCEPTED: Final = 64
 #: Seconds until connections are accepted again after there were no descriptors left.
 _PAUSE: Final = 1.0
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class SocketTransport(asyncio.Transport):
@@ -284,7 +284,7 @@ class Listener:
                 # Gone before it was looked at.
                 continue
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in EXHAUSTED:
                     raise
                 self._poller.unwatch(self._listener.fileno())
                 asyncio.get_running_loop().call_later(_PAUSE, self._go_on)
