@@ -4,8 +4,8 @@ A directory without a description is a start that never happened and is removed;
 which is given the streams before every start, does not hold.  A log that ends with ``closed`` is
 complete.  Anything else was alive when its server died.  If the keeper held its streams it goes on: from the size of
 the files, with the exit status that the keeper knows.  If nobody held them, its unindexed bytes are indexed, its exit
-is recorded as unknown unless somebody saw it, and what still lives of its tree is found to be ended.  Until it is, that
-is noted in the directory: a server that is killed before leaves it to the next one.
+is recorded as unknown unless somebody saw it, and what still lives of its tree is found to be ended
+(:mod:`holdfast.host.left_over`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from holdfast.clock import boot_id
 from holdfast.directories import remove_directory
+from holdfast.host import left_over
 from holdfast.host.cgroup import recall
 from holdfast.host.description import Description, Started, read_description, write_started
 from holdfast.host.estate import Held
@@ -33,9 +33,6 @@ from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
 
 _log = logging.getLogger(__name__)
-
-#: The file that says that what a lost process left running has yet to be ended.
-_LEFT_OVER: Final = "left-over"
 
 MakeProcess = Callable[[Description, str, ProcessLog], HostedProcess]
 
@@ -101,8 +98,8 @@ def recover(
         newest = log.entries(log.last_seq - 1, 1) if log.last_seq else []
         if newest and newest[0].kind == EntryKind.CLOSED:
             process = _ended(make(description, directory, log), started)
-            left_over = os.path.exists(f"{directory}/{_LEFT_OVER}")
-            yield Recovered(process, None, _survivors(description, started, directory) if left_over else None)
+            survivors = _survivors(description, started, directory) if left_over.is_noted(directory) else None
+            yield Recovered(process, None, survivors)
         elif key in held:
             streams = Streams.from_names(held[key])
             if started is None:
@@ -131,7 +128,7 @@ def _lose(
     # Without room for that it is lost all the same, and what comes after this server completes its log.
     with contextlib.suppress(LogFull, OSError):
         if survivors is not None:
-            os.close(os.open(f"{directory}/{_LEFT_OVER}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            left_over.note(directory)
         log.append_end(exit_code=None, exited=log.last(EntryKind.EXITED) is None, closed=True)
     return Recovered(_ended(make(description, directory, log), started), None, survivors)
 
@@ -144,13 +141,6 @@ def _survivors(description: Description, started: Started | None, directory: str
     tree = Tree(started.pid if started else 0, started.started if started else 0, description.marker)
     tree.cgroup = recall(directory, description.boot_id)
     return tree
-
-
-def settle(process: HostedProcess) -> None:
-    """Nothing lives any more of what *process* left over."""
-    # It may have been forgotten meanwhile.
-    with contextlib.suppress(OSError):
-        os.unlink(f"{process.directory}/{_LEFT_OVER}")
 
 
 def _ended(process: HostedProcess, started: Started | None) -> HostedProcess:

@@ -24,16 +24,17 @@ from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
 from holdfast.host.hanging import HangingMounts
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
+from holdfast.host.left_over import LeftOver
 from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
 from holdfast.host.places import Places
 from holdfast.host.prepared import PreparedStarts
 from holdfast.host.process import HostedProcess, NotPermitted
-from holdfast.host.recovery import Running, recover, settle
+from holdfast.host.recovery import Running, recover
 from holdfast.host.retention import Retention
 from holdfast.host.session import Session, Sessions
 from holdfast.host.staging import Staging
-from holdfast.host.tree import MARKER, StartClock, Tree, end_tree
+from holdfast.host.tree import MARKER, StartClock, end_tree
 from holdfast.jsonrpc.event_loop import running_poller
 from holdfast.jsonrpc.messages import STOPPING, RpcError
 
@@ -99,8 +100,7 @@ class ProcessHost:
         self.connections = 0
         self._idle_since = monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
-        #: What earlier servers left running of processes that are lost.
-        self._ending_lost: list[asyncio.Task[None]] = []
+        self._left_over = LeftOver(STOP_GRACE)
         self._drops: DropWatcher | None = None
         self._start_clock = StartClock()
         self._stopping = False
@@ -138,7 +138,7 @@ class ProcessHost:
                 self._resume(process, found.running, children)
             if found.survivors is not None:
                 lost += 1
-                self._ending_lost.append(self._loop.create_task(self._end_lost(process, found.survivors)))
+                self._left_over.end(process, found.survivors)
         for key, descriptors in held.items():
             # Nobody's any more: what recovery used, it took out.
             for descriptor in descriptors.values():
@@ -207,29 +207,13 @@ class ProcessHost:
             if key in held:
                 self._link.hold({key: held[key]})
 
-    async def _end_lost(self, process: HostedProcess, tree: Tree) -> None:
-        ending = await end_tree(tree, grace=STOP_GRACE)
-        for member in ending.ended:
-            _log.warning(
-                "ended pid %d (%s), left over by lost process %r", member.pid, member.command, process.process_id
-            )
-        for member in ending.survivors:
-            _log.error(
-                "pid %d (%s), left over by lost process %r, cannot be ended",
-                member.pid,
-                member.command,
-                process.process_id,
-            )
-        if not ending.survivors:
-            settle(process)
-
     async def stop(self) -> None:
         """End every process and release the directory."""
         self._stopping = True
         self._all_closed.clear()
         self._sweeper.cancel()
-        endings = (*(self._end(process) for process in tuple(self.live)), *self._ending_lost)
-        for failure in await asyncio.gather(*endings, return_exceptions=True):
+        endings = [self._end(process) for process in tuple(self.live)]
+        for failure in await asyncio.gather(*endings, self._left_over.wait(), return_exceptions=True):
             if isinstance(failure, OSError):
                 # Who else there is gets ended all the same.
                 _log.error("what is alive of a process cannot be told: %s", failure.strerror)
@@ -264,7 +248,7 @@ class ProcessHost:
     @property
     def idle_for(self) -> float:
         """Seconds since the last moment with a connection or a live process; 0 while there is one."""
-        if self.connections or self.live or not all(task.done() for task in self._ending_lost):
+        if self.connections or self.live or not self._left_over.ended:
             return 0.0
         return monotonic() - self._idle_since
 
