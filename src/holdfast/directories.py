@@ -21,6 +21,12 @@ class InsecureDirectory(InvalidRequest):
     code = "insecure_directory"
 
 
+class UnusableDirectory(InvalidRequest):
+    """A directory cannot be made, or what Holdfast keeps in it cannot be opened."""
+
+    code = "unusable_directory"
+
+
 def state_directory() -> Path:
     """The directory of everything Holdfast stores: ``HOLDFAST_STATE_DIR``, else the platform's state directory."""
     override = os.environ.get("HOLDFAST_STATE_DIR")
@@ -45,19 +51,26 @@ def private_directory(path: Path) -> Path:
     """Create *path* with mode 0700 (parents included) or check that it is ours and private.
 
     :raises InsecureDirectory: it is a symlink, not a directory, owned by another user, or open to group or others
+    :raises UnusableDirectory: it cannot be made
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
-    status = path.lstat()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        status = path.lstat()
+    except OSError as error:
+        raise _cannot_make(path, error) from error
+    if stat.S_ISLNK(status.st_mode):
+        target = os.path.realpath(path)
+        hint = f"Name what it leads to: {target}" if os.path.isdir(target) else f"Move it away, or {_another(path)}."
+        raise InsecureDirectory(f"{path} is a symlink.", hint=hint)
     if not stat.S_ISDIR(status.st_mode):
-        raise InsecureDirectory(f"{path} is not a directory.", hint=f"Move {path} away, or set HOLDFAST_STATE_DIR.")
+        raise InsecureDirectory(f"{path} is not a directory.", hint=f"Move it away, or {_another(path)}.")
     if status.st_uid != os.geteuid():
         raise InsecureDirectory(
-            f"{path} belongs to user {status.st_uid}, not to you.",
-            hint="Set HOLDFAST_STATE_DIR to a directory of your own.",
+            f"{path} belongs to user {status.st_uid}, not to you.", hint=f"Move it away, or {_another(path)}."
         )
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
@@ -68,6 +81,39 @@ def private_directory(path: Path) -> Path:
             hint = f"If only Holdfast uses it, run: chmod 700 {path}"
         raise InsecureDirectory(f"{path} is open to other users (mode {mode:04o}).", hint=hint)
     return path
+
+
+def open_private(path: Path, access: int) -> int:
+    """Open a file of a private directory, made (0600) if need be, for *access* (``O_RDWR`` and the like).
+
+    :raises UnusableDirectory: it cannot be opened
+    """
+    try:
+        return os.open(path, access | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise UnusableDirectory(
+            f"{path} cannot be opened: {error.strerror}.", hint=f"Mend that, or {_another(path)}."
+        ) from error
+
+
+def _cannot_make(path: Path, error: OSError) -> UnusableDirectory:
+    # The system tells only what it was asked for, not what is in the way.
+    there = next((parent for parent in path.parents if os.path.lexists(parent)), path)
+    if os.path.isdir(there):
+        return UnusableDirectory(
+            f"{path} cannot be made in {there}: {error.strerror}.", hint=f"Mend that, or {_another(path)}."
+        )
+    kind = "a symlink that leads to no directory" if there.is_symlink() else "not a directory"
+    return UnusableDirectory(
+        f"{path} cannot be made: {there} is {kind}.", hint=f"Move {there} away, or {_another(path)}."
+    )
+
+
+def _another(path: Path) -> str:
+    """How to have another directory instead of *path*: not every one is named by the environment."""
+    if path.is_relative_to(state_directory()):
+        return "set HOLDFAST_STATE_DIR to a directory of your own"
+    return "choose a directory of your own"
 
 
 def socket_path(directory: Path, name: str) -> Path:

@@ -51,6 +51,31 @@ def test_one_sentence_and_one_hint(cli, state: Path, arguments: list[str], sente
     assert not list(state.iterdir()), "something was started"
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["run", "rehearsal", "x"], ["up"], ["up", "--foreground"], ["gc"]])
+def test_a_state_directory_that_cannot_be_made(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("HOLDFAST_STATE_DIR", str(file / "state"))
+    outcome = cli(*arguments)
+    assert (outcome.status, outcome.err) == (
+        2,
+        f"error: {file}/state cannot be made: {file} is not a directory.\n"
+        f"hint: Move {file} away, or set HOLDFAST_STATE_DIR to a directory of your own.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("lock", "arguments"), [("start.lock", ["list"]), ("start.lock", ["up"]), ("daemon.lock", ["up", "--foreground"])]
+)
+def test_a_lock_that_cannot_be_opened(cli, state: Path, lock: str, arguments: list[str]) -> None:
+    (state / lock).mkdir()
+    outcome = cli(*arguments)
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"error: {state}/{lock} cannot be opened: Is a directory.\nhint: ")
+
+
 def test_json_callers_get_the_same_as_an_object(cli, state: Path) -> None:
     outcome = cli("run", "codex", "two", "words", "--json")
     error = json.loads(outcome.out)["error"]

@@ -84,7 +84,7 @@ def test_a_host_elsewhere(home: Path, cli: Callable[..., Outcome]) -> None:
         (["--listen", "stdio"], "standard input of a service"),
         (["--listen", "unix://sock"], "sock would be looked for where the service runs"),
         (["--state-dir", "hosts/a"], "hosts/a would be looked for where the service runs"),
-        (["--root", "/nowhere"], "/nowhere is not a directory"),
+        (["--root", "/nowhere"], "--root /nowhere cannot be used: No such file or directory."),
         (["--ws-auth", "capability-token"], "--ws-token-file"),
         (["--ws-token-sha256", "0" * 64], "Add --ws-auth"),
         (["--remote", "https://x"], "--remote is not possible here"),

@@ -232,9 +232,17 @@ async def test_a_host_is_reached_over_websocket_too_and_a_wrong_address_is_named
     await client.aclose()
 
 
+#: How a process of root's is held to the modes of files, as that of any user is.
+HELD_TO_MODES = (
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search", "--"]
+    if os.geteuid() == 0
+    else []
+)
+
+
 def refused(*options: str) -> str:
     """What a host says that refuses to start."""
-    command = [sys.executable, "-m", "holdfast.host", *options]
+    command = [*HELD_TO_MODES, sys.executable, "-m", "holdfast.host", *options]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=BOUND)
     assert (ended.returncode, ended.stdout) == (2, b"")
     return ended.stderr.decode()
@@ -259,6 +267,61 @@ def test_nobody_is_told_to_take_away_a_directory_of_others(tmp_path: Path, mode:
     told = refused("--state-dir", str(tmp_path))
     tmp_path.chmod(0o700)
     assert told == f"Error: {tmp_path} is open to other users (mode {mode:04o}).\n{hint.format(tmp_path)}\n"
+
+
+def _occupy(directory: Path) -> None:
+    """Put into *directory* what may be in the way of a state directory."""
+    (directory / "file").touch()
+    (directory / "dangling").symlink_to("nowhere")
+    (directory / "link").symlink_to("private")
+    for name, mode in (("private", 0o700), ("locked", 0o700), ("nested", 0o700), ("closed", 0), ("fixed", 0o500)):
+        (directory / name).mkdir(mode)
+    (directory / "locked" / "lock").mkdir()
+    (directory / "nested" / "nurseries").touch()
+
+
+@pytest.mark.parametrize("listen", ["unix://", "stdio"])
+@pytest.mark.parametrize(
+    ("name", "sentence", "hint"),
+    [
+        ("file", "{}/file is not a directory.", "Move it away, or choose a directory of your own."),
+        ("file/x", "{}/file/x cannot be made: {}/file is not a directory.", "Move {}/file away, or choose a "),
+        ("link", "{}/link is a symlink.", "Name what it leads to: {}/private"),
+        ("dangling", "{}/dangling is a symlink.", "Move it away, or choose a directory of your own."),
+        ("dangling/x", "{}/dangling is a symlink that leads to no directory.", "Move {}/dangling away, or "),
+        ("closed/x", "{}/closed/x cannot be made in {}/closed: Permission denied.", "Mend that, or choose a "),
+        ("fixed/x/y", "{}/fixed/x/y cannot be made in {}/fixed: Permission denied.", "Mend that, or choose a "),
+        ("fixed", "{}/fixed/lock cannot be opened: Permission denied.", "Mend that, or choose a directory "),
+        ("locked", "{}/locked/lock cannot be opened: Is a directory.", "Mend that, or choose a directory "),
+        ("nested", "{}/nested/nurseries is not a directory.", "Move it away, or choose a directory of your own."),
+        ("a" * 300, "cannot be made in {}: File name too long.", "Mend that, or choose a directory of your own."),
+    ],
+)
+def test_a_state_directory_that_cannot_be_one_is_told_with_the_way_around(
+    tmp_path: Path, listen: str, name: str, sentence: str, hint: str
+) -> None:
+    _occupy(tmp_path)
+    complaint, advice = refused("--listen", listen, "--state-dir", str(tmp_path / name)).splitlines()
+    assert complaint.startswith("Error: ")
+    assert complaint.endswith(sentence.replace("{}", str(tmp_path)))
+    assert advice.startswith(hint.replace("{}", str(tmp_path)))
+    assert "HOLDFAST_STATE_DIR" not in advice
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("file", "Not a directory"),
+        ("dangling", "No such file or directory"),
+        ("closed/x", "Permission denied"),
+        ("a" * 300, "File name too long"),
+    ],
+)
+def test_a_root_that_cannot_be_one_is_told(tmp_path: Path, state: Path, name: str, reason: str) -> None:
+    _occupy(tmp_path)
+    assert refused("--state-dir", str(state), "--root", str(tmp_path / name)) == (
+        f"Error: --root {tmp_path / name} cannot be used: {reason}.\nGive an existing directory.\n"
+    )
 
 
 def test_what_only_codex_can_do_is_refused_with_the_way_around() -> None:

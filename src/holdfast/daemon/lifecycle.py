@@ -14,7 +14,7 @@ from typing import Final
 from holdfast.clock import monotonic
 from holdfast.daemon.client import DaemonClient, daemon_socket
 from holdfast.daemon.transport import DaemonGone
-from holdfast.directories import private_directory
+from holdfast.directories import open_private, private_directory
 from holdfast.errors import HoldfastError, Unavailable
 
 #: For a daemon to come up on a loaded machine, seconds.
@@ -140,7 +140,7 @@ def _spawn(directory: Path, idle_exit: float | None) -> None:
 @contextlib.contextmanager
 def _one_starter(directory: Path) -> Generator[None]:
     """Let one caller at a time start a daemon; the others wait until it is up, and use it."""
-    descriptor = os.open(directory / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = open_private(directory / "start.lock", os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -17,7 +17,7 @@ from typing import Final
 
 from holdfast.clock import monotonic, wall
 from holdfast.daemon.client import daemon_socket
-from holdfast.directories import private_directory
+from holdfast.directories import open_private, private_directory
 from holdfast.drivers.app_server.servers import SharedServers
 from holdfast.errors import InvalidRequest
 from holdfast.host.client import HostClient
@@ -160,7 +160,7 @@ class Runtime:
 async def _lock_directory(directory: Path, patience: float) -> int:
     """Take the state directory for this process; the kernel gives it back when the process dies, however it dies."""
     deadline = monotonic() + patience
-    descriptor = os.open(directory / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = open_private(directory / "daemon.lock", os.O_RDWR)
     try:
         while not _lock(descriptor):
             if monotonic() >= deadline or _accepts(daemon_socket(directory)):

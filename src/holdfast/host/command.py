@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from holdfast.directories import private_directory, remove_directory, state_directory
+from holdfast.directories import open_private, private_directory, remove_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.host.address import RefusedAddress, bind, tcp_address
 from holdfast.host.ending import ENDING
@@ -207,8 +207,13 @@ def _settings(options: Options, child_descriptors: int) -> Settings:
         )
     if options.concurrent_requests is not None and options.concurrent_requests < 1:
         raise RefusedOption("--concurrent-requests must be 1 or more.", hint="Leave it out.")
-    if options.root is not None and not options.root.is_dir():
-        raise RefusedOption(f"--root {options.root} is not a directory.", hint="Give an existing directory.")
+    if options.root is not None:
+        try:
+            os.close(os.open(options.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            raise RefusedOption(
+                f"--root {options.root} cannot be used: {error.strerror}.", hint="Give an existing directory."
+            ) from error
     return Settings(
         retain_bytes=options.retain_bytes,
         log_format=options.log_format,
@@ -288,9 +293,10 @@ def lock_directory(directory: Path) -> int:
     """Make this process and its children the only host of *directory*; returns the descriptor that holds the lock.
 
     :raises StateDirectoryInUse: another one has it
+    :raises UnusableDirectory: it cannot be made, or locked
     """
     private_directory(directory)
-    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = open_private(directory / "lock", os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.clock import monotonic
-from holdfast.directories import private_directory
+from holdfast.directories import open_private, private_directory
 from holdfast.host.address import host_url
 from holdfast.host.client import HostClient
 from holdfast.host.connection import RECONNECT_FOR
@@ -36,6 +36,8 @@ async def ensure_host(
     Several callers at once get the same host.  What the host has to say goes to ``host.log`` in that directory.
 
     :raises HostUnavailable: it did not start; the message carries the end of its log
+    :raises InsecureDirectory: the directory is not private
+    :raises UnusableDirectory: it cannot be made, or what has to be in it cannot be opened
     """
     private_directory(state_directory)
     url = host_url(state_directory)
@@ -43,7 +45,7 @@ async def ensure_host(
         return await HostClient.connect(url, reconnect_for=reconnect_for)
     except HostUnavailable:
         pass
-    lock = os.open(state_directory / "launch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = open_private(state_directory / "launch.lock", os.O_RDWR)
     try:
         await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
         deadline = monotonic() + _END_WITHIN
@@ -63,10 +65,7 @@ async def ensure_host(
 
 def _is_free(state_directory: Path) -> bool:
     """Whether no host has the directory at the moment."""
-    try:
-        lock = os.open(state_directory / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
+    lock = open_private(state_directory / "lock", os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -79,7 +78,7 @@ def _is_free(state_directory: Path) -> bool:
 def _start(state_directory: Path, idle_exit: float | None) -> None:
     """Start a host in a session of its own and wait for its one line."""
     log_path = state_directory / LOG_NAME
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    log = open_private(log_path, os.O_WRONLY | os.O_APPEND)
     arguments = ["--listen", "unix://", "--state-dir", str(state_directory)]
     if idle_exit is not None:
         arguments += ["--idle-exit", str(idle_exit)]

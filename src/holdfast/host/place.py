@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Final, NamedTuple
 
 from holdfast.clock import monotonic
-from holdfast.directories import remove_directory
+from holdfast.directories import private_directory, remove_directory
 from holdfast.host.log import ProcessLog
 
 #: The description file, and the index of the log.
@@ -67,10 +67,11 @@ class Nursery:
     """Where places are made, by any thread."""
 
     def __init__(self, state_directory: Path) -> None:
-        self._above = os.fspath(state_directory / "nurseries")
+        """:raises UnusableDirectory: there is no place for them in *state_directory*"""
+        above = state_directory / "nurseries"
         # Empty, or with what a killed server was about to make.
-        remove_directory(self._above)
-        os.mkdir(self._above, 0o700)
+        remove_directory(above)
+        self._above = os.fspath(private_directory(above))
         _spread_below(self._above)
         self._directory = ""
         self._made = 0

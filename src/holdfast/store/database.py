@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from holdfast.clock import boot_id, monotonic
-from holdfast.directories import private_directory
+from holdfast.directories import open_private, private_directory
 from holdfast.errors import InvalidRequest, Unavailable
 from holdfast.store.schema import HEAD, REVISIONS, feed_state, metadata, watched_tables
 from holdfast.store.triggers import create_triggers
@@ -151,7 +151,7 @@ def _is_busy(error: sqlite3.Error) -> bool:
 @contextmanager
 def _migration_lock(path: Path) -> Generator[None]:
     """Let one process at a time create or migrate; the kernel gives the lock back if that process dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path, os.O_RDWR)
     try:
         deadline = monotonic() + MIGRATION_SECONDS
         while True:
