@@ -224,8 +224,9 @@ def test_a_host_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch:
         async def ask() -> None:
             await HostClient.connect(f"unix://{path}", reconnect_for=0.1)
 
-        with pytest.raises(HostUnavailable, match="does not answer"):
+        with pytest.raises(HostUnavailable, match="does not answer") as caught:
             asyncio.run(asyncio.wait_for(ask(), PATIENCE))
+        assert "has to be ended before another one" in str(caught.value.hint)
 
 
 def test_a_grace_that_no_host_grants_is_refused(host: str, cli: Callable[..., Outcome]) -> None:

@@ -240,6 +240,30 @@ HELD_TO_MODES = (
 )
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("ws://127.0.0.1:1", "Start one with: holdfast exec-server --listen ws://127.0.0.1:1"),
+        ("wss://127.0.0.1:1", "See that one runs there, and give the URL that it printed when it started."),
+        ("ws://localhost:1", "See that one runs there, and give the URL that it printed when it started."),
+        ("unix://{}/s", "Start one with: holdfast exec-server --listen unix://{}/s"),
+        ("unix://{}/host.sock", "Start one with: holdfast exec-server --listen unix:// --state-dir {}"),
+        ("unix://{}/file/s", "See that one runs there, and give the URL that it printed when it started."),
+    ],
+)
+async def test_where_no_host_is_it_is_said_how_there_can_be_one(tmp_path: Path, url: str, hint: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HostUnavailable, match="No host answers") as caught:
+        await HostClient.connect(url.replace("{}", str(tmp_path)))
+    assert caught.value.hint == hint.replace("{}", str(tmp_path))
+
+
+async def test_what_answers_and_is_no_host_is_not_said_to_be_missing(websocket_host: RunningServer) -> None:
+    with pytest.raises(HostUnavailable, match="HTTP status 404") as caught:
+        await HostClient.connect(f"{websocket_host.url}/elsewhere")
+    assert caught.value.hint == "See that one runs there, and give the URL that it printed when it started."
+
+
 def refused(*options: str) -> str:
     """What a host says that refuses to start."""
     command = [*HELD_TO_MODES, sys.executable, "-m", "holdfast.host", *options]

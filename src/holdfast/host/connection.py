@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from holdfast.clock import monotonic
+from holdfast.host.address import SOCKET_NAME, RefusedAddress, tcp_address
 from holdfast.host.port import Gap, HostUnavailable, Kind, Record
 from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.lines import connect_unix
@@ -95,6 +96,15 @@ class Link:
             reader.put_nowait(None)
 
 
+def _is_of_this_machine(url: str) -> bool:
+    """Whether a host could be told to listen at *url*, and would be there for this machine alone."""
+    try:
+        tcp_address(url, authenticated=False)
+    except RefusedAddress:
+        return False
+    return True
+
+
 class HostConnection:
     """The way to the host at *url*, a ``unix://`` or ``ws://`` URL."""
 
@@ -144,8 +154,7 @@ class HostConnection:
             except (OSError, ConnectionClosed) as error:
                 if monotonic() + pause > deadline:
                     raise HostUnavailable(
-                        f"No host answers at {self.url}: {error or 'connection closed'}.",
-                        hint="Start one with: holdfast exec-server",
+                        f"No host answers at {self.url}: {error or 'connection closed'}.", hint=self._way_to_one(error)
                     ) from error
             else:
                 self.current = link
@@ -153,6 +162,18 @@ class HostConnection:
                 return link
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _way_to_one(self, error: OSError | ConnectionClosed) -> str:
+        if isinstance(error, TimeoutError):
+            return "See what holds it up; one that hangs has to be ended before another one can be started there."
+        nobody = isinstance(error, FileNotFoundError | ConnectionRefusedError) and error.errno is not None
+        if nobody and self.url.startswith("unix://"):
+            path = Path(self.url.removeprefix("unix://"))
+            place = f"unix:// --state-dir {path.parent}" if path.name == SOCKET_NAME else self.url
+            return f"Start one with: holdfast exec-server --listen {place}"
+        if nobody and _is_of_this_machine(self.url):
+            return f"Start one with: holdfast exec-server --listen {self.url}"
+        return "See that one runs there, and give the URL that it printed when it started."
 
     def _not_admitted(self, error: PermissionError) -> HostUnavailable:
         if error.errno is not None:
@@ -184,7 +205,8 @@ class HostConnection:
         if told is None:
             link.peer.close()
             raise HostUnavailable(
-                f"The exec-server at {self.url} is not a Holdfast host.", hint="Start one with: holdfast exec-server"
+                f"The exec-server at {self.url} is not a Holdfast host.",
+                hint="Give the URL of one, as 'holdfast exec-server' prints it.",
             )
         self.instance_id = told.instance_id
         self.state_directory = told.state_directory
