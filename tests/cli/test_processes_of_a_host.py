@@ -205,12 +205,14 @@ def test_a_host_that_one_may_not_ask_is_not_called_absent(state: Path, cli: Call
         assert "No host is running" not in outcome.err
 
 
-@pytest.mark.parametrize("url", ["ws://127.0.0.1:99999", "ws://127.0.0.1:abc", "ws://[::1:4", "http://x"])
-def test_what_is_no_url_is_said_to_be_none(url: str, cli: Callable[..., Outcome]) -> None:
+@pytest.mark.parametrize(
+    "url", ["ws://127.0.0.1:99999", "ws://127.0.0.1:abc", "ws://[::1:4", "http://x", "", "unix://", "ws://"]
+)
+def test_what_is_no_url_is_said_to_be_none(url: str, host: str, cli: Callable[..., Outcome]) -> None:
     for command in ("status", "list"):
         outcome = cli("host", command, "--url", url)
-        assert outcome.status == 127
-        assert f"{url} is not the URL of a host." in outcome.err
+        assert outcome.status == 2
+        assert f"{url!r} is not the URL of a host." in outcome.err
         assert "Traceback" not in outcome.err
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from holdfast.host.address import bind_unix
 from holdfast.host.client import HostClient
-from holdfast.host.port import HostUnavailable, ProcessSpec, Record
+from holdfast.host.port import HostUnavailable, InvalidUrl, ProcessSpec, Record
 from holdfast.jsonrpc.lines import serve_unix
 
 from .harness import BOUND, PATH, RunningServer, WireClient, everything_below, start_host, within
@@ -221,7 +221,7 @@ async def test_stdio_serves_one_client_and_ends_with_it(state: Path) -> None:
 async def test_a_host_is_reached_over_websocket_too_and_a_wrong_address_is_named(websocket_host: RunningServer) -> None:
     with pytest.raises(HostUnavailable, match="No host answers"):
         await HostClient.connect("ws://127.0.0.1:1")
-    with pytest.raises(HostUnavailable, match="not the URL of a host"):
+    with pytest.raises(InvalidUrl, match="not the URL of a host"):
         await HostClient.connect("gopher://x")
     client = await HostClient.connect(websocket_host.url)
     spec = ProcessSpec(process_id="p", argv=["echo", "over websocket"], cwd=Path("/"), env={"PATH": PATH})

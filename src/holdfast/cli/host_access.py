@@ -47,6 +47,7 @@ def ask(
     """What the host answers to *question*; one that goes away meanwhile is waited for for *patience* seconds.
 
     :raises HostUnavailable: it does not answer; none is started
+    :raises InvalidUrl: *url* is none of a host
     """
 
     async def asked() -> T:
@@ -54,9 +55,8 @@ def ask(
         from holdfast.host.client import HostClient
 
         token = None if token_file is None else _token(token_file)
-        client = await HostClient.connect(
-            url or host_url(state_directory() / "host"), token=token, reconnect_for=patience
-        )
+        address = host_url(state_directory() / "host") if url is None else url
+        client = await HostClient.connect(address, token=token, reconnect_for=patience)
         try:
             return await question(client)
         finally:

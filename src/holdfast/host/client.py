@@ -136,6 +136,7 @@ class HostClient(Host):
         """Connect to the host at *url*, trying for *wait* seconds.
 
         :raises HostUnavailable: nobody there, or not a Holdfast host
+        :raises InvalidUrl: *url* is none of a host
         """
         client = cls(url, token=token, reconnect_for=reconnect_for)
         await client._connection.link(monotonic() + wait)

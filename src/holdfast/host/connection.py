@@ -11,7 +11,7 @@ import msgspec
 
 from holdfast.clock import monotonic
 from holdfast.host.address import SOCKET_NAME, RefusedAddress, tcp_address
-from holdfast.host.port import Gap, HostUnavailable, Kind, Record
+from holdfast.host.port import Gap, HostUnavailable, InvalidUrl, Kind, Record
 from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.lines import connect_unix
 from holdfast.jsonrpc.messages import RpcError
@@ -128,6 +128,7 @@ class HostConnection:
         """The connection there is, or a new one that is tried for until *deadline* (monotonic).
 
         :raises HostUnavailable: nobody there, or not a Holdfast host
+        :raises InvalidUrl: there can be none
         """
         if self.current is not None and not self.current.peer.closed:
             return self.current
@@ -189,6 +190,7 @@ class HostConnection:
 
         :raises OSError: nobody answers there
         :raises HostUnavailable: there is no use in trying again
+        :raises InvalidUrl: the same
         """
         link = Link()
         try:
@@ -215,7 +217,10 @@ class HostConnection:
 
     async def _connect(self, accept: Callable[[Connection], Peer]) -> None:
         if self.url.startswith("unix://"):
-            await connect_unix(Path(self.url.removeprefix("unix://")), accept)
+            path = self.url.removeprefix("unix://")
+            if not path:
+                raise self._no_url()
+            await connect_unix(Path(path), accept)
         elif self.url.startswith(("ws://", "wss://")):
             from holdfast.jsonrpc.websocket import connect_websocket
 
@@ -226,8 +231,8 @@ class HostConnection:
         else:
             raise self._no_url()
 
-    def _no_url(self) -> HostUnavailable:
-        return HostUnavailable(f"{self.url} is not the URL of a host.", hint="Use unix://PATH or ws://HOST:PORT.")
+    def _no_url(self) -> InvalidUrl:
+        return InvalidUrl(f"{self.url!r} is not the URL of a host.", hint="Use unix://PATH or ws://HOST:PORT.")
 
     async def persistently(self, action: Callable[[Link], Awaitable[T]]) -> T:
         """Carry out *action*, again on a new connection if one is lost; it must bear repetition.

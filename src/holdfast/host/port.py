@@ -146,6 +146,12 @@ class HostUnavailable(Unavailable):
     code = "host_unavailable"
 
 
+class InvalidUrl(InvalidRequest):
+    """What should be the URL of a host is none."""
+
+    code = "invalid_url"
+
+
 class UnknownProcess(HoldfastError):
     """The host has no process of that id."""
 

@@ -362,6 +362,7 @@ async def connect_websocket(
 ) -> Connection:
     """Connect to a WebSocket server, with a bearer *token* if one is given.
 
+    :raises ValueError: *url* is none of a WebSocket
     :raises PermissionError: the server wants another token
     :raises OSError: nobody listens there, or the server refused the upgrade for another reason
     """
@@ -370,7 +371,7 @@ async def connect_websocket(
     parts = urlsplit(url)
     secure = parts.scheme == "wss"
     if parts.scheme not in ("ws", "wss") or parts.hostname is None:
-        raise ConnectionRefusedError(f"{url} is not the URL of a WebSocket")
+        raise ValueError(f"{url} is not the URL of a WebSocket")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     host = parts.netloc.rpartition("@")[2]
     connection = WebSocketConnection(accept, is_client=True)
