@@ -137,6 +137,42 @@ def test_an_output_that_cannot_be_written_is_not_success(spawn: Spawn, daemon: F
     assert b"Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["host", "--help"],
+        ["host", "list", "--help"],
+        ["version"],
+        ["completion", "bash"],
+        ["list", "--json", "--nonsense"],
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_whatever_is_printed_it_is_said_that_it_cannot_be(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, arguments: list[str], unbuffered: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with open("/dev/full", "wb") as full:
+        process = spawn(*arguments, stdout=full)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 74
+    assert err.splitlines()[-2] == b"error: Standard output cannot be written: No space left on device."
+    assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["gc", "--help"]])
+def test_a_reader_that_has_gone_needs_no_help(spawn: Spawn, arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = spawn(*arguments, stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (141, b"")
+
+
 def test_a_live_view_ends_with_its_reader(spawn: Spawn, daemon: FakeDaemon) -> None:
     task = daemon.add()
     task.say("tool", "Bash: ls")

@@ -125,3 +125,12 @@ def test_a_url_that_cannot_be_told_ends_the_host(state: Path) -> None:
         ended = run(command, subprocess.DEVNULL, full)
     assert ended.returncode == 1
     assert ended.stderr.startswith(b"Error: Standard input or output failed: No space left on device.\n")
+
+
+def test_help_that_cannot_be_told_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else the parser of the options finds that out, and says nothing.
+    monkeypatch.setenv("PYTHONUNBUFFERED", "")
+    with open("/dev/full", "wb") as full:
+        ended = run([sys.executable, "-m", "holdfast.host", "--help"], subprocess.DEVNULL, full)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(b"Error: Standard input or output failed: No space left on device.\n")

@@ -55,6 +55,37 @@ COMMANDS: Final[dict[str, str]] = {
 }
 
 
+def _show_help(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        terminal.write_line(context.get_help())
+        context.exit()
+
+
+def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        terminal.write_line(f"holdfast {holdfast.__version__}")
+        context.exit()
+
+
+def _give_help(command: click.Command) -> None:
+    """Let *command*, and those in it, print their help as everything is printed: click's own fails with a traceback."""
+    if command.add_help_option:
+        command.add_help_option = False
+        command.params.append(
+            click.Option(
+                ["--help"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_show_help,
+                help="Show this message and exit.",
+            )
+        )
+    if isinstance(command, click.Group):
+        for nested in command.commands.values():
+            _give_help(nested)
+
+
 class LazyGroup(click.Group):
     """A group whose commands are modules of this package, imported one at a time."""
 
@@ -67,6 +98,7 @@ class LazyGroup(click.Group):
         name = cmd_name.replace("-", "_")
         command = getattr(importlib.import_module(f"holdfast.cli.{name}"), name)
         assert isinstance(command, click.Command)
+        _give_help(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -74,8 +106,15 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
-@click.version_option(holdfast.__version__, message="holdfast %(version)s")
+@click.group(cls=LazyGroup, context_settings={"max_content_width": 100})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Run coding agents so that they can be trusted: no lost output, no false status, no vanished result.
 
@@ -86,8 +125,19 @@ def cli() -> None:
     """
 
 
+_give_help(cli)
+
+
 def execute(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
+    try:
+        return _execute(arguments)
+    except terminal.OutputFailed as error:
+        # Not as JSON: that would go where nothing can be written.
+        return error_report.report(error, as_json=False)
+
+
+def _execute(arguments: Sequence[str]) -> int:
     as_json = error_report.wants_json(arguments)
     try:
         context = cli.make_context("holdfast", list(arguments))
@@ -101,6 +151,8 @@ def execute(arguments: Sequence[str]) -> int:
         return 2
     except click.ClickException as error:
         return error_report.report(error_report.from_click(error, arguments, list(COMMANDS)), as_json=as_json)
+    except terminal.OutputFailed:
+        raise
     except HoldfastError as error:
         return error_report.report(error, as_json=as_json)
 

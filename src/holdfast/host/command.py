@@ -59,7 +59,12 @@ def run_server(
             estate = _begin(read_options(given), link, name, child_descriptors)
         except SystemExit as end:
             # The parser of the options has said what there was to say.
-            sys.stdout.flush()
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                from holdfast.host.serving import StandardStreamFailed
+
+                return _complain(StandardStreamFailed(error))
             return end.code if isinstance(end.code, int) else 1
         except (HoldfastError, OSError) as error:
             return _complain(error)
