@@ -134,6 +134,7 @@ def test_an_output_that_cannot_be_written_is_not_success(spawn: Spawn, daemon: F
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 74
     assert b"No space left on device" in err
+    assert b"hint: The result is stored: holdfast list shows it" in err
     assert b"Traceback" not in err
 
 
@@ -159,7 +160,9 @@ def test_whatever_is_printed_it_is_said_that_it_cannot_be(
         process = spawn(*arguments, stdout=full)
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 74
-    assert err.splitlines()[-2] == b"error: Standard output cannot be written: No space left on device."
+    assert err.endswith(
+        b"error: Standard output cannot be written: No space left on device.\nhint: Send it to another place.\n"
+    )
     assert b"Traceback" not in err
 
 

@@ -86,17 +86,17 @@ def _carry_out(
                 break
             receipts.append(receipt)
             if as_json:
-                terminal.write([msgspec.json.encode(receipt) + b"\n"])
+                terminal.write([msgspec.json.encode(receipt) + b"\n"], hint=terminal.STORED)
             elif not quiet or not receipt.ok:
                 terminal.tell(_line(receipt))
     exit_code = worst_exit_code(_exit_code(receipt) for receipt in receipts)
     if as_json:
         summary = {"lanes": len(receipts), "ok": sum(receipt.ok for receipt in receipts), "exit_code": exit_code}
-        terminal.write([msgspec.json.encode({"summary": summary}) + b"\n"])
+        terminal.write([msgspec.json.encode({"summary": summary}) + b"\n"], hint=terminal.STORED)
     else:
         order = {lane.name: position for position, lane in enumerate(fan.lanes)}
         receipts.sort(key=lambda receipt: order[receipt.lane])
-        terminal.write_line(_table(receipts))
+        terminal.write_line(_table(receipts), hint=terminal.STORED)
     return exit_code
 
 

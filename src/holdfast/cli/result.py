@@ -61,10 +61,10 @@ def result(
             )
         if field == _ANSWER:
             finished = daemon.call(lambda client: client.result(task_id))
-            terminal.write(answer_bytes(daemon, finished, offset=offset or 0, limit=limit))
+            terminal.write(answer_bytes(daemon, finished, offset=offset or 0, limit=limit), hint=terminal.STORED)
         else:
             document = daemon.call(lambda client: client.result_document(task_id))
-            terminal.write_line(_render(_pick(msgspec.json.decode(document), field)))
+            terminal.write_line(_render(_pick(msgspec.json.decode(document), field)), hint=terminal.STORED)
     return 0
 
 

@@ -98,16 +98,20 @@ def show(
     document = daemon.call(lambda client: client.result_document(task_id))
     result = DaemonClient.decode_result(document)
     if wanted in (Format.JSON, Format.JSONL):
-        terminal.write([(document if b"\n" not in document else msgspec.json.encode(result)) + b"\n"])
+        terminal.write(
+            [(document if b"\n" not in document else msgspec.json.encode(result)) + b"\n"], hint=terminal.STORED
+        )
     elif wanted in (Format.RECEIPT, Format.RECEIPT_EXTENDED):
-        terminal.write_line("\n".join(receipt(result, extended=wanted is Format.RECEIPT_EXTENDED)))
+        terminal.write_line(
+            "\n".join(receipt(result, extended=wanted is Format.RECEIPT_EXTENDED)), hint=terminal.STORED
+        )
     elif result.status in _SHOWS_ANSWER and result.message.bytes:
         answer: Iterable[bytes] = answer_bytes(daemon, result)
         if append_marker and result.marker is not None:
             answer = with_marker(answer, result.marker)
-        last = terminal.write(answer)
+        last = terminal.write(answer, hint=terminal.STORED)
         if last != ord("\n") and terminal.is_terminal(sys.stdout):
-            terminal.write([b"\n"])
+            terminal.write([b"\n"], hint=terminal.STORED)
     if wanted not in (Format.JSON, Format.JSONL):
         explain(result, quiet=quiet)
     status = exit_status(result, fail_on_reject=fail_on_reject)

@@ -111,7 +111,7 @@ def review(
     with Daemon() as daemon:
         if start:
             view = daemon.call(lambda client: client.create(placed.request, placed.prompt, placed.environment))
-            terminal.write_line(msgspec.json.encode(view).decode() if as_json else view.id)
+            terminal.write_line(msgspec.json.encode(view).decode() if as_json else view.id, hint=terminal.STORED)
             return 0
         if not quiet and terminal.is_terminal(sys.stderr):
             terminal.tell(terminal.printable(f"Review of {made.summary}."))
@@ -154,12 +154,12 @@ def print_review(daemon: Daemon, task_id: str, wanted: Format, *, quiet: bool, f
     message = b"".join(answer_bytes(daemon, result))
     found = rendering.review_of(result, tag, message)
     if wanted in (Format.JSON, Format.JSONL):
-        terminal.write_line(msgspec.json.encode(found).decode())
+        terminal.write_line(msgspec.json.encode(found).decode(), hint=terminal.STORED)
     elif wanted in (Format.RECEIPT, Format.RECEIPT_EXTENDED):
         lines = result_output.receipt(result, extended=wanted is Format.RECEIPT_EXTENDED)
-        terminal.write_line("\n".join(lines))
+        terminal.write_line("\n".join(lines), hint=terminal.STORED)
     else:
-        terminal.write([rendering.render(found).encode()])
+        terminal.write([rendering.render(found).encode()], hint=terminal.STORED)
     if wanted not in (Format.JSON, Format.JSONL):
         _explain(found, result_was_ok=result.ok)
         result_output.explain(result, quiet=quiet)

@@ -24,5 +24,5 @@ def start(*, as_json: bool, **options: Unpack[Options]) -> int:
     placed = order(**options)
     with Daemon() as daemon:
         view = daemon.call(lambda client: client.create(placed.request, placed.prompt, placed.environment))
-    terminal.write_line(msgspec.json.encode(view).decode() if as_json else view.id)
+    terminal.write_line(msgspec.json.encode(view).decode() if as_json else view.id, hint=terminal.STORED)
     return 0

@@ -16,37 +16,42 @@ INTERRUPTED_EXIT: Final = 130
 
 _CODES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
+#: What to do when output cannot be written: of most commands, and of one that prints what a task left.
+ELSEWHERE: Final = "Send it to another place."
+STORED: Final = "The result is stored: holdfast list shows it, holdfast result ID prints it."
+
 
 class PipeClosed(Exception):
     """Whoever read our standard output went away; nobody is left to be told."""
 
 
 class OutputFailed(HoldfastError):
-    """Standard output cannot be written (disk full, closed); what it was to hold is still stored."""
+    """Standard output cannot be written (disk full, closed)."""
 
     code = "output_failed"
     exit_code = 74
 
 
-def write(chunks: Iterable[bytes]) -> int:
+def write(chunks: Iterable[bytes], *, hint: str = ELSEWHERE) -> int:
     """Write bytes to standard output as they are and flush them; return the last byte written, or -1.
 
+    :param hint: what to do when that fails
     :raises PipeClosed: the reader is gone
     :raises OutputFailed: the bytes cannot be written
     """
     last = -1
     if sys.stdout is None:
-        raise OutputFailed("Standard output is closed.", hint=_HINT_STORED)
+        raise OutputFailed("Standard output is closed.", hint=hint)
     for chunk in chunks:
         if chunk:
-            _guarded(chunk)
+            _guarded(chunk, hint)
             last = chunk[-1]
     return last
 
 
-def write_line(text: str) -> None:
+def write_line(text: str, *, hint: str = ELSEWHERE) -> None:
     """Write one line (or several) of text to standard output, in UTF-8, and flush it."""
-    write([text.encode("utf-8", "backslashreplace") + b"\n"])
+    write([text.encode("utf-8", "backslashreplace") + b"\n"], hint=hint)
 
 
 def tell(text: str) -> None:
@@ -119,10 +124,7 @@ class Style:
         return f"\x1b[{_CODES[name]}m{text}\x1b[0m" if self.enabled else text
 
 
-_HINT_STORED: Final = "The result is stored: holdfast list shows it, holdfast result ID prints it."
-
-
-def _guarded(chunk: bytes) -> None:
+def _guarded(chunk: bytes, hint: str) -> None:
     try:
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
@@ -131,6 +133,4 @@ def _guarded(chunk: bytes) -> None:
         raise PipeClosed from error
     except OSError as error:
         discard_output()
-        raise OutputFailed(
-            f"Standard output cannot be written: {error.strerror or error}.", hint=_HINT_STORED
-        ) from error
+        raise OutputFailed(f"Standard output cannot be written: {error.strerror or error}.", hint=hint) from error

@@ -110,5 +110,7 @@ def _show_one(daemon: Daemon, task_id: str, wanted: Format, *, fail_on_reject: b
         return result_output.show(daemon, task_id, wanted, quiet=True, fail_on_reject=fail_on_reject)
     result = daemon.call(lambda client: client.result(task_id))
     label = f"  {terminal.printable(result.label)}" if result.label else ""
-    terminal.write_line(f"{task_id}  {result.status}  {duration.words(result.timing.wall_ms / 1000)}{label}")
+    terminal.write_line(
+        f"{task_id}  {result.status}  {duration.words(result.timing.wall_ms / 1000)}{label}", hint=terminal.STORED
+    )
     return result_output.exit_status(result, fail_on_reject=fail_on_reject)
