@@ -178,7 +178,7 @@ def test_none_is_started_for_it(state: Path, cli: Callable[..., Outcome]) -> Non
 
 
 def test_a_wrong_token_is_told_as_such(state: Path, cli: Callable[..., Outcome]) -> None:
-    for name, text in (("right", "right\n"), ("wrong", "wrong\n"), ("empty", "\n"), ("odd", "\u00e9\n")):
+    for name, text in (("right", "ri\tght\n"), ("wrong", "wrong\n"), ("empty", "\n"), ("odd", "\u00e9\n")):
         (state / name).write_text(text)
     auth = ["--ws-auth", "capability-token", "--ws-token-file", str(state / "right")]
     hosts = running("--listen", "ws://127.0.0.1:0", *auth)

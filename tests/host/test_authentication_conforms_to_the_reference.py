@@ -151,3 +151,16 @@ def test_options_that_make_no_sense_start_nothing(which: str, options: list[str]
     assert ended.returncode in (1, 2)
     assert ended.stdout == b""
     assert ended.stderr
+
+
+@pytest.mark.parametrize("which", BOTH)
+async def test_any_token_that_a_header_can_carry_may_be_one(which: str, tmp_path: Path) -> None:
+    odd = "a\tb c:\"',;=~!"
+    (tmp_path / "token").write_text(f"\n {odd}\r\n")
+    guard = ["--ws-auth", "capability-token", "--ws-token-file", str(tmp_path / "token")]
+    server = RunningServer([*server_command(which, tmp_path / "state"), *guard])
+    try:
+        assert await ask(server, f"Bearer {odd}") is None
+        assert await ask(server, "Bearer other") == "invalid websocket bearer token"
+    finally:
+        server.stop()

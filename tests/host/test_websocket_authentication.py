@@ -106,6 +106,15 @@ def test_a_name_that_is_none_is_refused_at_the_start() -> None:
             expected_name("--ws-issuer", empty)
 
 
+@pytest.mark.parametrize("token", ["a\nb", "a\r\nb", "a\x00b", "a\x1fb", "a\x7fb", "a\u00e9b"])
+def test_a_token_that_nobody_can_present_is_refused_at_the_start(tmp_path: Path, token: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(token, newline="")
+    with pytest.raises(InvalidAuthentication, match="Nobody could present") as caught:
+        capability_digest(file=file)
+    assert "one line of ASCII" in str(caught.value.hint)
+
+
 def test_unusable_secrets_are_refused_at_the_start(tmp_path: Path) -> None:
     short = tmp_path / "short"
     short.write_text("short")

@@ -89,6 +89,6 @@ def _token(file: Path) -> str:
         token = file.read_bytes().strip().decode("ascii")
     except UnicodeDecodeError:
         token = ""
-    if not token or not token.isprintable():
+    if not token or not token.replace("\t", " ").isprintable():
         raise UsageError(f"There is no token in {file}.", hint="A token is one line of ASCII.")
     return token

@@ -31,6 +31,8 @@ _SHORTEST_SECRET: Final = 32
 _BLANKS: Final = (
     "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 )
+#: What the value of a header may have in it for a token to be found there.
+_PRESENTABLE: Final = re.compile(rb"[\t\x20-\x7e]+")
 
 _MISSING: Final = "missing websocket bearer token"
 _INVALID_HEADER: Final = "invalid authorization header"
@@ -92,12 +94,19 @@ def _bearer(headers: Mapping[str, str]) -> tuple[str, str | None]:
 def capability_digest(*, file: Path | None = None, sha256: str | None = None) -> str:
     """The SHA-256 of a capability token: of the one in *file*, or the given one (64 hexadecimal digits).
 
-    :raises InvalidAuthentication: neither or both are given, the file is empty, or the digest is none
+    :raises InvalidAuthentication: neither or both are given, the digest is none, or there is no token in the file that
+        anybody could present
     """
     if (file is None) == (sha256 is None):
         raise InvalidAuthentication("Give either --ws-token-file or --ws-token-sha256.")
     if file is not None:
-        return hashlib.sha256(_secret(file)).hexdigest()
+        token = _secret(file)
+        if not _PRESENTABLE.fullmatch(token):
+            raise InvalidAuthentication(
+                f"Nobody could present the token in {file}: no header can carry it.",
+                hint=f"A token is one line of ASCII; write one with: head -c 32 /dev/urandom | base64 > {file}",
+            )
+        return hashlib.sha256(token).hexdigest()
     digest = (sha256 or "").strip(_BLANKS)
     if not re.fullmatch("[0-9a-fA-F]{64}", digest):
         raise InvalidAuthentication("--ws-token-sha256 must be 64 hexadecimal digits.")
