@@ -74,6 +74,22 @@ def test_an_error_is_an_exit_status_and_a_hint(
     assert wrong["hint"]
 
 
+@pytest.mark.parametrize("name", ["file", "file/state", "dangling/state", "a" * 300])
+def test_a_state_directory_that_cannot_be_one_is_found_and_is_no_fault_of_ours(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    monkeypatch.setenv("HOLDFAST_STATE_DIR", str(tmp_path / name))
+    outcome = cli("doctor", "--json")
+    assert outcome.status == 1
+    findings = {result["id"]: result["finding"] for result in json.loads(outcome.out)["results"]}
+    assert "error" in (findings["state.directory"]["level"], findings["state.writable"]["level"])
+    assert not [found for found in findings.values() if found["summary"] == "The check itself failed."]
+    for runs in ("daemon.reachable", "host.reachable"):
+        assert findings[runs]["level"] == "info"
+
+
 def test_looking_starts_nothing(cli: Callable[..., Any], state: Path) -> None:
     cli("doctor")
     assert not list(state.iterdir())

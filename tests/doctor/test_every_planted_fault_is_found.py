@@ -111,6 +111,20 @@ async def test_a_state_directory_that_is_a_file(tmp_path: Path) -> None:
     await found(StateDirectoryCheck(tmp_path / "file"), Level.ERROR, "not a directory")
 
 
+async def test_a_state_directory_that_something_is_in_the_way_of(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for way in (tmp_path / "file", tmp_path / "dangling"):
+        await found(WritableCheck(way / "state"), Level.ERROR, f"state cannot be created in {way}.", f"Move {way} away")
+        await found(SpaceCheck(way / "state"), Level.OK)
+    for missing in (tmp_path / "file" / "state", tmp_path / ("a" * 300)):
+        report = await diagnose([StateDirectoryCheck(missing), DatabaseCheck(missing)])
+        for result in report.results:
+            assert result.finding.level is Level.ERROR
+            assert f"{missing}" in result.finding.summary
+            assert "cannot be looked at: " in result.finding.summary
+
+
 @needs_root
 async def test_a_state_directory_or_file_of_somebody_else(state: Path) -> None:
     (state / "theirs").touch(0o600)

@@ -74,6 +74,15 @@ async def test_a_hanging_or_broken_check_is_a_finding_and_hides_no_other() -> No
     assert all(result.finding.hint for result in report.results if result.finding.level is Level.ERROR)
 
 
+async def test_what_may_not_be_looked_at_is_no_fault_of_the_check() -> None:
+    refused = Fixed("refused", PermissionError(13, "Permission denied", "/the/file"))
+    finding = (await diagnose([refused])).results[0].finding
+    assert finding.level is Level.ERROR
+    assert finding.summary == "/the/file cannot be looked at: Permission denied."
+    assert finding.hint
+    assert "fault of Holdfast" not in finding.hint
+
+
 def test_a_check_that_hangs_for_ever_does_not_keep_the_program_from_ending() -> None:
     source = """
 import asyncio, time

@@ -91,7 +91,7 @@ def _listens(path: Path) -> bool:
         connection.settimeout(_PATIENCE)
         try:
             connection.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             return False
         except OSError:
             pass

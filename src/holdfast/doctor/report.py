@@ -93,6 +93,13 @@ async def _run(check: Check) -> CheckResult:
         )
     except HoldfastError as error:
         finding = Finding(level=Level.ERROR, summary=error.message, hint=error.hint or "See the message.")
+    except OSError as error:
+        # Not a fault of the check: it may not look at what it has to, or that is not what it should be.
+        finding = Finding(
+            level=Level.ERROR,
+            summary=f"{error.filename or 'Something that is needed'} cannot be looked at: {error.strerror or error}.",
+            hint="Mend that, or let your account look there; then run it again.",
+        )
     except Exception as error:  # a check that breaks must not hide what the others found
         finding = Finding(
             level=Level.ERROR,

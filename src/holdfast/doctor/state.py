@@ -123,11 +123,14 @@ class WritableCheck(BlockingCheck):
         self.directory = directory
 
     def look(self) -> Finding:
-        where = _nearest_existing(self.directory)
+        # A symlink that leads nowhere is in the way all the same.
+        where = _nearest(self.directory, os.path.lexists)
         hint = "Make it writable for you, or set HOLDFAST_STATE_DIR to a directory on a local disk."
         if where != self.directory:
             if os.access(where, os.W_OK | os.X_OK):
                 return Finding(level=Level.OK, summary=f"{self.directory} can be created.")
+            if not os.path.isdir(where):
+                hint = f"Move {where} away, or set HOLDFAST_STATE_DIR to a directory on a local disk."
             return Finding(level=Level.ERROR, summary=f"{self.directory} cannot be created in {where}.", hint=hint)
         try:
             with tempfile.TemporaryFile(dir=where) as file:
@@ -181,7 +184,7 @@ class SpaceCheck(BlockingCheck):
         self.directory = directory
 
     def look(self) -> Finding:
-        where = _nearest_existing(self.directory)
+        where = _nearest(self.directory, os.path.exists)
         free = shutil.disk_usage(where).free
         nodes = os.statvfs(where)
         hint = f"Make room on the disk of {where}; running agents are held up, not lost, while it is full."
@@ -223,8 +226,8 @@ class SocketPathCheck(BlockingCheck):
         )
 
 
-def _nearest_existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
+def _nearest(path: Path, is_there: Callable[[Path], bool]) -> Path:
+    while not is_there(path) and path != path.parent:
         path = path.parent
     return path
 
