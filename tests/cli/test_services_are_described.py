@@ -81,6 +81,7 @@ def test_a_host_elsewhere(home: Path, cli: Callable[..., Outcome]) -> None:
         (["--help"], "only ask for help"),
         (["--listen", "ws://0.0.0.0:1"], "without authentication"),
         (["--listen", "tcp://127.0.0.1:1"], "Cannot listen on tcp://127.0.0.1:1"),
+        (["--listen", "unix:///" + "a" * 107], "has 107 bytes at most, this one 108"),
         (["--listen", "stdio"], "standard input of a service"),
         (["--listen", "unix://sock"], "sock would be looked for where the service runs"),
         (["--state-dir", "hosts/a"], "hosts/a would be looked for where the service runs"),
@@ -98,6 +99,11 @@ def test_options_that_a_host_would_refuse_are_refused_at_once(
     assert (outcome.status, outcome.out) == (2, b"")
     assert reason in outcome.err
     assert list(home.iterdir()) == []
+
+
+def test_the_longest_path_of_a_socket_is_not_too_long(home: Path, cli: Callable[..., Outcome]) -> None:
+    address = "unix:///" + "a" * 106
+    assert address in cli("service", "systemd", "exec-server", "--", "--listen", address).out.decode()
 
 
 def test_another_one_is_replaced_only_by_force_and_may_have_a_name(home: Path, cli: Callable[..., Outcome]) -> None:

@@ -279,6 +279,16 @@ def test_a_port_that_somebody_has_is_told_with_the_way_around(websocket_host: Ru
     )
 
 
+def test_a_path_that_no_socket_can_have_is_told(tmp_path: Path, state: Path) -> None:
+    longest = tmp_path / ("a" * (106 - len(os.fsencode(tmp_path))))
+    server = start_host(state, f"unix://{longest}")
+    assert (server.url, server.stop()) == (f"unix://{longest}", 0)
+    assert refused("--state-dir", str(state), "--listen", f"unix://{longest}a") == (
+        f"Error: Cannot listen on unix://{longest}a: a socket's path has 107 bytes at most, this one 108.\n"
+        "Use a shorter path.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("mode", "hint"),
     [

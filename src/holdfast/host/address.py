@@ -13,6 +13,8 @@ from holdfast.directories import socket_path
 from holdfast.errors import InvalidRequest
 
 SOCKET_NAME: Final = "host.sock"
+#: Bytes of the longest path that a socket can have: those of ``sun_path`` but the final NUL (unix(7)).
+_LONGEST_PATH: Final = 107
 
 
 class RefusedAddress(InvalidRequest):
@@ -32,10 +34,27 @@ def bind(listen: str, directory: Path, *, authenticated: bool) -> tuple[socket.s
     :raises RefusedAddress: not an address, or one that others could reach without proving who they are
     """
     if listen.startswith("unix://"):
-        given = listen.removeprefix("unix://")
-        path = Path(given).absolute() if given else socket_path(directory, SOCKET_NAME)
+        path = unix_path(listen) or socket_path(directory, SOCKET_NAME)
         return bind_unix(path), f"unix://{path}"
     return _bind_tcp(*tcp_address(listen, authenticated=authenticated))
+
+
+def unix_path(listen: str) -> Path | None:
+    """The path of a ``unix://`` URL; None if it names none.
+
+    :raises RefusedAddress: it is too long for a socket
+    """
+    given = listen.removeprefix("unix://")
+    if not given:
+        return None
+    path = Path(given).absolute()
+    length = len(os.fsencode(path))
+    if length > _LONGEST_PATH:
+        raise RefusedAddress(
+            f"Cannot listen on unix://{path}: a socket's path has {_LONGEST_PATH} bytes at most, this one {length}.",
+            hint="Use a shorter path.",
+        )
+    return path
 
 
 def bind_unix(path: Path) -> socket.socket:
@@ -52,7 +71,7 @@ def bind_unix(path: Path) -> socket.socket:
         listener.close()
         raise RefusedAddress(
             f"Cannot listen on unix://{path}: {error.strerror or error}.",
-            hint="Use a path of at most 100 bytes in an existing directory of yours.",
+            hint="Use a path in an existing directory of yours.",
         ) from error
     finally:
         os.umask(before)

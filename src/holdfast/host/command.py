@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from holdfast.directories import open_private, private_directory, remove_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
-from holdfast.host.address import RefusedAddress, bind, tcp_address
+from holdfast.host.address import RefusedAddress, bind, tcp_address, unix_path
 from holdfast.host.ending import ENDING
 from holdfast.host.entry import SUCCEED, prepare_process
 from holdfast.host.estate import Estate, bequeath, revoke
@@ -90,7 +90,9 @@ def checked_options(given: list[str]) -> Options:
             hint="See: holdfast exec-server --help",
         ) from None
     settings = _settings(options, 0)
-    if not options.listen.startswith(("unix://", "stdio")):
+    if options.listen.startswith("unix://"):
+        unix_path(options.listen)
+    elif not options.listen.startswith("stdio"):
         tcp_address(options.listen, authenticated=settings.access is not None)
     return options
 
