@@ -232,9 +232,19 @@ async def test_stdin_from_a_file_is_byte_exact_and_only_from_regular_files(clien
     link.symlink_to(source)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    for number, refused in enumerate((link, fifo, tmp_path, tmp_path / "missing")):
-        with pytest.raises(StartRefused):
+    missing = tmp_path / "missing"
+    reasons = {
+        link: "is a symlink",
+        fifo: "is not a regular file",
+        tmp_path: "is not a regular file",
+        missing: "cannot be opened: No such file or directory",
+        source / "below": "cannot be opened: Not a directory",
+    }
+    for number, (refused, reason) in enumerate(reasons.items()):
+        with pytest.raises(StartRefused) as caught:
             await client.start(spec(f"refused{number}", "cat", stdin_file=refused))
+        assert caught.value.message.endswith(f": stdinFile {refused} {reason}.")
+        assert "standard input" in str(caught.value.hint)
     assert [status.process_id for status in await client.list()] == ["i"]
 
 

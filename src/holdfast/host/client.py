@@ -173,10 +173,13 @@ class HostClient(Host):
                 raise HostUnavailable(
                     f"The host was told to end and did not start {spec.process_id!r}.", hint="Try again."
                 ) from None
+            given = "the program and the directory"
+            if spec.stdin_file is not None:
+                given = "the program, the directory and the file for standard input"
             raise StartRefused(
                 f"The host did not start {spec.argv[0] if spec.argv else 'an empty command'!r} in {spec.cwd}: "
                 f"{error.message}.",
-                hint="Check that the program and the directory exist on the host.",
+                hint=f"Check that {given} exist on the host.",
             ) from None
         status = msgspec.json.decode(raw, type=_WithStatus).status
         assert status is not None

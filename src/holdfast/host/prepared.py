@@ -57,7 +57,8 @@ class PreparedStarts:
     def take(self, *, tty: bool, pipe_stdin: bool, stdin_file: str | None) -> Prepared:
         """One with these streams; the keeper holds them before anybody uses them.
 
-        :raises OSError: no room, no descriptors, or *stdin_file* is none; nothing is left
+        :raises RpcError: *stdin_file* cannot be standard input; nothing is left
+        :raises OSError: no room, or no descriptors; nothing is left
         """
         if tty or pipe_stdin or stdin_file is not None:
             prepared = self._make(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)

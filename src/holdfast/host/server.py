@@ -306,7 +306,7 @@ class ProcessHost:
         It inherits *descriptors*, next to its streams.
 
         :raises DuplicateProcess: the id is taken
-        :raises RpcError: the host is stopping
+        :raises RpcError: the host is stopping, or *stdin_file* cannot be standard input
         :raises OSError: the reason why it did not start; nothing runs and nothing is left
         :raises ValueError: a NUL byte where there cannot be one
         """

@@ -22,6 +22,7 @@ from typing import Final
 
 from holdfast.host.descriptor_limit import DescriptorLimit
 from holdfast.host.log_format import EntryKind
+from holdfast.jsonrpc.messages import INTERNAL_ERROR, RpcError
 
 #: Rows and columns of a new terminal (the reference implementation's).
 TERMINAL_SIZE: Final = (24, 80)
@@ -106,7 +107,8 @@ class Preparation:
 def prepare(nothing: int, *, tty: bool, pipe_stdin: bool, stdin_file: str | None = None) -> Preparation:
     """Open the streams of a child; one without input reads from the descriptor *nothing*.
 
-    :raises OSError: *stdin_file* cannot be opened, is a symlink or is not a regular file; or no descriptors are left
+    :raises RpcError: *stdin_file* cannot be opened, is a symlink or is not a regular file
+    :raises OSError: no descriptors are left
     """
     if tty:
         return _prepare_terminal()
@@ -147,10 +149,14 @@ def enlarge_pipe(pipe: int, capacity: int) -> None:
 
 
 def _open_regular(path: str) -> int:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        reason = "is a symlink" if os.path.islink(path) else f"cannot be opened: {error.strerror}"
+        raise RpcError(INTERNAL_ERROR, f"stdinFile {path} {reason}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "Not a regular file", path)
+        raise RpcError(INTERNAL_ERROR, f"stdinFile {path} is not a regular file")
     os.set_blocking(descriptor, True)
     return descriptor
 
