@@ -84,6 +84,18 @@ def test_only_loopback_addresses_are_listened_on(state: Path, address: str) -> N
     assert done.stderr.startswith("Error: ")
 
 
+@pytest.mark.parametrize("port", ["65536", "99999", "9" * 5000])
+def test_a_port_that_is_too_large_is_told_as_such(port: str) -> None:
+    assert refused("--listen", f"ws://127.0.0.1:{port}") == (
+        f"Error: Cannot listen on ws://127.0.0.1:{port}: the last port is 65535.\nPort 0 is any free one.\n"
+    )
+
+
+@pytest.mark.parametrize("port", ["\u0663", "+5", "1_0", " 5", "-1", ""])
+def test_a_port_is_written_in_digits(port: str) -> None:
+    assert "is not an address to listen on" in refused("--listen", f"ws://127.0.0.1:{port}")
+
+
 async def test_what_is_made_is_private_from_the_first_instant(state: Path) -> None:
     before = os.umask(0)
     try:

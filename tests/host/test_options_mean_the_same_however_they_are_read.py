@@ -16,6 +16,8 @@ from holdfast.host.options import Options, build_parser, read_options, read_usua
         ["--idle-exit", "5", "--idle-exit", "0.5"],
         ["--retain-bytes", "+1000", "--root", "."],
         ["--listen", "", "--retain-bytes=0", "--idle-exit=0"],
+        ["--retain-bytes", "18446744073709551615"],
+        ["--retain-bytes", "0" * 30 + "5"],
     ],
 )
 def test_usual_options_need_no_parser(given: list[str]) -> None:
@@ -58,12 +60,19 @@ SECONDS = "is not a number of seconds from 0 on"
         (["--list", "unix://"], "unrecognized arguments: --list unix://"),
         (["--state-dir", ""], "argument --state-dir: an empty text names no directory"),
         (["--root="], "argument --root: an empty text names no directory"),
-        *((["--idle-exit", word], f"argument --idle-exit: {word!r} {SECONDS}") for word in ("nan", "inf", "soon", "")),
+        *(
+            (["--idle-exit", word], f"argument --idle-exit: {word!r} {SECONDS}")
+            for word in ("nan", "inf", "soon", "", "\u0663", "1_0")
+        ),
         (["--idle-exit=-1"], f"argument --idle-exit: '-1' {SECONDS}"),
         *(
             ([f"{name}={word}"], f"argument {name}: {word!r} {NUMBER}")
             for name in ("--retain-bytes", "--ws-max-clock-skew-seconds", "--concurrent-requests")
-            for word in ("-1", "1.5", "nan", "", " 5", "1_0", "9" * 20)
+            for word in ("-1", "1.5", "nan", "", " 5", "1_0", "\u0663")
+        ),
+        *(
+            (["--retain-bytes", word], f"argument --retain-bytes: {word!r} is larger than 18446744073709551615")
+            for word in ("18446744073709551616", "9" * 20, "9" * 5000)
         ),
     ],
 )

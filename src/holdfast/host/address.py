@@ -15,6 +15,7 @@ from holdfast.errors import InvalidRequest
 SOCKET_NAME: Final = "host.sock"
 #: Bytes of the longest path that a socket can have: those of ``sun_path`` but the final NUL (unix(7)).
 _LONGEST_PATH: Final = 107
+_LAST_PORT: Final = 65535
 
 
 class RefusedAddress(InvalidRequest):
@@ -113,19 +114,24 @@ def tcp_address(listen: str, *, authenticated: bool) -> tuple[ipaddress.IPv4Addr
     host, _, port = listen.removeprefix("ws://").rstrip("/").rpartition(":")
     try:
         ip = ipaddress.ip_address(host.strip("[]"))
-        number = int(port)
-        if not 0 <= number < 65536:
-            raise ValueError(number)
+        if not (port.isascii() and port.isdigit()):
+            raise ValueError(port)
     except ValueError:
         raise RefusedAddress(
             f"{listen} is not an address to listen on.", hint="Use ws://IP:PORT, for example ws://127.0.0.1:0."
         ) from None
+    digits = port.lstrip("0") or "0"
+    # Python refuses to read thousands of them.
+    if len(digits) > len(str(_LAST_PORT)) or int(digits) > _LAST_PORT:
+        raise RefusedAddress(
+            f"Cannot listen on {listen}: the last port is {_LAST_PORT}.", hint="Port 0 is any free one."
+        )
     if not ip.is_loopback and not authenticated:
         raise RefusedAddress(
             f"Listening on {ip} without authentication would give this account to the network.",
             hint="Add --ws-auth, or listen on 127.0.0.1 and forward the port, for example with ssh -L.",
         )
-    return ip, number
+    return ip, int(digits)
 
 
 def _bind_tcp(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, number: int) -> tuple[socket.socket, str]:

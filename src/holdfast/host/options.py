@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import argparse
 
+#: The largest whole number that an option can have.
+_LARGEST: Final = 2**64 - 1
+
 
 @dataclass(slots=True)
 class Options:
@@ -45,15 +48,20 @@ class Options:
 
 
 def _whole(word: str) -> int:
-    """A number as the reference implementation takes it."""
-    if not re.fullmatch(r"\+?[0-9]{1,19}", word):
+    """A number as the reference implementation takes it: of 64 bits, without a sign."""
+    if not re.fullmatch(r"\+?[0-9]+", word):
         raise ValueError(f"{word!r} is not a whole number from 0 on")
-    return int(word)
+    digits = word.lstrip("+0") or "0"
+    # Python refuses to read thousands of them.
+    if len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST:
+        raise ValueError(f"{word!r} is larger than {_LARGEST}")
+    return int(digits)
 
 
 def _seconds(word: str) -> float:
     try:
-        seconds = float(word)
+        # Python would also read the digits of other scripts, and underscores.
+        seconds = float(word) if word.isascii() and "_" not in word else math.nan
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
