@@ -21,7 +21,7 @@ from holdfast.host.port import HostUnavailable, ProcessSpec, ProcessState
 
 from .conftest import Outcome
 from .fake_daemon import PATIENCE
-from .test_shells_complete import complete
+from .test_shells_complete import complete, offered
 
 Start = Callable[..., None]
 
@@ -88,6 +88,15 @@ def test_they_are_listed_with_state_age_and_command(host: str, start: Start, cli
     assert all(0 <= one["age"] < PATIENCE * 10 for one in told["processes"])
     assert told["processes"][1]["command"] == "sh -c echo up; exec sleep 1000"
     assert complete("host", "logs", "ru") == {"runs"}
+
+
+def test_shells_are_offered_what_is_on_one_line(start: Start) -> None:
+    for process_id in ("plain", "pla\nplain,forged", "pla\x1b[2J", "pla in"):
+        start(process_id, "echo one\necho two")
+    assert complete("host", "logs", "pla") == {"plain", "pla in"}
+    about = "sh -c echo one echo two"
+    assert offered("zsh", "host", "logs", "plai") == ["plain", "plain", about]
+    assert offered("fish", "host", "logs", "plai") == [f"plain,plain\t{about}"]
 
 
 def test_a_long_command_is_cut(host: str, cli: Callable[..., Outcome]) -> None:

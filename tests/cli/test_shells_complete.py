@@ -14,17 +14,22 @@ import pytest
 from .fake_daemon import PATIENCE, FakeDaemon
 
 
-def complete(*words: str) -> set[str]:
-    """What bash would be offered for the last of *words*."""
+def offered(shell: str, *words: str) -> list[str]:
+    """The lines that *shell* gets for the last of *words*."""
     environment = {
         **os.environ,
-        "_HOLDFAST_COMPLETE": "bash_complete",
+        "_HOLDFAST_COMPLETE": f"{shell}_complete",
         "COMP_WORDS": " ".join(["holdfast", *words]),
-        "COMP_CWORD": str(len(words)),
+        "COMP_CWORD": words[-1] if shell == "fish" else str(len(words)),
     }
     command = [sys.executable, "-m", "holdfast"]
     finished = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE, check=True)
-    return {line.partition(",")[2] for line in finished.stdout.decode().splitlines() if line}
+    return finished.stdout.decode().splitlines()
+
+
+def complete(*words: str) -> set[str]:
+    """What bash would be offered for the last of *words*."""
+    return {line.partition(",")[2] for line in offered("bash", *words) if line}
 
 
 def test_commands_and_options(state: Path) -> None:

@@ -5,10 +5,12 @@ Nothing is started for that.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from holdfast.cli import terminal
 from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
@@ -20,13 +22,9 @@ _PATIENCE: Final = 1.0
 
 def agents(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of agents."""
-    from click.shell_completion import CompletionItem
-
     from holdfast.agents.catalogue import known_agents
 
-    return [
-        CompletionItem(agent.name, help=agent.title) for agent in known_agents() if agent.name.startswith(incomplete)
-    ]
+    return _items(((agent.name, agent.title) for agent in known_agents()), incomplete)
 
 
 def tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -41,8 +39,6 @@ def active_tasks(context: click.Context, parameter: click.Parameter, incomplete:
 
 def processes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of the processes that the host keeps."""
-    from click.shell_completion import CompletionItem
-
     from holdfast.cli import host_access
 
     url, token_file = context.params.get("url"), context.params.get("token_file")
@@ -50,16 +46,10 @@ def processes(context: click.Context, parameter: click.Parameter, incomplete: st
         found = host_access.ask_if_running(url, token_file, lambda client: client.list(), patience=_PATIENCE)
     except HoldfastError:
         return []
-    return [
-        CompletionItem(status.process_id, help=status.command)
-        for status in found or ()
-        if status.process_id.startswith(incomplete)
-    ]
+    return _items(((status.process_id, status.command) for status in found or ()), incomplete)
 
 
 def _tasks(incomplete: str, *, active: bool) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
     from holdfast.daemon.lifecycle import connect_existing
     from holdfast.directories import state_directory
 
@@ -69,6 +59,18 @@ def _tasks(incomplete: str, *, active: bool) -> list[CompletionItem]:
     except HoldfastError:
         # Completion is a courtesy: the command itself will say what is wrong.
         return []
+    return _items(((view.id, view.label or view.summary) for view in views), incomplete)
+
+
+def _items(found: Iterable[tuple[str, str | None]], incomplete: str) -> list[CompletionItem]:
+    """Those of the values that begin with *incomplete*, with what is said about each.
+
+    The shells are told line by line: a value that does not fit on one cannot be offered.
+    """
+    from click.shell_completion import CompletionItem
+
     return [
-        CompletionItem(view.id, help=view.label or view.summary) for view in views if view.id.startswith(incomplete)
+        CompletionItem(value, help=None if told is None else terminal.printable(told))
+        for value, told in found
+        if value.startswith(incomplete) and value.isprintable()
     ]
