@@ -176,3 +176,11 @@ except ZeroDivisionError:
     assert "ZeroDivisionError" in second["exception"]
     server = start_host(tmp_path / "state", "unix://", "--log-format", "json")
     assert server.stop() == 0
+
+
+async def test_a_directory_that_can_hold_no_host_is_why_there_is_none(state: Path) -> None:
+    in_the_way = state / "host"
+    in_the_way.touch()
+    with pytest.raises(HostUnavailable, match=f"{in_the_way} is not a directory") as refusal:
+        await LocalHost(in_the_way).host()
+    assert refusal.value.hint

@@ -17,7 +17,7 @@ from typing import Final
 
 from holdfast.clock import monotonic, wall
 from holdfast.daemon.client import daemon_socket
-from holdfast.directories import open_private, private_directory
+from holdfast.directories import InsecureDirectory, UnusableDirectory, open_private, private_directory
 from holdfast.drivers.app_server.servers import SharedServers
 from holdfast.errors import InvalidRequest
 from holdfast.host.client import HostClient
@@ -67,7 +67,12 @@ class LocalHost:
                     logger.warning("the host does not answer: %s", error)
                     await self._client.aclose()
                     self._client = None
-            self._client = await ensure_host(self._directory, idle_exit=HOST_IDLE_EXIT, reconnect_for=HOST_RECONNECT)
+            try:
+                self._client = await ensure_host(
+                    self._directory, idle_exit=HOST_IDLE_EXIT, reconnect_for=HOST_RECONNECT
+                )
+            except (InsecureDirectory, UnusableDirectory) as error:
+                raise HostUnavailable(error.message, hint=error.hint) from error
             return self._client
 
     @property
