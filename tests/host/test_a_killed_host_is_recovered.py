@@ -168,4 +168,5 @@ async def test_what_a_lost_process_left_is_ended_also_if_the_server_that_found_i
         assert [member.pid for member in found.survivors.members()] == [started.pid]
     async with running(state):
         await until_dead(started.pid)
-    assert "left-over" not in os.listdir(found.process.directory)
+    (directory,) = os.listdir(state / "processes")
+    assert "left-over" not in os.listdir(state / "processes" / directory)
