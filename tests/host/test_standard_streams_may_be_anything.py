@@ -89,6 +89,23 @@ def test_input_and_output_may_be_one_socket(command: list[str]) -> None:
         assert server.wait(BOUND) == 0
 
 
+@pytest.mark.parametrize("one_socket", [False, True], ids=["pipes", "one socket"])
+def test_the_last_line_needs_no_line_feed(one_socket: bool) -> None:
+    if not one_socket:
+        ended = subprocess.run(OURS, input=REQUESTS.rstrip(), stdout=subprocess.PIPE, check=True, timeout=BOUND)
+        assert ended.stdout.endswith(LAST)
+        return
+    ours, theirs = socket.socketpair()
+    end = theirs.fileno()
+    with ours, subprocess.Popen(OURS, stdin=end, stdout=end, stderr=subprocess.DEVNULL) as server:
+        theirs.close()
+        ours.sendall(REQUESTS.rstrip())
+        ours.shutdown(socket.SHUT_WR)
+        with ours.makefile("rb") as answers:
+            assert answers.read().endswith(LAST)
+        assert server.wait(BOUND) == 0
+
+
 def test_input_and_output_may_be_a_terminal(command: list[str]) -> None:
     ours, theirs = pty.openpty()
     tty.setraw(theirs)

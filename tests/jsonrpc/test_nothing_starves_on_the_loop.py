@@ -68,6 +68,29 @@ def pair() -> tuple[Recorder, socket.socket]:
     return recorder, theirs
 
 
+@pytest.mark.parametrize("when", ["data_received", "eof_received"])
+def test_a_protocol_that_fails_ends_its_own_connection_only(when: str) -> None:
+    async def run() -> None:
+        faults: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+
+        def fail(*arguments: object) -> None:
+            raise ValueError("a fault")
+
+        (failing, to_failing), (other, to_other) = pair(), pair()
+        setattr(failing, when, fail)
+        to_failing.send(b"x")
+        to_failing.shutdown(socket.SHUT_WR)
+        await failing.until(lambda: "lost" in failing.events)
+        assert [str(fault) for fault in faults] == ["a fault"]
+        to_other.send(b"x")
+        await other.until(lambda: other.received == b"x")
+        to_failing.close()
+        to_other.close()
+
+    on_the_loop(run)
+
+
 def test_a_busy_descriptor_keeps_nobody_waiting() -> None:
     async def run() -> None:
         poller = running_poller()

@@ -1,8 +1,8 @@
 """Newline-delimited JSON, over a Unix socket; :mod:`holdfast.jsonrpc.stdio` has it over standard input and output.
 
-One message is one line, LF or CRLF; blank lines are ignored; a last line without its newline at end of file is no
-message.  The Unix transport speaks lines rather than WebSocket: there is no browser to defend against behind a 0600
-socket, and lines need no masking.
+One message is one line, LF or CRLF; blank lines are ignored; the last one needs no line feed behind it.  The Unix
+transport speaks lines rather than WebSocket: there is no browser to defend against behind a 0600 socket, and lines need
+no masking.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class LineConnection(asyncio.Protocol, Connection):
             self.data_received(b"".join([*parts, b"\n"]))
 
     def eof_received(self) -> bool:
+        self.input_ended()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

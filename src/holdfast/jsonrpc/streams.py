@@ -157,13 +157,13 @@ class SocketTransport(asyncio.Transport):
         except OSError as error:
             self._lose(error)
             return
-        if not data:
-            self._protocol.eof_received()
-            self.close()
-            return
-        self._poller.conversing = True
         try:
-            self._protocol.data_received(data)
+            if data:
+                self._poller.conversing = True
+                self._protocol.data_received(data)
+            else:
+                self._protocol.eof_received()
+                self.close()
         except Exception as error:
             # What it had taken of the data is unknown, so nothing that comes after it can be understood.
             self._loop.call_exception_handler(
