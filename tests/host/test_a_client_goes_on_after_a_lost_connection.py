@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -161,3 +163,57 @@ async def test_a_host_that_stays_away_is_a_typed_error_within_the_limit(proxy: C
     proxy.refusing = False
     assert (await within(client.terminate("p"))).was_running
     await client.aclose()
+
+
+async def test_who_waits_for_a_connection_that_is_closed_meanwhile_is_told_so(tmp_path: Path) -> None:
+    accepted: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.put_nowait(reader)
+        await reader.read()
+        writer.close()
+
+    path = tmp_path / "mute.sock"
+    async with await asyncio.start_unix_server(accept, str(path)):
+        client = HostClient(f"unix://{path}")
+        waiting: list[asyncio.Task[object]] = [asyncio.create_task(client.status("p")) for _ in range(2)]
+        waiting.append(asyncio.create_task(read(client, "p")))
+        reader = await within(accepted.get())
+        # One that gives up spoils nothing for the others.
+        waiting[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(waiting[0])
+        assert not waiting[1].done()
+        await client.aclose()
+        for other in waiting[1:]:
+            with pytest.raises(HostUnavailable, match="This client was closed"):
+                await within(other)
+        with pytest.raises(HostUnavailable, match="This client was closed"):
+            await client.status("p")
+        # The connection that was being made is not left open.
+        while await within(reader.read(65536)):
+            pass
+
+
+async def test_who_waits_for_an_answer_of_a_connection_that_is_closed_is_told_so(host: RunningServer) -> None:
+    client = await HostClient.connect(host.url)
+    await client.start(spec("p", "sleep", "1000", stdin=True))
+    # More than a pipe holds, to somebody who does not read.
+    writing = asyncio.create_task(client.write("p", bytes(8 * 1024 * 1024)))
+    await client.status("p")
+    await client.aclose()
+    with pytest.raises(HostUnavailable, match="This client was closed"):
+        await within(writing)
+
+
+async def test_who_is_cancelled_when_the_client_is_closed_stays_cancelled(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(os.fspath(tmp_path / "mute.sock"))
+        mute.listen()
+        client = HostClient(f"unix://{tmp_path / 'mute.sock'}")
+        waiting = asyncio.create_task(client.status("p"))
+        await asyncio.sleep(0)
+        await client.aclose()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(waiting)

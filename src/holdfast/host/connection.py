@@ -127,17 +127,22 @@ class HostConnection:
     async def link(self, deadline: float) -> Link:
         """The connection there is, or a new one that is tried for until *deadline* (monotonic).
 
-        :raises HostUnavailable: nobody there, or not a Holdfast host
+        :raises HostUnavailable: nobody there, or not a Holdfast host, or this connection is closed
         :raises InvalidUrl: there can be none
         """
         if self.current is not None and not self.current.peer.closed:
             return self.current
         if self._closed:
-            raise HostUnavailable("This client was closed.", hint="Connect again.")
+            raise _closed()
         if self._connecting is None:
             self._connecting = asyncio.get_running_loop().create_task(self._establish(deadline))
             self._connecting.add_done_callback(self._forget_connecting)
-        return await asyncio.shield(self._connecting)
+        connecting = self._connecting
+        # Its cancellation is not that of whoever waits for it, nor the other way round.
+        await asyncio.wait({connecting})
+        if connecting.cancelled():
+            raise _closed()
+        return connecting.result()
 
     def _forget_connecting(self, task: asyncio.Task[Link]) -> None:
         self._connecting = None
@@ -194,18 +199,23 @@ class HostConnection:
         """
         link = Link()
         try:
+            await self._introduce(link)
+        except BaseException:
+            link.peer.close()
+            raise
+        return link
+
+    async def _introduce(self, link: Link) -> None:
+        try:
             async with asyncio.timeout(_ANSWERS_WITHIN):
                 await self._connect(link.peer.accept)
                 result = await link.peer.call("initialize", {"clientName": "holdfast"})
         except TimeoutError:
-            link.peer.close()
             raise TimeoutError("it takes connections, but does not answer") from None
         except RpcError as error:
-            link.peer.close()
             raise HostUnavailable(f"The host at {self.url} refused: {error.message}") from error
         told = msgspec.json.decode(result, type=_Initialized).holdfast
         if told is None:
-            link.peer.close()
             raise HostUnavailable(
                 f"The exec-server at {self.url} is not a Holdfast host.",
                 hint="Give the URL of one, as 'holdfast exec-server' prints it.",
@@ -213,7 +223,6 @@ class HostConnection:
         self.instance_id = told.instance_id
         self.state_directory = told.state_directory
         link.peer.notify("initialized", {})
-        return link
 
     async def _connect(self, accept: Callable[[Connection], Peer]) -> None:
         if self.url.startswith("unix://"):
@@ -237,7 +246,7 @@ class HostConnection:
     async def persistently(self, action: Callable[[Link], Awaitable[T]]) -> T:
         """Carry out *action*, again on a new connection if one is lost; it must bear repetition.
 
-        :raises HostUnavailable: no connection could be had in time
+        :raises HostUnavailable: no connection could be had in time, or this one is closed
         """
         deadline = monotonic() + self.reconnect_for
         while True:
@@ -245,7 +254,7 @@ class HostConnection:
             try:
                 return await action(link)
             except ConnectionClosed:
-                if self._closed or monotonic() > deadline:
+                if not self._closed and monotonic() > deadline:
                     raise HostUnavailable(f"The connection to the host at {self.url} was lost.") from None
 
     def close(self) -> None:
@@ -256,3 +265,7 @@ class HostConnection:
         if self.current is not None:
             self.current.peer.close()
             self.current = None
+
+
+def _closed() -> HostUnavailable:
+    return HostUnavailable("This client was closed.", hint="Connect again.")
