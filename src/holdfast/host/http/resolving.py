@@ -68,25 +68,24 @@ class Resolver:
 async def connect(resolver: Resolver, host: str, port: int) -> socket.socket:
     """A socket that is connected to *host*, at the first of its addresses where it listens.
 
-    :raises OSError: it is unknown or cannot be reached
+    :raises OSError: it is unknown or cannot be reached, and why not at each of its addresses
     :raises ValueError: it can be no name
     """
-    failure = OSError("the server has no address")
+    failures: list[OSError] = []
     for place in await resolver.places(host, port):
         try:
-            connecting = socket.socket(place.family, place.kind, place.protocol)
+            return await _connected(place)
         except OSError as error:
-            failure = error
-            continue
-        try:
-            connecting.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(connecting, place.address)
-        except OSError as error:
-            connecting.close()
-            failure = error
-        except BaseException:
-            connecting.close()
-            raise
-        else:
-            return connecting
-    raise failure
+            failures.append(error)
+    raise OSError("; ".join(map(str, failures)) or "the server has no address")
+
+
+async def _connected(place: Place) -> socket.socket:
+    connecting = socket.socket(place.family, place.kind, place.protocol)
+    try:
+        connecting.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connecting, place.address)
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
