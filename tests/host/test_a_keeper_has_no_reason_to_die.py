@@ -11,10 +11,11 @@ import socket
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from holdfast.host import keeper
+from holdfast.host import keeper, keeping
 from holdfast.host.client import HostClient
 from holdfast.host.estate import Estate, hand_out, pack, take_in
 from holdfast.host.keeper import PACKET, Keeper, pid_packets, send
@@ -92,6 +93,94 @@ def test_it_waits_until_there_is_room_for_a_server(monkeypatch: pytest.MonkeyPat
         finally:
             os._exit(status if len(refused) == 3 else 10)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("number", sorted(keeper.NO_ROOM))
+def test_what_finds_no_room_is_handed_over_all_the_same(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    genuine = keeper.send
+    refused: list[int] = []
+
+    def send_or_not(channel: socket.socket, words: list[str], descriptors: list[int]) -> None:
+        if len(refused) % 3 != 2:
+            refused.append(1)
+            raise OSError(number, os.strerror(number))
+        refused.append(0)
+        genuine(channel, words, descriptors)
+
+    def serve(channel: int, estate: Estate | None, announce: bool) -> int:
+        link = KeeperLink(socket.socket(fileno=channel))
+        held, _ = link.take_over()
+        link.leave()
+        return 7 if [list(held[key]) for key in ("a", "b")] == [["stdout"], ["stderr"]] and link.outlived else 8
+
+    held = {"a": {"stdout": os.dup(0)}, "b": {"stderr": os.dup(0)}}
+    pid = os.fork()
+    if pid == 0:
+        status = 9
+        try:
+            monkeypatch.setattr(keeper, "send", send_or_not)
+            monkeypatch.setattr(keeper, "LEISURE", 0.001)
+            status = Keeper(serve, held=held).run()
+        finally:
+            os._exit(status if len(refused) >= 9 else 10)
+    for descriptors in held.values():
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_nothing_finds_room_for_a_server_that_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(channel: socket.socket, words: list[str], descriptors: list[int]) -> None:
+        raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+    def serve(channel: int, estate: Estate | None, announce: bool) -> int:
+        return 7
+
+    pid = os.fork()
+    if pid == 0:
+        status = 9
+        try:
+            monkeypatch.setattr(keeper, "send", refuse)
+            status = Keeper(serve).run()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_the_keeper_is_not_taken_for_dead_while_too_many_descriptors_are_on_their_way() -> None:
+    pid = os.fork()
+    if pid == 0:
+        status = 9
+        try:
+            status = crowd()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def crowd() -> int:
+    """Send more descriptors than this process may have on their way; 7 if each of them arrives."""
+    if os.geteuid() == 0:
+        # Root may.  Nobody else has this number.
+        os.setresuid(*[2**31 - 4711] * 3)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    arrived: list[str] = []
+
+    def read(seconds: float = 0.0) -> None:
+        words, descriptors = keeper.receive(theirs, socket.MSG_DONTWAIT)
+        arrived.extend(words[1:])
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    keeping.time = SimpleNamespace(sleep=read)
+    link = KeeperLink(ours)
+    for number in range(200):
+        link.hold({str(number): {"stdout": 0}})
+    waited = len(arrived)
+    while len(arrived) < 200:
+        read()
+    return 7 if waited and arrived == [f"{number}/stdout" for number in range(200)] else 8
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000, 1001, 40_000])

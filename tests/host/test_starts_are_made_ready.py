@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from holdfast.host.estate import Held, take_in
-from holdfast.host.keeper import receive
+from holdfast.host.keeper import receive, send
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.places import Places
 from holdfast.host.prepared import Prepared, PreparedStarts
@@ -95,6 +95,21 @@ async def test_without_a_pause_several_are_made_for_one_message(rig: Rig) -> Non
     taken += [rig.take(tty=True), rig.take(pipe_stdin=True)]
     assert rig.keeper.holds == [1, 4, 4, 1, 1]
     await rig.end(taken)
+
+
+async def test_what_the_keeper_cannot_be_given_is_not_used(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(channel: socket.socket, words: list[str], descriptors: Sequence[int]) -> None:
+        if descriptors:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        send(channel, words, descriptors)
+
+    monkeypatch.setattr("holdfast.host.keeping._PATIENCE", 0.0)
+    with monkeypatch.context() as crowded:
+        crowded.setattr("holdfast.host.keeping.send", refuse)
+        for tty in (False, True):
+            with pytest.raises(OSError, match=os.strerror(errno.ETOOMANYREFS)):
+                rig.take(tty=tty)
+    await rig.end([rig.take()])
 
 
 async def test_of_several_that_cannot_all_be_made_some_are(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

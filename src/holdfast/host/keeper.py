@@ -30,6 +30,7 @@ adopted children, and ``unheld`` (keys) when it has no free descriptors for what
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
@@ -56,8 +57,12 @@ PACKET = 65536
 DESCRIPTORS = 8
 #: The most pids in one packet.
 _PIDS = 1000
-#: Seconds for which packets are left to gather before they are read.
-_LEISURE = 0.02
+#: Seconds for which packets are left to gather before they are read, and until one for which there was no room is sent
+#: again.
+LEISURE = 0.02
+#: Why a packet cannot be sent at the moment, which says nothing of who would read it: there is no memory, or this user
+#: has more descriptors on their way, to whomever, than one may have.
+NO_ROOM = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 #: A server that dies this often within so many seconds is given a pause before the next try.
 _DEATHS = 5
 _WITHIN = 10.0
@@ -112,7 +117,9 @@ def receive(channel: socket.socket, flags: int = 0) -> tuple[list[str], list[int
 def send(channel: socket.socket, words: Iterable[str], descriptors: Iterable[int] = ()) -> None:
     """Send a packet.
 
-    :raises OSError: there is no room, or nobody to read it
+    :raises BlockingIOError: as much as the channel holds is unread
+    :raises ConnectionError: there is nobody to read it
+    :raises OSError: there is no room (:data:`NO_ROOM`)
     """
     rights = b"".join(descriptor.to_bytes(4, sys.byteorder) for descriptor in descriptors)
     if rights:
@@ -295,9 +302,16 @@ class Keeper:
                     # It may be waiting for room as well.
                     self._read_packets()
                 continue
-            except OSError:
+            except ConnectionError:
                 # The server is gone; its end is seen by waitid.
                 pass
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                time.sleep(LEISURE)
+                # Descriptors find no room either if nobody is there to read them.
+                if self._read_packets():
+                    continue
             return
 
     # While a server runs
@@ -313,7 +327,7 @@ class Keeper:
                 if descriptor == wake:
                     _drain(wake)
                 elif listening:
-                    time.sleep(_LEISURE)
+                    time.sleep(LEISURE)
                     listening = self._read_packets()
                     if not listening:
                         poll.unregister(self._channel)

@@ -6,15 +6,19 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from holdfast.clock import monotonic
 from holdfast.errors import InvalidRequest
 from holdfast.host.estate import Estate, Held, hand_out, pack, take_in
-from holdfast.host.keeper import PACKET, pid_packets, receive, send
+from holdfast.host.keeper import LEISURE, NO_ROOM, PACKET, pid_packets, receive, send
 
 #: Seconds for which finished processes gather before the keeper is told to let go of them.
 _GATHER: Final = 0.05
+#: Seconds for which descriptors wait until the user has fewer on their way; longer, somebody else does not read.
+_PATIENCE: Final = 1.0
 
 
 class OverlongOptions(InvalidRequest):
@@ -105,19 +109,27 @@ class KeeperLink:
             elif operation == "unheld":
                 self.on_unheld(rest)
 
-    def _send(self, words: list[str], descriptors: Iterable[int] = ()) -> None:
-        if self._channel is None:
+    def _send(self, words: list[str], descriptors: Sequence[int] = ()) -> None:
+        deadline = monotonic() + _PATIENCE
+        while self._channel is not None:
+            try:
+                send(self._channel, words, descriptors)
+            except ConnectionError:
+                # The keeper is dead; on_death follows and puts another one in its place.
+                pass
+            except OSError as error:
+                # What has no descriptors finds room as soon as there is memory, and must not get lost.
+                if error.errno not in NO_ROOM or (descriptors and monotonic() > deadline):
+                    raise
+                time.sleep(LEISURE)
+                continue
             return
-        try:
-            send(self._channel, words, descriptors)
-        except OSError:
-            # The keeper is dead; on_death follows and puts another one in its place.
-            pass
 
     def entrust(self, estate: Estate) -> None:
         """Let the keeper hold what the host has for good.
 
         :raises OverlongOptions: there is more of it than a packet holds
+        :raises OSError: too many descriptors are on their way
         """
         words = ["own", *estate.words()]
         if len(pack(words)) > PACKET:
@@ -128,7 +140,10 @@ class KeeperLink:
         self._send(words, [estate.listener, estate.lock])
 
     def hold(self, held: Held) -> None:
-        """Let the keeper hold these, :data:`~holdfast.host.keeper.DESCRIPTORS` at most; before a child uses them."""
+        """Let the keeper hold these, :data:`~holdfast.host.keeper.DESCRIPTORS` at most; before a child uses them.
+
+        :raises OSError: too many descriptors are on their way, and the keeper does not hold them
+        """
         words, descriptors = hand_out(held)
         self._send(["hold", *words], descriptors)
 

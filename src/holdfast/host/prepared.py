@@ -98,7 +98,13 @@ class PreparedStarts:
             self._timer = asyncio.get_running_loop().call_later(_KEPT, self._let_go_unused)
 
     def _hold(self, *made: Prepared) -> None:
-        self._link.hold({prepared.key: prepared.preparation.streams.by_name() for prepared in made})
+        try:
+            self._link.hold({prepared.key: prepared.preparation.streams.by_name() for prepared in made})
+        except BaseException:
+            for place, preparation, _ in made:
+                preparation.close()
+                place.discard()
+            raise
 
     def look_ahead(self) -> None:
         """Make the next one ready, soon: called when a child was started."""

@@ -46,7 +46,7 @@ class Staging:
     """One for all processes of a host: what is in it leaves before more is taken."""
 
     def __init__(self, hold: Callable[[dict[str, int]], None]) -> None:
-        """*hold* gives the keeper what :meth:`holdings` says, as soon as there is something."""
+        """*hold* gives the keeper what :meth:`holdings` is going to say, or raises :exc:`OSError`."""
         self._hold = hold
         self._memory = -1
         self._map: mmap.mmap | None = None
@@ -144,8 +144,13 @@ class Staging:
 
     def _prepare(self) -> mmap.mmap:
         if self._memory < 0:
-            self._memory = os.memfd_create("holdfast-staging")
-            self._hold(self.holdings())
+            memory = os.memfd_create("holdfast-staging")
+            try:
+                self._hold({"memory": memory})
+            except BaseException:
+                os.close(memory)
+                raise
+            self._memory = memory
         os.ftruncate(self._memory, _BEGIN + CAPACITY)
         self._map = mmap.mmap(self._memory, _BEGIN + CAPACITY)
         return self._map
