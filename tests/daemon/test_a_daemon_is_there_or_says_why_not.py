@@ -161,6 +161,32 @@ def test_down_leaves_the_work_and_up_takes_it_up(installation: Installation) -> 
     assert installation.run("result", task.strip()).stdout == b"later"
 
 
+@pytest.mark.slow
+def test_down_says_of_a_host_that_hangs_that_nobody_knows_what_runs_there(installation: Installation) -> None:
+    installation.run("up")
+    gate, begun = installation.workspace / "gate", installation.workspace / "begun"
+    prompt = f"rehearse: touch {begun}\nrehearse: wait-for {gate}\nrehearse: say later"
+    task = installation.run("start", "rehearsal", prompt).stdout.decode().strip()
+    deadline = time.monotonic() + PATIENCE
+    while not begun.exists():
+        assert time.monotonic() < deadline, installation.run("status", task).stdout
+        time.sleep(0.02)
+    hosts = [process for process in installation.processes() if "holdfast.host" in command_line(process)]
+    assert len(hosts) == 2
+    for process in hosts:
+        process.suspend()
+    stopped = installation.run("down")
+    said = stopped.stderr.decode()
+    assert (stopped.returncode, stopped.stdout) == (127, b""), said
+    assert "The daemon is stopped, but what still runs in its host is not known: The host does not answer" in said
+    assert installation.daemon_pid() is None
+    for process in hosts:
+        process.resume()
+    gate.touch()
+    assert installation.run("wait", task).returncode == 0
+    assert installation.run("result", task).stdout == b"later"
+
+
 def test_sigterm_is_a_clean_end(installation: Installation) -> None:
     process = installation.start("up", "--foreground")
     deadline = time.monotonic() + PATIENCE

@@ -19,7 +19,7 @@ from holdfast.host.launch import ensure_host
 from holdfast.host.port import HostUnavailable, Record
 from holdfast.jsonrpc.messages import RpcError
 
-from .harness import BOUND, RunningServer, WireClient, alive, kill_server, start_host, until_dead, within
+from .harness import BOUND, RunningServer, WireClient, alive, kill_server, server_of, start_host, until_dead, within
 from .promises import serving, spec
 
 
@@ -123,6 +123,51 @@ async def test_who_leaves_a_busy_host_leaves_it_at_work(state: Path) -> None:
     assert (await client.terminate("p")).was_running
     await client.stop_if_idle()
     await client.aclose()
+    await until_dead(pid)
+
+
+async def test_a_host_that_hangs_is_no_host_until_it_goes_on(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = LocalHost(state)
+    found = await local.host()
+    await found.start(spec("p", "sleep", "1000"))
+    pid = int((state / "lock").read_text())
+    halted = [pid, server_of(pid)]
+    with monkeypatch.context() as hasty:
+        hasty.setattr("holdfast.daemon.runtime.HOST_ANSWERS_WITHIN", 0.1)
+        for each in halted:
+            os.kill(each, signal.SIGSTOP)
+        asking = [asyncio.create_task(local.host()) for _ in range(3)]
+        await asyncio.sleep(0)
+        asking[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking[0]
+        for each in asking[1:]:
+            with pytest.raises(HostUnavailable, match="does not answer"):
+                await within(each)
+    for each in halted:
+        os.kill(each, signal.SIGCONT)
+    # It is the same one, and nothing of it was lost.
+    assert await within(local.host()) is found
+    assert (await within(found.terminate("p"))).was_running
+    await within(local.aclose())
+    await until_dead(pid)
+
+
+async def test_who_leaves_a_host_that_hangs_is_not_held_up(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.daemon.runtime.HOST_ANSWERS_WITHIN", 0.1)
+    local = LocalHost(state)
+    await local.host()
+    pid = int((state / "lock").read_text())
+    halted = [pid, server_of(pid)]
+    for each in halted:
+        os.kill(each, signal.SIGSTOP)
+    asking = asyncio.create_task(local.host())
+    await asyncio.sleep(0)
+    await within(local.aclose())
+    with pytest.raises(HostUnavailable):
+        await within(asking)
+    for each in halted:
+        os.kill(each, signal.SIGCONT)
     await until_dead(pid)
 
 

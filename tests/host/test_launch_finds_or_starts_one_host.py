@@ -13,7 +13,7 @@ import pytest
 from holdfast.host.launch import ensure_host
 from holdfast.host.port import HostUnavailable, ProcessSpec
 
-from .harness import until_dead, within
+from .harness import server_of, until_dead, within
 
 
 def host_pid(state: Path) -> int:
@@ -63,6 +63,23 @@ async def test_a_host_that_cannot_start_says_why(state: Path) -> None:
         await ensure_host(state)
     assert caught.value.hint
     assert "host.log" in caught.value.hint
+
+
+async def test_a_host_that_hangs_is_not_started_a_second_time(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await ensure_host(state, idle_exit=1.0)
+    await client.start(ProcessSpec(process_id="p", argv=["/bin/sleep", "1000"], cwd=Path("/"), env={}))
+    pids = [host_pid(state), server_of(host_pid(state))]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    with monkeypatch.context() as hasty:
+        hasty.setattr("holdfast.host.connection._ANSWERS_WITHIN", 0.1)
+        with pytest.raises(HostUnavailable, match="does not answer"):
+            await within(ensure_host(state))
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    assert (await within(client.terminate("p"))).was_running
+    await client.aclose()
+    await until_dead(pids[0])
 
 
 async def test_a_host_that_is_just_ending_is_waited_for(state: Path) -> None:

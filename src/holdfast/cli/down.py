@@ -13,8 +13,8 @@ from holdfast.clock import monotonic
 from holdfast.directories import state_directory
 from holdfast.errors import Unavailable
 
-#: Seconds for a daemon to end after it said that it would.
-_PATIENCE = 30.0
+#: Seconds for a daemon to end after it said that it would, even if its host does not answer.
+_PATIENCE = 60.0
 
 
 class StillThere(Unavailable):
@@ -45,6 +45,13 @@ def down(*, cancel: bool) -> int:
     finally:
         if process is not None:
             os.close(process)
+    if answer.host_error is not None:
+        from holdfast.host.port import HostUnavailable
+
+        raise HostUnavailable(
+            f"The daemon is stopped, but what still runs in its host is not known: {answer.host_error.message}",
+            hint=answer.host_error.hint,
+        )
     running = (
         f"  {answer.active} task{'s' * (answer.active != 1)} go{'es' * (answer.active == 1)} on."
         if answer.active

@@ -19,7 +19,7 @@ import holdfast
 from holdfast.clock import isoformat, monotonic
 from holdfast.daemon.runtime import Runtime
 from holdfast.errors import HoldfastError, InvalidRequest, NotFound, Unavailable
-from holdfast.host.port import Gap, Record
+from holdfast.host.port import Gap, HostUnavailable, Record
 from holdfast.tasks.account_report import TransferRequest, UsageRequest
 from holdfast.tasks.collected import CollectionRequest
 from holdfast.tasks.request import TaskRequest
@@ -233,8 +233,13 @@ class Api:
             for view in active:
                 while (await self._runtime.tasks.wait(view.id, MAX_WAIT)).status is None:
                     pass
+        host_error: dict[str, str | int | None] | None = None
+        try:
+            await self._runtime.local_host.host()
+        except HostUnavailable as error:
+            host_error = _error(error)
         self._stop()
-        return _json(202, {"stopping": True, "active": 0 if wanted.cancel else len(active)})
+        return _json(202, {"stopping": True, "active": 0 if wanted.cancel else len(active), "host_error": host_error})
 
     async def _named(self, request: Request, ask: Callable[[str], Awaitable[_T]]) -> _T:
         """What *ask* says of the task that the request names; most name it whole, which saves a question."""

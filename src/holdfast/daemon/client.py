@@ -93,11 +93,20 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
+class HostError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a host cannot be asked, and what to do about it."""
+
+    message: str
+    hint: str | None
+
+
 class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``shutdown``: how many tasks were active (they go on in their hosts unless cancelled)."""
 
     stopping: bool
     active: int
+    #: Why the host cannot be asked; whether anything runs there is not known then.
+    host_error: HostError | None = None
 
 
 class _Creation(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import os
 import socket
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from holdfast.clock import monotonic, wall
 from holdfast.daemon.client import daemon_socket
@@ -32,6 +32,8 @@ logger: Final = logging.getLogger(__name__)
 
 #: For a host of this machine to answer again before it is started anew, seconds.
 HOST_RECONNECT: Final = 2.0
+#: For a host to answer a question that takes no time; one that is stopped, or hangs, takes connections all the same.
+HOST_ANSWERS_WITHIN: Final = 10.0
 #: A host without a daemon and without a live process ends by itself after this long, seconds.
 HOST_IDLE_EXIT: Final = 1.0
 #: Between two tries to get the state directory, seconds.
@@ -50,30 +52,67 @@ class LocalHost:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._client: HostClient | None = None
-        self._lock = asyncio.Lock()
+        self._finding: asyncio.Task[HostClient] | None = None
+        #: The question that shows whether the host answers, until it is answered, and when it was asked.
+        self._question: asyncio.Task[object] | None = None
+        self._asked_at = 0.0
 
     async def host(self) -> Host:
         """A host that answers.
 
-        :raises HostUnavailable: it does not answer and cannot be started
+        :raises HostUnavailable: it does not answer, or cannot be started
         """
-        async with self._lock:
-            if self._client is not None:
-                try:
-                    # Any question will do: what counts is that it is answered.
-                    await self._client.status("")
-                    return self._client
-                except HostUnavailable as error:
-                    logger.warning("the host does not answer: %s", error)
-                    await self._client.aclose()
-                    self._client = None
+        if self._finding is None:
+            self._finding = asyncio.create_task(self._find(), name="find host")
+            self._finding.add_done_callback(self._found)
+        finding = self._finding
+        # Whoever leaves does so alone, and who needs a host at the same time waits for the same one.
+        await asyncio.wait({finding})
+        if finding.cancelled():
+            raise HostUnavailable("The daemon has left its host.", hint="Try again.")
+        return finding.result()
+
+    async def _find(self) -> HostClient:
+        client = self._client
+        if client is not None:
             try:
-                self._client = await ensure_host(
-                    self._directory, idle_exit=HOST_IDLE_EXIT, reconnect_for=HOST_RECONNECT
-                )
-            except (InsecureDirectory, UnusableDirectory) as error:
-                raise HostUnavailable(error.message, hint=error.hint) from error
-            return self._client
+                await self._ask(client)
+                return client
+            except HostUnavailable as error:
+                if self._question is not None:
+                    # It has its directory, so no other one can be started, and it may go on at any moment.
+                    raise
+                logger.warning("the host does not answer: %s", error)
+                await client.aclose()
+                self._client = None
+        try:
+            self._client = await ensure_host(self._directory, idle_exit=HOST_IDLE_EXIT, reconnect_for=HOST_RECONNECT)
+        except (InsecureDirectory, UnusableDirectory) as error:
+            raise HostUnavailable(error.message, hint=error.hint) from error
+        return self._client
+
+    async def _ask(self, client: HostClient) -> None:
+        if self._question is None:
+            # Any question will do: what counts is that it is answered.
+            self._question = asyncio.create_task(client.status(""), name="ask host")
+            self._question.add_done_callback(self._answered)
+            self._asked_at = monotonic()
+        question = self._question
+        await asyncio.wait({question}, timeout=max(0.0, self._asked_at + HOST_ANSWERS_WITHIN - monotonic()))
+        if not question.done():
+            raise HostUnavailable(
+                f"The host does not answer within {HOST_ANSWERS_WITHIN:g} s.",
+                hint=f"Look at its process, whose number is in {self._directory / 'lock'}.",
+            )
+        question.result()
+
+    def _found(self, finding: asyncio.Task[HostClient]) -> None:
+        self._finding = None
+        _look_at(finding)
+
+    def _answered(self, question: asyncio.Task[object]) -> None:
+        self._question = None
+        _look_at(question)
 
     @property
     def url(self) -> str | None:
@@ -82,14 +121,29 @@ class LocalHost:
 
     async def aclose(self) -> None:
         """Leave the host; its processes go on.  A host that nobody needs any more ends at once."""
-        if self._client is not None:
+        if self._finding is not None:
+            self._finding.cancel()
+            await asyncio.wait({self._finding})
+        if self._client is None:
+            return
+        if self._question is None:
             try:
-                await self._client.stop_if_idle()
-            except (HostUnavailable, RpcError) as error:
+                async with asyncio.timeout(HOST_ANSWERS_WITHIN):
+                    await self._client.stop_if_idle()
+            except (TimeoutError, HostUnavailable, RpcError) as error:
                 # It ends by itself when it has been idle for a while.
-                logger.warning("the host could not be asked to end: %s", error)
-            await self._client.aclose()
-            self._client = None
+                logger.warning("the host could not be asked to end: %r", error)
+        else:
+            logger.warning("the host does not answer, and is left as it is")
+            self._question.cancel()
+        await self._client.aclose()
+        self._client = None
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Take note of how *task* failed, for when nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Runtime:

@@ -35,7 +35,7 @@ async def ensure_host(
 
     Several callers at once get the same host.  What the host has to say goes to ``host.log`` in that directory.
 
-    :raises HostUnavailable: it did not start; the message carries the end of its log
+    :raises HostUnavailable: it did not start (the message carries the end of its log), or it hangs
     :raises InsecureDirectory: the directory is not private
     :raises UnusableDirectory: it cannot be made, or what has to be in it cannot be opened
     """
@@ -43,8 +43,10 @@ async def ensure_host(
     url = host_url(state_directory)
     try:
         return await HostClient.connect(url, reconnect_for=reconnect_for)
-    except HostUnavailable:
-        pass
+    except HostUnavailable as error:
+        if isinstance(error.__cause__, TimeoutError):
+            # It is there: no other one gets the directory.
+            raise
     lock = open_private(state_directory / "launch.lock", os.O_RDWR)
     try:
         await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
