@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,25 @@ async def test_an_agent_that_can_be_told_is_told_once(bench: Bench, monkeypatch:
     assert command.text == FINISH_NOW
     assert len(said) == 1
     assert (result.status, len(result.attempts)) == (Status.COMPLETED, 1)
+
+
+async def test_limits_hold_while_an_agent_does_not_take_what_it_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal.RehearsalAgent, "can_steer", True)
+    monkeypatch.setattr("holdfast.tasks.attempt.INTERRUPT_GRACE", 0.05)
+
+    async def write(process_id: str, data: bytes) -> None:
+        await asyncio.Future()
+
+    def act(process: DummyProcess) -> None:
+        say(process, THREAD)
+        tools(process, 1, 2)
+
+    bench.script(act)
+    monkeypatch.setattr(bench.host, "write", write)
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service = await bench.service(store)
+        result = await result_of(service, bench, Limits(soft_tool_uses=2, total_s=1.0))
+        await service.aclose()
+    assert (result.status, result.limits.hit) == (Status.TIMEOUT, "total")

@@ -7,17 +7,18 @@ import asyncio
 import pytest
 
 from holdfast.clock import monotonic
-from holdfast.host.dummy import DummyProcess
-from holdfast.host.port import Kind, Record, Termination, TreeMember
+from holdfast.host.dummy import DummyHost, DummyProcess
+from holdfast.host.port import HostUnavailable, Kind, ProcessSpec, ProcessStatus, Record, Termination, TreeMember
 from holdfast.store.store import Store
 from holdfast.tasks import attempt as attempt_module
+from holdfast.tasks import late
 from holdfast.tasks import watchdog as watchdog_module
 from holdfast.tasks.queries import Queries
 from holdfast.tasks.request import Limits
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.service import TaskService
 from holdfast.tasks.state import State
-from tests.tasks.conftest import ENVIRONMENT, PATIENCE, Bench, say, succeed, until
+from tests.tasks.conftest import ENVIRONMENT, PATIENCE, Bench, OneHost, say, succeed, until
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,62 @@ def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(module, name, 0.05)
     monkeypatch.setattr(attempt_module, "HOST_PATIENCE", 0.3)
+    monkeypatch.setattr("holdfast.tasks.ports.HOST_SILENCE", 0.05)
+    monkeypatch.setattr(late, "_PAUSE", 0.01)
+    monkeypatch.setattr(late, "_LONGEST_PAUSE", 0.05)
+
+
+class FreezingHost(DummyHost):
+    """Answers nobody while it is frozen, and carries out later what it was asked meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thawed = asyncio.Event()
+        self.thawed.set()
+        #: What it was asked while it was frozen.
+        self.asked: list[str] = []
+
+    async def _turn(self, request: str) -> None:
+        if not self.thawed.is_set():
+            self.asked.append(request)
+            await self.thawed.wait()
+
+    async def start(self, spec: ProcessSpec) -> ProcessStatus:
+        await self._turn("start")
+        return await super().start(spec)
+
+    async def status(self, process_id: str) -> ProcessStatus | None:
+        await self._turn("status")
+        return await super().status(process_id)
+
+    async def write(self, process_id: str, data: bytes) -> None:
+        await self._turn("write")
+        await super().write(process_id, data)
+
+    async def terminate(self, process_id: str, *, grace: float = 0.0) -> Termination:
+        await self._turn("terminate")
+        return await super().terminate(process_id, grace=grace)
+
+
+class FreezingHosts(OneHost):
+    """Notices at once that its host is frozen."""
+
+    def __init__(self, host: FreezingHost) -> None:
+        super().__init__(host)
+        self._freezing = host
+
+    async def host(self) -> DummyHost:
+        if not self._freezing.thawed.is_set():
+            raise HostUnavailable("The host does not answer.")
+        return self._freezing
+
+
+@pytest.fixture
+async def frozen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> FreezingHost:
+    """The host of the bench, which is not frozen yet."""
+    bench.host = host = FreezingHost()
+    monkeypatch.setattr("tests.tasks.conftest.OneHost", FreezingHosts)
+    return host
 
 
 async def outcome(service: TaskService, bench: Bench, **changes: object) -> Result:
@@ -183,6 +240,133 @@ async def test_a_host_that_goes_away_in_the_middle_leaves_the_outcome_unknown(be
         await service.cancel(request.task_id)
         await service.wait(request.task_id, PATIENCE)
         assert (await service.result(request.task_id)).status is Status.OUTCOME_UNKNOWN
+        await service.aclose()
+
+
+@pytest.mark.parametrize("hit", ["total", "idle"])
+async def test_a_limit_holds_while_the_host_hangs_and_nothing_is_called_ended(
+    bench: Bench, frozen: FreezingHost, hit: str
+) -> None:
+    limits = Limits(**{"total_s": None, "idle_s": None, "start_s": None, f"{hit}_s": 1.0})
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await bench.running(store, talk, limits=limits)
+        frozen.thawed.clear()
+        await service.wait(request.task_id, PATIENCE)
+        result = await service.result(request.task_id)
+        assert (result.status, result.limits.hit, result.revision) == (Status.OUTCOME_UNKNOWN, hit, 1)
+        assert result.error is not None
+        assert result.error.message.endswith(
+            "1 s, but its host does not answer: whether the process has ended is not known."
+        )
+        assert frozen.asked == ["terminate"]
+        frozen.thawed.set()
+        await until(service, store, request.task_id, lambda view: view.status is not Status.OUTCOME_UNKNOWN)
+        result = await service.result(request.task_id)
+        assert (result.status, result.limits.hit, result.revision) == (Status.TIMEOUT, hit, 2)
+        await service.aclose()
+
+
+async def test_a_host_that_thaws_in_time_ends_what_reached_its_limit(
+    bench: Bench, frozen: FreezingHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_module, "HOST_PATIENCE", PATIENCE)
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await bench.running(store, talk, limits=Limits(total_s=0.5, idle_s=None, start_s=None))
+        frozen.thawed.clear()
+        await until(service, store, request.task_id, lambda view: view.state is State.STOPPING)
+        frozen.thawed.set()
+        await service.wait(request.task_id, PATIENCE)
+        result = await service.result(request.task_id)
+        assert (result.status, result.limits.hit, result.revision) == (Status.TIMEOUT, "total", 1)
+        await service.aclose()
+
+
+async def test_what_ends_while_the_host_hangs_is_told_when_it_thaws(bench: Bench, frozen: FreezingHost) -> None:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await bench.running(store, talk, limits=Limits(total_s=PATIENCE, idle_s=None, start_s=None))
+        (process,) = frozen.processes.values()
+        # Its log is not told to the end before the host hangs.
+        frozen.away_after = process.emit("stderr", b"x").seq
+        await asyncio.wait_for(frozen.went_away.wait(), PATIENCE)
+        frozen.thawed.clear()
+        frozen.unavailable = False
+        succeed(process)
+        await service.wait(request.task_id, PATIENCE)
+        assert (await service.result(request.task_id)).status is Status.OUTCOME_UNKNOWN
+        frozen.thawed.set()
+        await until(service, store, request.task_id, lambda view: view.status is not Status.OUTCOME_UNKNOWN)
+        result = await service.result(request.task_id)
+        assert (result.status, result.message.text, result.revision) == (Status.COMPLETED, "all done", 2)
+        await service.aclose()
+
+
+async def test_what_is_cancelled_while_the_host_hangs_is_not_called_cancelled(
+    bench: Bench, frozen: FreezingHost
+) -> None:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await bench.running(store, talk)
+        frozen.thawed.clear()
+        await service.cancel(request.task_id)
+        await service.wait(request.task_id, PATIENCE)
+        result = await service.result(request.task_id)
+        assert result.status is Status.OUTCOME_UNKNOWN
+        assert result.error is not None
+        assert result.error.message.startswith("The task was to be cancelled, but its host does not answer")
+        frozen.thawed.set()
+        await until(service, store, request.task_id, lambda view: view.status is not Status.OUTCOME_UNKNOWN)
+        assert (await service.result(request.task_id)).status is Status.CANCELLED
+        await service.aclose()
+
+
+async def test_a_start_that_a_host_never_answers_leaves_the_outcome_unknown(
+    bench: Bench, frozen: FreezingHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.script(succeed)
+    start = frozen.start
+
+    async def freeze(spec: ProcessSpec) -> ProcessStatus:
+        frozen.thawed.clear()
+        return await start(spec)
+
+    monkeypatch.setattr(frozen, "start", freeze)
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service = await bench.service(store)
+        result = await outcome(service, bench)
+        assert result.status is Status.OUTCOME_UNKNOWN
+        await service.aclose()
+
+
+async def test_who_leaves_while_the_host_hangs_need_not_wait_for_it(bench: Bench, frozen: FreezingHost) -> None:
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await bench.running(store, talk)
+        frozen.thawed.clear()
+        await service.cancel(request.task_id)
+        await until(service, store, request.task_id, lambda view: view.state is State.STOPPING)
+        await asyncio.wait_for(service.aclose(), PATIENCE)
+        frozen.thawed.set()
+        again = await bench.service(store)
+        await again.wait(request.task_id, PATIENCE)
+        assert (await again.result(request.task_id)).status is Status.CANCELLED
+        await again.aclose()
+
+
+async def test_what_an_agent_printed_is_not_known_while_its_host_is_away(
+    bench: Bench, frozen: FreezingHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def print_half(process: DummyProcess) -> None:
+        process.emit("stdout", b"half")
+
+    configuration = bench.directory / "config.toml"
+    configuration.write_text('[agents.plain]\ncommand = ["true"]\ndialect = "text"\nsandbox = { read-only = [] }\n')
+    monkeypatch.setenv("HOLDFAST_CONFIG", str(configuration))
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await bench.running(store, print_half, agent="plain")
+        frozen.thawed.clear()
+        await service.cancel(request.task_id)
+        await service.wait(request.task_id, PATIENCE)
+        result = await service.result(request.task_id)
+        assert result.status is Status.OUTCOME_UNKNOWN
+        assert result.unknowns["message.text"] == "The host does not answer."
         await service.aclose()
 
 

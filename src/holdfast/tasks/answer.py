@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from holdfast.drivers.one_shot import OutputGone, whole_stdout
-from holdfast.host.port import UnknownProcess
+from holdfast.host.port import HostUnavailable, UnknownProcess
 from holdfast.tasks.acceptance import Draft, TaskFiles
 from holdfast.tasks.ports import Hosts
 from holdfast.tasks.queries import Queries
@@ -36,7 +36,7 @@ async def keep_answer(
             try:
                 async for chunk in whole_stdout(await hosts.host(), attempt.process_id):
                     await asyncio.to_thread(draft.write, chunk)
-            except (OutputGone, UnknownProcess) as error:
+            except (HostUnavailable, OutputGone, UnknownProcess) as error:
                 unknowns["message.text"] = error.message
                 return part
         else:

@@ -33,7 +33,7 @@ from holdfast.tasks.acceptance import TaskFiles
 from holdfast.tasks.budget import FINISH_NOW, nearly_spent
 from holdfast.tasks.facts import AttemptFacts, fold
 from holdfast.tasks.ledger import Ledger
-from holdfast.tasks.ports import Hosts, Servers
+from holdfast.tasks.ports import Hosts, Servers, answered
 from holdfast.tasks.request import TaskRequest
 from holdfast.tasks.rows import AttemptRow, Phase
 from holdfast.tasks.state import State
@@ -43,7 +43,7 @@ logger: Final = logging.getLogger(__name__)
 
 #: Between SIGTERM and SIGKILL: long enough for an agent to write down where it was, seconds.
 STOP_GRACE: Final = 5.0
-#: For an agent that has to be told to end its turn before its processes are ended, seconds.
+#: For an agent to take what it is told, and to end its turn if it is told to before its processes are ended, seconds.
 INTERRUPT_GRACE: Final = 5.0
 #: For the streams to close once the tree has been ended, seconds.
 CLOSE_GRACE: Final = 2.0
@@ -130,7 +130,8 @@ class AttemptRunner:
             if self._unstored:
                 # Facts are never stored without their cursor: whoever reads on later would count twice.
                 await self._fold()
-            await self._patiently(self._clear)
+            if not self._facts.unreachable:
+                await self._patiently(self._clear)
             if self._agent.outlives_its_process and self._facts.stop is not None and not self._facts.terminal:
                 # The process is gone; what it had begun elsewhere must not go on unseen.
                 doubt = await asyncio.to_thread(self._agent.end, launch, self._facts.thread_id)
@@ -160,7 +161,7 @@ class AttemptRunner:
             # After a crash the process may be there already; only one that is not there need not be started.
             if not self._cancelled.is_set() or await host.status(spec.process_id) is not None:
                 self._asked = True
-                await host.start(spec)
+                await answered(self._hosts, host.start(spec))
                 started = True
 
         try:
@@ -187,9 +188,11 @@ class AttemptRunner:
         given_up_at = monotonic() + HOST_PATIENCE
         pause = 0.1
         while True:
-            began = monotonic()
+            began: float | None = None
             try:
-                await action(await self._hosts.host())
+                host = await self._hosts.host()
+                began = monotonic()
+                await action(host)
                 return
             except UnknownProcess as error:
                 logger.warning("%s: %s", self._attempt.process_id, error)
@@ -197,7 +200,7 @@ class AttemptRunner:
                 return
             except HostUnavailable as error:
                 logger.warning("%s: host lost: %s", self._attempt.process_id, error)
-                if monotonic() - began > HOST_PATIENCE:
+                if began is not None and monotonic() - began > HOST_PATIENCE:
                     given_up_at, pause = monotonic() + HOST_PATIENCE, 0.1
                 if monotonic() > given_up_at:
                     self._give_up_host(error)
@@ -335,9 +338,11 @@ class AttemptRunner:
         await self._fold()
         command = encode(Steer(id=f"{self._attempt.process_id}-finish", text=FINISH_NOW))
         try:
-            await host.write(self._attempt.process_id, command)
-        except (StdinClosed, WriteUncertain) as error:
-            logger.warning("%s: could not be told to finish: %s", self._attempt.process_id, error)
+            # No limit is looked at meanwhile.
+            async with asyncio.timeout(INTERRUPT_GRACE):
+                await host.write(self._attempt.process_id, command)
+        except (TimeoutError, StdinClosed, WriteUncertain) as error:
+            logger.warning("%s: could not be told to finish: %r", self._attempt.process_id, error)
 
     def _until_next_bound(self, watchdog: Watchdog) -> float | None:
         if self._termination is not None:
@@ -357,15 +362,15 @@ class AttemptRunner:
         return monotonic() >= self._terminated_at + CLOSE_GRACE
 
     def _terminate(self, host: Host) -> None:
-        self._termination = asyncio.ensure_future(self._end(host))
+        self._termination = asyncio.ensure_future(answered(self._hosts, self._end(host)))
 
     async def _end(self, host: Host) -> Termination:
         process_id = self._attempt.process_id
         if self._has_to_be_told and not self._facts.exited:
             # A signal reaches the whole tree at once: its server would be gone before it heard of the interruption.
             try:
-                await host.write(process_id, encode(Interrupt(id=f"{process_id}-interrupt")))
                 async with asyncio.timeout(INTERRUPT_GRACE):
+                    await host.write(process_id, encode(Interrupt(id=f"{process_id}-interrupt")))
                     await self._exited.wait()
             except (TimeoutError, StdinClosed, UnknownProcess, WriteUncertain) as error:
                 logger.info("%s: not interrupted, ended: %r", process_id, error)
@@ -373,7 +378,7 @@ class AttemptRunner:
 
     async def _clear(self, host: Host) -> None:
         """End whatever outlived the agent, and note it."""
-        self._note_termination(await host.terminate(self._attempt.process_id, grace=1.0))
+        self._note_termination(await answered(self._hosts, host.terminate(self._attempt.process_id, grace=1.0)))
 
     def _note_termination(self, termination: Termination) -> None:
         if self._facts.stop is None:

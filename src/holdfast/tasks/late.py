@@ -26,7 +26,7 @@ from holdfast.tasks.facts import StopCause, fold
 from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import Ledger
 from holdfast.tasks.notification import Notifier
-from holdfast.tasks.ports import Hosts
+from holdfast.tasks.ports import Hosts, answered
 from holdfast.tasks.result import Result, Status
 from holdfast.tasks.rows import AttemptRow, TaskRow
 from holdfast.tasks.versions import Versions
@@ -129,11 +129,11 @@ class LateOutcomes:
                 await self._read(last, agent, host)
         except TimeoutError:
             facts.stop, facts.stopped_at = facts.stop or StopCause.TOTAL, facts.stopped_at or wall()
-            await host.terminate(last.process_id, grace=STOP_GRACE)
+            await answered(self._hosts, host.terminate(last.process_id, grace=STOP_GRACE))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_GRACE):
                     await self._read(last, agent, host)
-        termination = await host.terminate(last.process_id, grace=1.0)
+        termination = await answered(self._hosts, host.terminate(last.process_id, grace=1.0))
         facts.survivors = [member.pid for member in termination.survivors]
         return await self._ledger.end_attempt(last)
 

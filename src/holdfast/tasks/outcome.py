@@ -22,15 +22,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _TIME_LIMITS = {
-    StopCause.TOTAL: (FailureClass.TIMEOUT_TOTAL, "The task reached its time limit of {} and was ended.", "--timeout"),
+    StopCause.TOTAL: (FailureClass.TIMEOUT_TOTAL, "The task reached its time limit of {}", "--timeout"),
     StopCause.IDLE: (
         FailureClass.TIMEOUT_IDLE,
-        "The agent showed no sign of progress for {} and was ended.",
+        "The agent showed no sign of progress for {}",
         "--idle-timeout",
     ),
     StopCause.START: (
         FailureClass.TIMEOUT_START,
-        "The agent reported nothing within {} of its start and was ended.",
+        "The agent reported nothing within {} of its start",
         "--start-timeout",
     ),
 }
@@ -64,7 +64,7 @@ def decide(
         return _judge_success(warnings, message_blank, lack, verdict_missing and unfinished)
     if facts.unreachable and not succeeded:
         # Whatever was wanted, nobody can say that it was done.
-        return _lost(facts)
+        return _lost(facts, _wanted(facts, cancel_requested, limits))
     if cancel_requested and (facts.stop is StopCause.CANCEL or not facts.exited):
         failure = Failure(failure_class=FailureClass.CANCELLED, message="The task was cancelled.")
         return Outcome(status=Status.CANCELLED, failure=failure)
@@ -124,17 +124,30 @@ def _judge_success(warnings: list[str], message_blank: bool, lack: Failure | Non
     return Outcome(status=Status.PARTIAL if cut_short else Status.NO_SIGNAL, failure=lack, warnings=warnings)
 
 
+def _reached(cause: StopCause, seconds: float | None) -> str:
+    return _TIME_LIMITS[cause][1].format(f"{seconds:g} s" if seconds is not None else "its limit")
+
+
+def _wanted(facts: AttemptFacts, cancel_requested: bool, limits: dict[StopCause, float | None]) -> str | None:
+    """Why the process was to be ended, if it was."""
+    if facts.stop is not None and facts.stop in _TIME_LIMITS:
+        return _reached(facts.stop, limits.get(facts.stop))
+    if facts.stop is StopCause.CANCEL or cancel_requested:
+        return "The task was to be cancelled"
+    return None if facts.stop is None else "The agent was to be ended"
+
+
 def _time_limit(cause: StopCause, seconds: float | None) -> Outcome:
-    failure_class, sentence, option = _TIME_LIMITS[cause]
+    failure_class, _, option = _TIME_LIMITS[cause]
     failure = Failure(
         failure_class=failure_class,
-        message=sentence.format(f"{seconds:g} s" if seconds is not None else "its limit"),
+        message=f"{_reached(cause, seconds)} and was ended.",
         remedy=[Remedy(text=f"Raise {option}, or go on from where it stopped with --resume.")],
     )
     return Outcome(status=Status.TIMEOUT, failure=failure, limit_hit=cause.value)
 
 
-def _lost(facts: AttemptFacts) -> Outcome:
+def _lost(facts: AttemptFacts, wanted: str | None = None) -> Outcome:
     if facts.exited and not facts.lost:
         failure = Failure(
             failure_class=FailureClass.HOST_LOST,
@@ -142,13 +155,20 @@ def _lost(facts: AttemptFacts) -> Outcome:
             remedy=[Remedy(text="Look at the files before anything else works on them, then go on with --resume.")],
         )
         return Outcome(status=Status.OUTCOME_UNKNOWN, failure=failure)
+    message = "The host of the process went away before the end was seen."
+    if wanted is not None:
+        message = f"{wanted}, but its host does not answer: whether the process has ended is not known."
     failure = Failure(
         failure_class=FailureClass.HOST_LOST,
-        message="The host of the process went away before the end was seen.",
+        message=message,
         remedy=[Remedy(text="Look at the files and the log, then go on with --resume.")],
     )
     may_run = bool(facts.survivors) or facts.unreachable
-    return Outcome(status=Status.OUTCOME_UNKNOWN if may_run else Status.ABORTED, failure=failure)
+    return Outcome(
+        status=Status.OUTCOME_UNKNOWN if may_run else Status.ABORTED,
+        failure=failure,
+        limit_hit=facts.stop if wanted is not None and facts.stop in _TIME_LIMITS else None,
+    )
 
 
 def _unexplained(facts: AttemptFacts) -> Failure:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol, TypeVar
 
 from holdfast.agents.adapter import SharedServer
 from holdfast.host.port import Host
+
+#: How long a host may take over something before it is asked whether it answers at all, seconds.
+HOST_SILENCE: Final = 5.0
+
+_T = TypeVar("_T")
 
 
 class Hosts(Protocol):
@@ -29,3 +36,18 @@ class Servers(Protocol):
         :raises Unavailable: it cannot be started
         """
         ...
+
+
+async def answered(hosts: Hosts, request: Coroutine[Any, Any, _T]) -> _T:
+    """What the host answers to *request*, for which it may take its time as long as it answers other questions.
+
+    :raises HostUnavailable: it does not
+    """
+    answer = asyncio.ensure_future(request)
+    try:
+        while not (await asyncio.wait({answer}, timeout=HOST_SILENCE))[0]:
+            await hosts.host()
+        return answer.result()
+    finally:
+        answer.cancel()
+        await asyncio.wait({answer})

@@ -24,7 +24,7 @@ from holdfast.tasks.facts import AttemptFacts, StopCause
 from holdfast.tasks.finalise import Finalisation
 from holdfast.tasks.ledger import Ledger
 from holdfast.tasks.observation import Observed, observe
-from holdfast.tasks.ports import Hosts, Servers
+from holdfast.tasks.ports import Hosts, Servers, answered
 from holdfast.tasks.rows import AttemptRow, Phase, TaskRow
 from holdfast.tasks.slots import Ticket
 from holdfast.tasks.state import State
@@ -339,7 +339,8 @@ class TaskRunner:
         if attempts and attempts[-1].phase is not Phase.ENDED:
             last = attempts[-1]
             try:
-                ended = await (await self._hosts.host()).terminate(last.process_id, grace=1.0)
+                host = await self._hosts.host()
+                ended = await answered(self._hosts, host.terminate(last.process_id, grace=1.0))
                 last.facts.survivors = [member.pid for member in ended.survivors]
             except HoldfastError as error:
                 logger.error("task %s: its process could not be ended: %s", task.id, error)
