@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -211,18 +212,23 @@ async def test_hundreds_that_end_at_once_are_all_told_of(state: Path) -> None:
     assert server.stop() == 0
 
 
-async def test_a_server_that_cannot_become_the_keeper_still_serves_and_stops(tmp_path: Path, state: Path) -> None:
+@pytest.mark.parametrize("gone", ["python", "source/holdfast/host/keeper.py"])
+async def test_a_server_that_cannot_become_the_keeper_still_serves_and_stops(
+    tmp_path: Path, state: Path, gone: str
+) -> None:
     python = tmp_path / "python"
     python.symlink_to(PYTHON)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, sysconfig.get_paths()["purelib"]])}
+    source = shutil.copytree(Path(keeper.__file__).parents[2], tmp_path / "source")
+    path = [str(source), *sys.path, sysconfig.get_paths()["purelib"]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     argv = [str(python), "-m", "holdfast.host", "--listen", "unix://", "--state-dir", str(state)]
     server = RunningServer(argv, env=environment, stderr=tmp_path / "stderr")
     client = await HostClient.connect(server.url)
     started = await client.start(spec("p", "sleep", "1000"))
     assert started.pid is not None
     serving = server.server_pid
-    # As an upgrade of Python does.
-    python.unlink()
+    # As an upgrade does.
+    (tmp_path / gone).unlink()
     os.kill(server.pid, signal.SIGKILL)
     server.process.wait(BOUND)
     await eventually(lambda: "cannot become the keeper" in (tmp_path / "stderr").read_text(), "it says so")
@@ -233,6 +239,37 @@ async def test_a_server_that_cannot_become_the_keeper_still_serves_and_stops(tmp
     os.kill(serving, signal.SIGTERM)
     await until_dead(serving)
     assert not alive(started.pid)
+
+
+async def test_no_file_where_the_host_was_started_becomes_part_of_it(tmp_path: Path, state: Path) -> None:
+    project, ran = tmp_path / "project", tmp_path / "ran"
+    project.mkdir()
+    for name in ("resource", "socket", "holdfast"):
+        (project / f"{name}.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    host = [sys.executable, "-P", "-m", "holdfast.host", "--listen", "unix://", "--state-dir", str(state)]
+    server = RunningServer(["sh", "-c", 'cd "$0" && exec "$@"', str(project), *host])
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    await client.start(spec("p", "sleep", "1000"))
+    heir = await kill_keeper(server.pid)
+    server.process.wait(BOUND)
+    status = await client.status("p")
+    assert status is not None
+    assert status.state is ProcessState.RUNNING
+    assert not ran.exists()
+    await client.aclose()
+    os.kill(heir, signal.SIGTERM)
+    await until_dead(heir)
+
+
+async def test_a_keeper_is_told_of_what_ended_before_its_server_listened() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        theirs.setblocking(False)
+        loop = asyncio.get_running_loop()
+        link = KeeperLink(ours)
+        link.let("place")
+        link.listen(loop)
+        assert await within(loop.sock_recv(theirs, PACKET)) == pack(["let", "place"])
 
 
 def test_what_a_killed_keeper_had_told_is_heard() -> None:
@@ -281,3 +318,11 @@ async def test_what_it_has_no_descriptors_for_is_offered_again(state: Path) -> N
     ]
     await client.aclose()
     assert server.stop() == 0
+
+
+def test_a_full_disk_keeps_nobody_from_becoming_the_keeper() -> None:
+    full = os.open("/dev/full", os.O_RDWR)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        os.pwrite(full, b"x", 0)
+    Estate(0, full, "unix:///s", "/s", False, []).sign(os.getpid())
+    os.close(full)

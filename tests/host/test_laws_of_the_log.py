@@ -14,7 +14,7 @@ import pytest
 from holdfast.host.client import HostClient
 from holdfast.host.port import Gap, Kind, ProcessSpec, ProcessState, Record, StartRefused, StdinClosed, UnknownProcess
 
-from .harness import PATH, RunningServer, WireClient, within
+from .harness import PATH, RunningServer, WireClient, kill_server, within
 
 
 @pytest.fixture
@@ -286,6 +286,29 @@ async def test_a_terminal_sees_end_of_file(client: HostClient) -> None:
     records = await collect(client, "t")
     assert records[-2].exit_code == 0
     assert output(records) == b"abc\r\nabc\r\n"
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["serving", "killed"])
+async def test_what_is_said_on_a_terminal_that_was_closed_for_a_while_is_kept(
+    host: RunningServer, client: HostClient, tmp_path: Path, killed: bool
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    # As ssh and sudo ask for a password, whatever their streams are.
+    say = f"read x <{gate}; echo $x >/dev/tty; "
+    await client.start(spec("p", "sh", "-c", f"exec </dev/null >/dev/null 2>&1; {say * 3}exit 4", tty=True))
+    for word in ("one", "two", "three"):
+        # It can be opened when the process waits there, and has closed its terminal.
+        opened = await within(asyncio.to_thread(gate.open, "w"))
+        if killed:
+            await kill_server(host)
+        assert await client.status("p") is not None
+        with opened:
+            opened.write(f"{word}\n")
+    records = await collect(client, "p")
+    assert output(records, Kind.PTY) == b"one\r\ntwo\r\nthree\r\n"
+    assert [record.kind for record in records[-2:]] == [Kind.EXITED, Kind.CLOSED]
+    assert records[-2].exit_code == 4
 
 
 async def test_any_signal_can_be_sent(client: HostClient) -> None:

@@ -6,13 +6,14 @@ good, and those after it get that from the keeper.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from holdfast.directories import open_private, private_directory, remove_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
@@ -27,6 +28,9 @@ from holdfast.host.settings import Access, Settings
 if TYPE_CHECKING:
     from holdfast.host.keeping import KeeperLink
     from holdfast.host.server import ProcessHost
+
+#: How a keeper is started: no file in the directory in which the host was started is taken for a module.
+_PYTHON: Final = (sys.executable, "-P")
 
 
 class StateDirectoryInUse(InvalidRequest):
@@ -127,10 +131,11 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
     listener.setblocking(False)
 
     def succeed(host: ProcessHost) -> NoReturn:
+        _try_to_load()
         held = host.holdings()
         will = bequeath(estate, held)
         try:
-            os.execv(sys.executable, [sys.executable, "-m", "holdfast.host", *given, f"{SUCCEED}{will}"])
+            os.execv(sys.executable, [*_PYTHON, "-m", "holdfast.host", *given, f"{SUCCEED}{will}"])
         except OSError:
             revoke(estate, held, will)
             raise
@@ -154,6 +159,19 @@ def _serve(given: list[str], link: KeeperLink, estate: Estate, announce: bool) -
         # The keeper, which would do it, was killed meanwhile.
         estate.clean_up()
     return status
+
+
+def _try_to_load() -> None:
+    """See whether another process could load the host, as after an upgrade that is not complete it could not.
+
+    :raises OSError: it could not; standard error says why
+    """
+    pid = os.posix_spawn(
+        sys.executable, [*_PYTHON, "-c", "import holdfast.host.command, holdfast.host.serving"], os.environ
+    )
+    _, status = os.waitpid(pid, 0)
+    if status:
+        raise OSError(errno.ENOEXEC, "its program cannot be loaded any more")
 
 
 def serve_stdio(given: list[str]) -> int | None:

@@ -89,9 +89,13 @@ class Estate:
         return cls(listener, lock, url, directory, bool(own), settings)
 
     def sign(self, pid: int) -> None:
-        """Write into the lock whose it is."""
-        os.ftruncate(self.lock, 0)
-        os.pwrite(self.lock, b"%d\n" % pid, 0)
+        """Write into the lock whose it is, for people."""
+        try:
+            # Always as long, over what is there: on a full disk it needs no room.
+            os.pwrite(self.lock, b"%-10d\n" % pid, 0)
+        except OSError:
+            # Only the number is missing, and nobody depends on it.
+            pass
 
     def clean_up(self) -> None:
         """Remove what does not outlive the host."""

@@ -323,11 +323,12 @@ class Keeper:
         poll.register(wake, select.POLLIN)
         listening = True
         while True:
-            for descriptor, _ in poll.poll():
+            for descriptor, events in poll.poll():
                 if descriptor == wake:
                     _drain(wake)
                 elif listening:
-                    time.sleep(LEISURE)
+                    if not events & select.POLLHUP:
+                        time.sleep(LEISURE)
                     listening = self._read_packets()
                     if not listening:
                         poll.unregister(self._channel)

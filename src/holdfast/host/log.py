@@ -20,6 +20,7 @@ from typing import Final
 from holdfast.host.log_format import CHUNK, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind
 from holdfast.host.log_index import LogFull, LogIndex, log_full
 from holdfast.host.page_cache import STEP, WINDOW, drop_behind
+from holdfast.host.pipe import holds_something
 from holdfast.host.pouring import Pouring
 from holdfast.host.preallocation import give_back
 from holdfast.host.staging import Staging
@@ -215,7 +216,7 @@ class ProcessLog:
         poll = select.poll()
         poll.register(source, select.POLLIN)
         for _, events in poll.poll(0):
-            return bool(events & select.POLLIN)
+            return bool(events & select.POLLIN) or holds_something(source)
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def append(self, kind: int, data: bytes) -> None:

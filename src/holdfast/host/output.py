@@ -12,9 +12,10 @@ from holdfast.host.input import Input
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
 from holdfast.host.log_index import LogFull
-from holdfast.host.spawn import Streams, enlarge_pipe
+from holdfast.host.pipe import enlarge_pipe, holds_something
+from holdfast.host.spawn import Streams
 from holdfast.host.staging import CAPACITY, Staging
-from holdfast.jsonrpc.event_loop import HUNG_UP, READABLE, WRITABLE, Poller
+from holdfast.jsonrpc.event_loop import HUNG_UP, ONCE_EACH, READABLE, WRITABLE, Poller
 
 #: Times that what is there is moved before other streams get their turn.
 _TURN: Final = 2
@@ -30,6 +31,11 @@ _SILENCE_NS: Final = 500_000
 
 class OutputOwner(Protocol):
     """The process whose output it is."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the process itself is alive, as far as is known."""
+        ...
 
     def notify(self) -> None:
         """Something is in the log that was not."""
@@ -59,6 +65,8 @@ class Output:
         self._poured = 0
         #: The pipes that hold as much as is taken from them at one go.
         self._enlarged: tuple[int, ...] = ()
+        #: Whether nobody has the terminal open at the moment, though the process lives and may open it again.
+        self._left_alone = False
 
     def open(self, streams: Streams) -> None:
         """Move what comes from *streams* from now on."""
@@ -104,11 +112,13 @@ class Output:
             self._poller.watch(descriptor, READABLE, partial(self._pipe_ready, descriptor, kind))
 
     def _terminal_events(self) -> int:
-        return READABLE | WRITABLE if self._input.waiting else READABLE
+        events = READABLE | WRITABLE if self._input.waiting else READABLE
+        # As long as nobody has it open, it is hung up all the time.
+        return events | ONCE_EACH if self._left_alone else events
 
     def _pipe_ready(self, descriptor: int, kind: EntryKind, events: int) -> None:
-        if events == HUNG_UP:
-            # Nothing is left in it, so there is nothing to tell.
+        if events == HUNG_UP and not holds_something(descriptor):
+            # There is nothing to tell.
             self._close(descriptor)
             self._owner.check_closed()
         else:
@@ -117,6 +127,8 @@ class Output:
     def _terminal_ready(self, descriptor: int, events: int) -> None:
         # Also when it was hung up it may still hold something.
         moved = self._move(descriptor, EntryKind.PTY, _TURN)
+        if moved and self._left_alone:
+            self._leave_alone(descriptor, False)
         if self._input.waiting:
             self._input.feed()
         self._tell(descriptor, moved)
@@ -153,7 +165,10 @@ class Output:
                 moved = read(kind, descriptor)
                 total += moved
                 if not moved:
-                    self._close(descriptor)
+                    if kind is EntryKind.PTY and turns != _LAST_WORDS and self._owner.running:
+                        self._leave_alone(descriptor, True)
+                    else:
+                        self._close(descriptor)
                     break
                 if turns == _TURN and kind is not EntryKind.PTY and not _PORTION <= moved < _PLENTY:
                     # A second look would find little or nothing, or it is time to tell; readiness is told again.
@@ -166,6 +181,12 @@ class Output:
             self._waiting = (*self._waiting, descriptor)
             self._owner.stall(error)
         return total
+
+    def _leave_alone(self, descriptor: int, alone: bool) -> None:
+        """Nobody has the terminal open any more (*alone*), or somebody has again."""
+        if alone != self._left_alone:
+            self._left_alone = alone
+            self._poller.change(descriptor, self._terminal_events())
 
     def _pour(self, kind: int, pipe: int) -> int:
         """Move what pours in by large portions."""

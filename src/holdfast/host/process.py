@@ -117,12 +117,12 @@ class HostedProcess:
         self._streams = streams
         self.input.open(streams)
         self._output.open(streams)
+        self._child = child
         try:
             self.log.flush()
         except LogFull as error:
             self.stall(error)
         self._output.move_now()
-        self._child = child
         if self.drop is not None:
             self.drop.watch(self._events_arrived)
             self._collect_events()

@@ -22,6 +22,7 @@ from typing import Final
 
 from holdfast.host.descriptor_limit import DescriptorLimit
 from holdfast.host.log_format import EntryKind
+from holdfast.host.pipe import enlarge_pipe
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, RpcError
 
 #: Rows and columns of a new terminal (the reference implementation's).
@@ -34,7 +35,6 @@ _DEFAULT_PATH: Final = "/usr/local/bin:/bin:/usr/bin"
 #: What the keeper calls the streams.
 _NAMES: Final = {EntryKind.STDOUT: "stdout", EntryKind.STDERR: "stderr", EntryKind.PTY: "pty"}
 _OUTPUTS: Final = ((1, EntryKind.STDOUT), (2, EntryKind.STDERR))
-_F_SETPIPE_SZ: Final = 1031
 #: All of them: a child must not inherit what this interpreter, or whoever started the host, ignores.  Each that is not
 #: named here costs the child a system call more, because it looks before it resets what has a handler.
 _RESET_SIGNALS: Final = tuple(signal.valid_signals())
@@ -137,15 +137,6 @@ def prepare(nothing: int, *, tty: bool, pipe_stdin: bool, stdin_file: str | None
         preparation.close()
         raise
     return preparation
-
-
-def enlarge_pipe(pipe: int, capacity: int) -> None:
-    """Let *pipe* hold *capacity* bytes, if possible: a writer may run this far ahead before it waits."""
-    try:
-        fcntl.fcntl(pipe, _F_SETPIPE_SZ, capacity)
-    except OSError:
-        # The user's quota of pipe memory is spent; it works as well with less, only slower.
-        pass
 
 
 def _open_regular(path: str) -> int:

@@ -19,8 +19,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVarTuple
 
 READABLE: Final = select.EPOLLIN
-#: Every writer of a pipe is gone; without ``READABLE`` there is nothing left in it either.
+#: Every writer of a pipe is gone, or nobody has a terminal open; something may be left in it.
 HUNG_UP: Final = select.EPOLLHUP
+#: Called back only when something happens to the descriptor, not as long as it is ready.
+ONCE_EACH: Final = select.EPOLLET
 WRITABLE: Final = select.EPOLLOUT
 
 _BATCH: Final = 256
@@ -37,7 +39,7 @@ _Arguments = TypeVarTuple("_Arguments")
 
 
 class Poller(selectors.BaseSelector):
-    """Calls back with the events when a descriptor is ready; level-triggered.
+    """Calls back with the events when a descriptor is ready; level-triggered, but for :data:`ONCE_EACH`.
 
     An event is never that of an earlier descriptor with the same number: what was watched since the events were
     gathered is not called before the next time.
