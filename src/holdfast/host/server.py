@@ -203,9 +203,13 @@ class ProcessHost:
 
     def _hold_again(self, keys: list[str]) -> None:
         held = self.holdings()
-        for key in keys:
+        for place, key in enumerate(keys):
             if key in held:
-                self._link.hold({key: held[key]})
+                try:
+                    self._link.hold({key: held[key]})
+                except OSError:
+                    self._loop.call_later(_SWEEP, self._hold_again, keys[place:])
+                    return
 
     async def stop(self) -> None:
         """End every process and release the directory."""
