@@ -66,10 +66,35 @@ def test_launchd_gets_the_words_as_they_are(home: Path, cli: Callable[..., Outco
     assert found["RunAtLoad"] is True
 
 
-def test_a_host_elsewhere(home: Path, cli: Callable[..., Outcome]) -> None:
-    outcome = cli("service", "launchd", "exec-server", "--", "--listen", "ws://127.0.0.1:4000")
-    words = plistlib.loads(outcome.out)["ProgramArguments"]
-    assert words[1:] == ["-m", "holdfast.host", "--listen", "ws://127.0.0.1:4000"]
+@pytest.mark.parametrize(
+    ("name", "given", "filled_in"),
+    [
+        ("b", ["--idle-exit", "5"], ["--listen", "unix://", "--state-dir", "STATE/host-b"]),
+        ("b", ["--listen", "unix://"], ["--state-dir", "STATE/host-b"]),
+        ("b", ["--listen=ws://127.0.0.1:4000"], ["--state-dir", "STATE/host-b"]),
+        ("b", ["--state-dir", "/a"], ["--listen", "unix://"]),
+        ("b", ["--listen", "ws://127.0.0.1:4000", "--state-dir=/a"], []),
+        (None, ["--idle-exit", "5"], ["--listen", "unix://", "--state-dir", "STATE/host"]),
+        (None, ["--listen", "unix://"], ["--state-dir", "STATE/host"]),
+        (None, ["--listen", "ws://127.0.0.1:4000", "--state-dir", "/a"], []),
+    ],
+)
+def test_only_what_is_not_given_is_filled_in(
+    home: Path, cli: Callable[..., Outcome], name: str | None, given: list[str], filled_in: list[str]
+) -> None:
+    naming = [] if name is None else ["--name", name]
+    words = plistlib.loads(cli("service", "launchd", "exec-server", *naming, "--", *given).out)["ProgramArguments"]
+    expected = [word.replace("STATE", str(home / "state")) for word in filled_in]
+    assert words[1:] == ["-m", "holdfast.host", *expected, *given]
+
+
+def test_a_host_elsewhere_does_not_take_the_directory_of_the_first_one(home: Path, cli: Callable[..., Outcome]) -> None:
+    refused = cli("service", "systemd", "exec-server", "--", "--listen", "ws://127.0.0.1:4000")
+    assert (refused.status, refused.out) == (2, b"")
+    assert "--name NAME" in refused.err
+
+
+def test_a_daemon_takes_no_options_of_a_host(home: Path, cli: Callable[..., Outcome]) -> None:
     assert cli("service", "systemd", "daemon", "--", "--listen", "x").status == 2
 
 
@@ -86,7 +111,8 @@ def test_a_host_elsewhere(home: Path, cli: Callable[..., Outcome]) -> None:
         (["--listen", "unix://sock"], "sock would be looked for where the service runs"),
         (["--state-dir", "hosts/a"], "hosts/a would be looked for where the service runs"),
         (["--root", "/nowhere"], "--root /nowhere cannot be used: No such file or directory."),
-        (["--ws-auth", "capability-token"], "--ws-token-file"),
+        (["--ws-auth", "capability-token"], "--ws-auth is for WebSocket"),
+        (["--listen", "ws://127.0.0.1:4000", "--ws-auth", "capability-token"], "--ws-token-file"),
         (["--ws-token-sha256", "0" * 64], "Add --ws-auth"),
         (["--remote", "https://x"], "--remote is not possible here"),
     ],
@@ -103,13 +129,13 @@ def test_options_that_a_host_would_refuse_are_refused_at_once(
 
 def test_the_longest_path_of_a_socket_is_not_too_long(home: Path, cli: Callable[..., Outcome]) -> None:
     address = "unix:///" + "a" * 106
-    assert address in cli("service", "systemd", "exec-server", "--", "--listen", address).out.decode()
+    assert address in cli("service", "systemd", "exec-server", "--name", "b", "--", "--listen", address).out.decode()
 
 
 def test_another_one_is_replaced_only_by_force_and_may_have_a_name(home: Path, cli: Callable[..., Outcome]) -> None:
     units = home / ".config/systemd/user"
     install = ["service", "systemd", "exec-server", "--install"]
-    other = ["--", "--listen", "ws://127.0.0.1:4000"]
+    other = ["--", "--listen", "ws://127.0.0.1:4000", "--state-dir", "/a"]
     assert cli(*install).status == 0
     first = (units / "holdfast-host.service").read_text()
     refused = cli(*install, *other)

@@ -77,10 +77,12 @@ def service(
         raise click.UsageError("--name takes letters, digits, '_' and '-'.")
     if name is not None and what == "daemon" and name.split("-")[0] == "host":
         raise click.UsageError("That is the name of the service of a host; choose another --name.")
-    if arguments:
-        _check(list(arguments))
     label = _LABELS[what] if name is None else f"{_LABELS[what]}-{name}"
-    command = _command(what, arguments, log_format, "host" if name is None else f"host-{name}")
+    form = ["--log-format", log_format] if log_format != "text" else []
+    if what == "daemon":
+        command = [sys.executable, "-m", "holdfast", "up", "--foreground", *form]
+    else:
+        command = [sys.executable, "-m", "holdfast.host", *_host_options(arguments, name), *form]
     text = _systemd(what, command) if manager == "systemd" else _launchd(what, label, command)
     if not install:
         terminal.write([text.encode()])
@@ -101,14 +103,20 @@ def service(
     return 0
 
 
-def _check(arguments: list[str]) -> None:
-    """Find what would otherwise only be told by a service that does not start.
+def _host_options(given: tuple[str, ...], name: str | None) -> list[str]:
+    """The options of the host: those *given*, after the address and the state directory if they are not among them.
+
+    What would otherwise only be told by a service that does not start is found out here.
 
     :raises InvalidRequest: no host, or no service, can be started with these options
     """
     from holdfast.host.command import checked_options
 
-    options = checked_options(arguments)
+    directory = state_directory() / ("host" if name is None else f"host-{name}")
+    defaults = {"--listen": "unix://", "--state-dir": str(directory)}
+    missing = defaults.keys() - {word.partition("=")[0] for word in given}
+    words = [word for option in defaults if option in missing for word in (option, defaults[option])] + list(given)
+    options = checked_options(words)
     if options.listen.startswith("stdio"):
         raise InvalidRequest(
             "Nobody talks to the standard input of a service.", hint="Use ws://IP:PORT or unix://PATH."
@@ -121,14 +129,13 @@ def _check(arguments: list[str]) -> None:
                 f"{path} would be looked for where the service runs, which is not here.",
                 hint=f"Give the whole path: {path.absolute()}",
             )
-
-
-def _command(what: str, arguments: tuple[str, ...], log_format: str, directory: str) -> list[str]:
-    form = ["--log-format", log_format] if log_format != "text" else []
-    if what == "daemon":
-        return [sys.executable, "-m", "holdfast", "up", "--foreground", *form]
-    place = arguments or ("--listen", "unix://", "--state-dir", str(state_directory() / directory))
-    return [sys.executable, "-m", "holdfast.host", *place, *form]
+    if name is None and "--state-dir" in missing and "--listen" not in missing and options.listen != "unix://":
+        # The daemon would find nobody in that directory, and could start no host of its own there.
+        raise InvalidRequest(
+            f"The host of the state directory does not listen on {options.listen}.",
+            hint="Make it a second host with --name NAME, or with --state-dir DIR behind --.",
+        )
+    return words
 
 
 def _environment() -> dict[str, str]:
