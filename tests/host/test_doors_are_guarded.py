@@ -284,6 +284,26 @@ def refused(*options: str) -> str:
     return ended.stderr.decode()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--bogus"],
+        ["--listen", "stdio", "--bogus"],
+        ["--listen"],
+        ["--log-level", "all"],
+        ["--idle-exit", "soon"],
+        ["--ws-auth", "capability-token"],
+        ["--ws-auth", "capability-token", "--ws-token-sha256", "abc"],
+        ["--ws-auth", "capability-token", "--ws-token-file", "/missing"],
+        ["--ws-auth", "signed-bearer-token"],
+    ],
+)
+def test_a_mistake_costs_one_sentence_and_one_hint(options: list[str]) -> None:
+    sentence, hint = refused(*options).splitlines()
+    assert sentence.startswith("Error: ")
+    assert hint
+
+
 def test_a_port_that_somebody_has_is_told_with_the_way_around(websocket_host: RunningServer) -> None:
     assert refused("--listen", websocket_host.url) == (
         f"Error: Cannot listen on {websocket_host.url}: Address already in use.\n"

@@ -131,8 +131,9 @@ def test_unusable_secrets_are_refused_at_the_start(tmp_path: Path) -> None:
         lambda: capability_digest(),
         lambda: capability_digest(file=short, sha256="0" * 64),
     ):
-        with pytest.raises(InvalidAuthentication):
+        with pytest.raises(InvalidAuthentication) as caught:
             make()
+        assert caught.value.hint
 
 
 async def test_a_host_off_loopback_needs_the_token(state: Path, tmp_path: Path) -> None:

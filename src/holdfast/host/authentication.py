@@ -26,6 +26,8 @@ Authorize = Callable[[Mapping[str, str]], str | None]
 CLOCK_SKEW: Final = 30.0
 #: Bytes below which a shared secret can be guessed.
 _SHORTEST_SECRET: Final = 32
+#: The beginning of a command that writes a token or a secret into the file behind it.
+_WRITE: Final = "head -c 32 /dev/urandom | base64 >"
 
 #: What means nothing around a secret or a name: the blanks of Unicode.
 _BLANKS: Final = (
@@ -98,18 +100,24 @@ def capability_digest(*, file: Path | None = None, sha256: str | None = None) ->
         anybody could present
     """
     if (file is None) == (sha256 is None):
-        raise InvalidAuthentication("Give either --ws-token-file or --ws-token-sha256.")
+        raise InvalidAuthentication(
+            "Give either --ws-token-file or --ws-token-sha256.",
+            hint=f"Write a token with: {_WRITE} FILE" if file is None else "Leave one of them out.",
+        )
     if file is not None:
         token = _secret(file)
         if not _PRESENTABLE.fullmatch(token):
             raise InvalidAuthentication(
                 f"Nobody could present the token in {file}: no header can carry it.",
-                hint=f"A token is one line of ASCII; write one with: head -c 32 /dev/urandom | base64 > {file}",
+                hint=f"A token is one line of ASCII; write one with: {_WRITE} {file}",
             )
         return hashlib.sha256(token).hexdigest()
     digest = (sha256 or "").strip(_BLANKS)
     if not re.fullmatch("[0-9a-fA-F]{64}", digest):
-        raise InvalidAuthentication("--ws-token-sha256 must be 64 hexadecimal digits.")
+        raise InvalidAuthentication(
+            "--ws-token-sha256 must be 64 hexadecimal digits.",
+            hint="Those of the token in FILE: tr -d '\\n' < FILE | sha256sum",
+        )
     return digest
 
 
@@ -136,7 +144,7 @@ def shared_secret(file: Path) -> bytes:
     if len(secret) < _SHORTEST_SECRET:
         raise InvalidAuthentication(
             f"The shared secret in {file} has fewer than {_SHORTEST_SECRET} bytes.",
-            hint=f"Write one with: head -c 32 /dev/urandom | base64 > {file}",
+            hint=f"Write one with: {_WRITE} {file}",
         )
     return secret
 
@@ -174,11 +182,13 @@ def _secret(file: Path) -> bytes:
     try:
         secret = file.read_bytes().decode().strip(_BLANKS)
     except OSError as error:
-        raise InvalidAuthentication(f"Cannot read {file}: {error.strerror}.") from error
+        raise InvalidAuthentication(
+            f"Cannot read {file}: {error.strerror}.", hint="Give a file that you can read."
+        ) from error
     except UnicodeDecodeError:
-        raise InvalidAuthentication(f"{file} is not UTF-8.") from None
+        raise InvalidAuthentication(f"{file} is not UTF-8.", hint=f"Write another one with: {_WRITE} FILE") from None
     if not secret:
-        raise InvalidAuthentication(f"{file} is empty.")
+        raise InvalidAuthentication(f"{file} is empty.", hint=f"Write one with: {_WRITE} {file}")
     return secret.encode()
 
 

@@ -22,7 +22,7 @@ from holdfast.host.ending import ENDING
 from holdfast.host.entry import SUCCEED, prepare_process
 from holdfast.host.estate import Estate, bequeath, revoke
 from holdfast.host.imports import import_leanly
-from holdfast.host.options import Options, read_options
+from holdfast.host.options import Options, RefusedOption, read_options
 from holdfast.host.settings import Access, Settings
 
 if TYPE_CHECKING:
@@ -37,12 +37,6 @@ class StateDirectoryInUse(InvalidRequest):
     """Another host has this state directory."""
 
     code = "state_directory_in_use"
-
-
-class RefusedOption(InvalidRequest):
-    """An option that the host cannot keep, or does not know."""
-
-    code = "refused_option"
 
 
 def run_server(
@@ -62,7 +56,7 @@ def run_server(
         try:
             estate = _begin(read_options(given), link, name, child_descriptors)
         except SystemExit as end:
-            # The parser of the options has said what there was to say.
+            # The help that was asked for has been given.
             try:
                 sys.stdout.flush()
             except OSError as error:
@@ -83,16 +77,11 @@ def checked_options(given: list[str]) -> Options:
     import contextlib
     import io
 
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(io.StringIO()):
             options = read_options(given)
-    except SystemExit as end:
-        reason = said.getvalue().rpartition(" error: ")[2].strip() if end.code else "they only ask for help"
-        raise RefusedOption(
-            f"The host does not understand its options: {reason}.",
-            hint="See: holdfast exec-server --help",
-        ) from None
+    except SystemExit:
+        raise RefusedOption("These options only ask for help.", hint="See: holdfast exec-server --help") from None
     settings = _settings(options, 0)
     if options.listen.startswith("unix://"):
         unix_path(options.listen)
@@ -177,10 +166,10 @@ def _try_to_load() -> None:
 def serve_stdio(given: list[str]) -> int | None:
     """Serve standard input and output without a keeper; None if the options *given* ask for another address."""
     import_leanly()
-    options = read_options(given)
-    if options.listen not in ("stdio", "stdio://"):
-        return None
     try:
+        options = read_options(given)
+        if options.listen not in ("stdio", "stdio://"):
+            return None
         settings = _settings(options, prepare_process())
         directory, own = _directory(options.state_dir, os.urandom(8).hex())
         lock_directory(directory)
@@ -288,7 +277,10 @@ def _access(options: Options) -> Access | None:
     if not signed:
         return Access(token_sha256=capability_digest(file=options.ws_token_file, sha256=options.ws_token_sha256))
     if options.ws_shared_secret_file is None:
-        raise RefusedAddress("--ws-auth signed-bearer-token needs --ws-shared-secret-file.")
+        raise RefusedAddress(
+            "--ws-auth signed-bearer-token needs --ws-shared-secret-file.",
+            hint="Write a secret with: head -c 32 /dev/urandom | base64 > FILE",
+        )
     return Access(
         secret=shared_secret(options.ws_shared_secret_file),
         issuer=expected_name("--ws-issuer", options.ws_issuer),

@@ -13,11 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from holdfast.errors import InvalidRequest
+
 if TYPE_CHECKING:
     import argparse
+    from typing import NoReturn
 
 #: The largest whole number that an option can have.
 _LARGEST: Final = 2**64 - 1
+
+
+class RefusedOption(InvalidRequest):
+    """An option that the host cannot keep, or does not know."""
+
+    code = "refused_option"
 
 
 @dataclass(slots=True)
@@ -89,7 +98,8 @@ _USUAL: Final[dict[str, Callable[[str], object]]] = {
 def read_options(given: list[str]) -> Options:
     """The options in the words *given*.
 
-    :raises SystemExit: help was asked for, or the words are no options; the reason is on standard error
+    :raises RefusedOption: the words are no options
+    :raises SystemExit: help was asked for, and is on standard output
     """
     return read_usual_options(given) or build_parser().parse_args(given, Options())
 
@@ -118,7 +128,13 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of ``exec-server``."""
     import argparse
 
-    parser = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise RefusedOption(
+                f"The host does not understand its options: {message}.", hint="See: holdfast exec-server --help"
+            )
+
+    parser = Parser(
         prog="holdfast exec-server",
         description="Host processes for clients of the exec-server protocol. Prints its URL when it is ready.",
         allow_abbrev=False,
