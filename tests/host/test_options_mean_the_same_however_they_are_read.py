@@ -48,6 +48,7 @@ def test_rare_options_are_understood() -> None:
     options = read_options(["--listen", "unix://", "--log-format", "json", "--ws-issuer", "me"])
     assert (options.listen, options.log_format, options.ws_issuer) == ("unix://", "json", "me")
     assert options.retain_bytes == 20 * 1024**3
+    assert read_options(["--concurrent-requests", "+01"]).concurrent_requests == 1
 
 
 NUMBER = "is not a whole number from 0 on"
@@ -67,8 +68,15 @@ SECONDS = "is not a number of seconds from 0 on"
         (["--idle-exit=-1"], f"argument --idle-exit: '-1' {SECONDS}"),
         *(
             ([f"{name}={word}"], f"argument {name}: {word!r} {NUMBER}")
-            for name in ("--retain-bytes", "--ws-max-clock-skew-seconds", "--concurrent-requests")
+            for name in ("--retain-bytes", "--ws-max-clock-skew-seconds")
             for word in ("-1", "1.5", "nan", "", " 5", "1_0", "\u0663")
+        ),
+        *(
+            (
+                [f"--concurrent-requests={word}"],
+                f"argument --concurrent-requests: {word!r} is not a whole number from 1 on",
+            )
+            for word in ("0", "+00", "-1", "1.5", "")
         ),
         *(
             (["--retain-bytes", word], f"argument --retain-bytes: {word!r} is larger than 18446744073709551615")

@@ -219,8 +219,6 @@ def _settings(options: Options, child_descriptors: int) -> Settings:
             "--remote is not possible here: its registry is OpenAI's, and only codex can sign in to it.",
             hint="Listen on this machine and bring the port to the other one, for example with ssh -R.",
         )
-    if options.concurrent_requests is not None and options.concurrent_requests < 1:
-        raise RefusedOption("--concurrent-requests must be 1 or more.", hint="Leave it out.")
     if options.root is not None:
         try:
             os.close(os.open(options.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))

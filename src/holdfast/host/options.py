@@ -56,15 +56,19 @@ class Options:
     ws_max_clock_skew_seconds: int | None = None
 
 
-def _whole(word: str) -> int:
+def _whole(word: str, *, least: int = 0) -> int:
     """A number as the reference implementation takes it: of 64 bits, without a sign."""
-    if not re.fullmatch(r"\+?[0-9]+", word):
-        raise ValueError(f"{word!r} is not a whole number from 0 on")
     digits = word.lstrip("+0") or "0"
+    if not re.fullmatch(r"\+?[0-9]+", word) or (digits == "0" and least > 0):
+        raise ValueError(f"{word!r} is not a whole number from {least} on")
     # Python refuses to read thousands of them.
     if len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST:
         raise ValueError(f"{word!r} is larger than {_LARGEST}")
     return int(digits)
+
+
+def _positive(word: str) -> int:
+    return _whole(word, least=1)
 
 
 def _seconds(word: str) -> float:
@@ -183,7 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--concurrent-requests",
         metavar="N",
-        type=told(_whole),
+        type=told(_positive),
         help="understood because codex has it; here no request waits for another one anyway",
     )
     parser.add_argument("--remote", metavar="URL", help="refused: it takes OpenAI's registry, and a login there")
