@@ -174,7 +174,16 @@ def test_who_is_not_known_is_said_to_be_so(host: str, cli: Callable[..., Outcome
     outcome = cli("host", verb, "nobody", "--json")
     assert outcome.status == 1
     assert json.loads(outcome.out)["error"]["code"] == "unknown_process"
-    assert "holdfast host list" in outcome.err
+    assert outcome.err.endswith("hint: See: holdfast host list\n")
+
+
+def test_a_hint_names_the_host_that_was_asked(host: str, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    token = tmp_path / "a token"
+    token.write_text("x")
+    options = ["--url", host, "--token-file", str(token)]
+    assert cli("host", "logs", "nobody", "--url", host).err.endswith(f"hint: See: holdfast host list --url {host}\n")
+    assert cli("host", "logs", "nobody", *options).err.endswith(f" --url {host} --token-file '{token}'\n")
+    assert cli("host", "list", "--url", host).err.endswith(f": holdfast host status --url {host}\n")
 
 
 def test_none_is_started_for_it(state: Path, cli: Callable[..., Outcome]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -35,6 +36,12 @@ def options(command: _Command) -> _Command:
         help="The token of a ws:// host that asks for one.",
     )
     return url(token_file(command))
+
+
+def command(words: str, url: str | None, token_file: Path | None) -> str:
+    """The command ``holdfast host`` *words* for the host that *url* and *token_file* name, as a person can type it."""
+    named = [word for option in (("--url", url), ("--token-file", token_file)) if option[1] for word in option]
+    return " ".join(["holdfast host", words, *(shlex.quote(str(word)) for word in named)])
 
 
 def ask(

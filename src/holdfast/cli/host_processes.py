@@ -34,7 +34,8 @@ def list_(*, url: str | None, token_file: Path | None, as_json: bool) -> int:
     elif found is None:
         terminal.tell(host_access.NOT_RUNNING)
     elif not found:
-        terminal.tell("The host keeps no process of its own. Those of clients' sessions: holdfast host status")
+        status_command = host_access.command("status", url, token_file)
+        terminal.tell(f"The host keeps no process of its own. Those of clients' sessions: {status_command}")
     else:
         rows = [
             [
@@ -60,7 +61,7 @@ def logs(*, process_id: str, follow: bool, url: str | None, token_file: Path | N
     from holdfast.host.port import Gap
 
     async def copy(client: HostClient) -> None:
-        await _known(client, process_id)
+        await _known(client, process_id, url, token_file)
         async for record in client.records(process_id, follow=follow):
             if as_json:
                 _print_json({"gap": None, **record.document()})
@@ -98,7 +99,7 @@ def stop(*, process_id: str, grace: float, now: bool, url: str | None, token_fil
         raise click.UsageError("--grace is 10m at most.")
 
     async def end(client: HostClient) -> Termination:
-        await _known(client, process_id)
+        await _known(client, process_id, url, token_file)
         return await client.terminate(process_id, grace=0.0 if now else grace)
 
     ending = host_access.ask(url, token_file, end)
@@ -124,7 +125,7 @@ def forget(*, process_id: str, dry_run: bool, url: str | None, token_file: Path 
     """Delete the log of a process that has ended, with all its streams; its id is free then."""
 
     async def delete(client: HostClient) -> int:
-        await _known(client, process_id)
+        await _known(client, process_id, url, token_file)
         return (await client.forget(process_id, dry_run=dry_run)).bytes
 
     freed = host_access.ask(url, token_file, delete)
@@ -135,11 +136,12 @@ def forget(*, process_id: str, dry_run: bool, url: str | None, token_file: Path 
     return 0
 
 
-async def _known(client: HostClient, process_id: str) -> None:
+async def _known(client: HostClient, process_id: str, url: str | None, token_file: Path | None) -> None:
     from holdfast.host.port import UnknownProcess
 
     if await client.status(process_id) is None:
-        raise UnknownProcess(f"The host has no process {process_id!r}.", hint="See: holdfast host list")
+        hint = f"See: {host_access.command('list', url, token_file)}"
+        raise UnknownProcess(f"The host has no process {process_id!r}.", hint=hint)
 
 
 def _state(status: ProcessStatus) -> str:
