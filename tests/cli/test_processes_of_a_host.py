@@ -163,9 +163,10 @@ def test_one_that_has_ended_is_forgotten_and_one_that_runs_is_not(start: Start, 
     outcome = cli("host", "forget", "done")
     assert outcome.status == 0
     assert outcome.out.endswith(b" freed\n")
-    refused = cli("host", "forget", "runs")
-    assert refused.status == 2
-    assert "is not closed" in refused.err
+    for also in ([], ["--dry-run"]):
+        refused = cli("host", "forget", "runs", *also)
+        assert refused.status == 2
+        assert refused.err == "error: Process 'runs' is not closed.\nhint: End it first: holdfast host stop runs\n"
     assert [one["process_id"] for one in json.loads(cli("host", "list", "--json").out)["processes"]] == ["runs"]
 
 

@@ -38,10 +38,10 @@ def options(command: _Command) -> _Command:
     return url(token_file(command))
 
 
-def command(words: str, url: str | None, token_file: Path | None) -> str:
+def command(*words: str, url: str | None, token_file: Path | None) -> str:
     """The command ``holdfast host`` *words* for the host that *url* and *token_file* name, as a person can type it."""
-    named = [word for option in (("--url", url), ("--token-file", token_file)) if option[1] for word in option]
-    return " ".join(["holdfast host", words, *(shlex.quote(str(word)) for word in named)])
+    naming = [word for option in (("--url", url), ("--token-file", token_file)) if option[1] for word in option]
+    return shlex.join(["holdfast", "host", *words, *map(str, naming)])
 
 
 def ask(

@@ -34,7 +34,7 @@ def list_(*, url: str | None, token_file: Path | None, as_json: bool) -> int:
     elif found is None:
         terminal.tell(host_access.NOT_RUNNING)
     elif not found:
-        status_command = host_access.command("status", url, token_file)
+        status_command = host_access.command("status", url=url, token_file=token_file)
         terminal.tell(f"The host keeps no process of its own. Those of clients' sessions: {status_command}")
     else:
         rows = [
@@ -124,9 +124,15 @@ def stop(*, process_id: str, grace: float, now: bool, url: str | None, token_fil
 def forget(*, process_id: str, dry_run: bool, url: str | None, token_file: Path | None, as_json: bool) -> int:
     """Delete the log of a process that has ended, with all its streams; its id is free then."""
 
+    from holdfast.host.port import NotClosed
+
     async def delete(client: HostClient) -> int:
         await _known(client, process_id, url, token_file)
-        return (await client.forget(process_id, dry_run=dry_run)).bytes
+        try:
+            return (await client.forget(process_id, dry_run=dry_run)).bytes
+        except NotClosed as error:
+            stopping = host_access.command("stop", process_id, url=url, token_file=token_file)
+            raise NotClosed(error.message, hint=f"End it first: {stopping}") from error
 
     freed = host_access.ask(url, token_file, delete)
     if as_json:
@@ -140,7 +146,7 @@ async def _known(client: HostClient, process_id: str, url: str | None, token_fil
     from holdfast.host.port import UnknownProcess
 
     if await client.status(process_id) is None:
-        hint = f"See: {host_access.command('list', url, token_file)}"
+        hint = f"See: {host_access.command('list', url=url, token_file=token_file)}"
         raise UnknownProcess(f"The host has no process {process_id!r}.", hint=hint)
 
 

@@ -340,8 +340,7 @@ def _typed(error: RpcError, params: dict[str, Any] | None) -> Exception:
         return NoTerminal(f"{error.message.capitalize()}.", hint="Start it with tty=True.")
     if error.rpc_code == INVALID_REQUEST and error.message.endswith("is not closed"):
         process_id = (params or {}).get("processId")
-        hint = "End it first: terminate(), or holdfast host stop."
-        return NotClosed(f"Process {process_id!r} is not closed.", hint=hint)
+        return NotClosed(f"Process {process_id!r} is not closed.", hint="End it with terminate().")
     if error.rpc_code == INTERNAL_ERROR and error.message.endswith("whether it arrived is not known"):
         process_id = (params or {}).get("processId")
         hint = "Look at what the process does before you repeat it."
