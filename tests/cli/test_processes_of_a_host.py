@@ -225,7 +225,7 @@ def test_a_host_that_one_may_not_ask_is_not_called_absent(state: Path, cli: Call
 
 
 @pytest.mark.parametrize(
-    "url", ["ws://127.0.0.1:99999", "ws://127.0.0.1:abc", "ws://[::1:4", "http://x", "", "unix://", "ws://"]
+    "url", ["ws://127.0.0.1:99999", "ws://127.0.0.1:abc", "ws://[::1:4", "http://x", "nonsense", "", "unix://", "ws://"]
 )
 def test_what_is_no_url_is_said_to_be_none(url: str, host: str, cli: Callable[..., Outcome]) -> None:
     for command in ("status", "list"):
@@ -254,3 +254,9 @@ def test_a_grace_that_no_host_grants_is_refused(host: str, cli: Callable[..., Ou
     outcome = cli("host", "stop", "p", "--grace", "11m")
     assert outcome.status == 2
     assert "--grace is 10m at most" in outcome.err
+
+
+def test_at_once_and_with_a_grace_contradict_each_other(host: str, cli: Callable[..., Outcome]) -> None:
+    outcome = cli("host", "stop", "p", "--now", "--grace", "2s")
+    assert outcome.status == 2
+    assert "--now and --grace contradict each other" in outcome.err

@@ -150,6 +150,7 @@ def test_another_one_is_replaced_only_by_force_and_may_have_a_name(home: Path, c
     assert "restart holdfast-host.service" in forced.out.decode()
     assert (units / "holdfast-host.service").read_text() == (units / "holdfast-host-b.service").read_text() != first
     assert cli(*install, "--name", "../b").status == 2
+    assert "--force does nothing without --install" in cli("service", "systemd", "--force").err
     plist = cli("service", "launchd", "exec-server", "--name", "b")
     assert plistlib.loads(plist.out)["Label"] == "holdfast-host-b"
 

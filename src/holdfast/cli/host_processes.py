@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from holdfast.cli import byte_size, completion_values, duration, host_access, table, terminal
+from holdfast.cli.error_report import UsageError
 
 if TYPE_CHECKING:
     from holdfast.host.client import HostClient
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _ID: Final = click.argument("process_id", metavar="ID", shell_complete=completion_values.processes)
 #: Seconds that a reader waits for a host which went away.
 _LONG_PATIENCE: Final = 20.0
+#: Seconds between SIGTERM and SIGKILL.
+_GRACE: Final = 2.0
 
 
 @click.command("list")
@@ -79,28 +82,30 @@ def logs(*, process_id: str, follow: bool, url: str | None, token_file: Path | N
 @click.option(
     "--grace",
     metavar="DURATION",
-    default="2s",
     callback=duration.option,
     help="Between SIGTERM and SIGKILL, 10m at most.  [default: 2s]",
 )
 @click.option("--now", is_flag=True, help="SIGKILL at once.")
 @host_access.options
 @click.option("--json", "as_json", is_flag=True, help="Print what was ended and what was not as JSON on one line.")
-def stop(*, process_id: str, grace: float, now: bool, url: str | None, token_file: Path | None, as_json: bool) -> int:
+def stop(
+    *, process_id: str, grace: float | None, now: bool, url: str | None, token_file: Path | None, as_json: bool
+) -> int:
     """End a process and everything that it left running, and show what that was.
 
     Its log stays.  The exit status is 1 if something could not be ended.
     """
-    if duration.limit(grace) is None:
-        raise click.UsageError("--grace must have an end.")
     from holdfast.host.parameters import GRACE_LIMIT
 
-    if grace * 1000 > GRACE_LIMIT:
+    if now and grace is not None:
+        raise UsageError("--now and --grace contradict each other.", hint="Leave one of them out.")
+    seconds = 0.0 if now else _GRACE if grace is None else grace
+    if seconds * 1000 > GRACE_LIMIT:
         raise click.UsageError("--grace is 10m at most.")
 
     async def end(client: HostClient) -> Termination:
         await _known(client, process_id, url, token_file)
-        return await client.terminate(process_id, grace=0.0 if now else grace)
+        return await client.terminate(process_id, grace=seconds)
 
     ending = host_access.ask(url, token_file, end)
     if as_json:

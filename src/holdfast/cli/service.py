@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from holdfast.cli import terminal
+from holdfast.cli.error_report import UsageError
 from holdfast.directories import config_file, state_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host.cgroup import DELEGATED_UNIT
@@ -71,6 +72,8 @@ def service(
 
     The host is that of the state directory, so the daemon finds and uses it; options after -- make it another one.
     """
+    if force and not install:
+        raise UsageError("--force does nothing without --install.", hint="Add --install, or leave it out.")
     if arguments and what != "exec-server":
         raise click.UsageError("Only an exec-server takes options of its own.")
     if name is not None and not _NAME.fullmatch(name):
