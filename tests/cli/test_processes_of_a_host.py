@@ -106,6 +106,15 @@ def test_a_long_command_is_cut(host: str, cli: Callable[..., Outcome]) -> None:
     assert told["command"] == "true " + "x" * 195
 
 
+def test_a_long_id_moves_only_its_own_line(start: Start, cli: Callable[..., Outcome]) -> None:
+    long = "x" * 200
+    for process_id in ("short", "longer", long):
+        start(process_id, "exit 3")
+    lines = cli("host", "list").out.decode().splitlines()
+    pids = {words[0]: line.index(words[1]) for line in lines if (words := line.split())}
+    assert pids == {"ID": 8, "short": 8, "longer": 8, long: 202}
+
+
 def test_what_one_wrote_is_printed_as_it_is(start: Start, cli: Callable[..., Outcome]) -> None:
     start("p", r"printf 'out\000\377'; printf err >&2; exit 4")
     outcome = cli("host", "logs", "p")

@@ -9,21 +9,26 @@ from holdfast.cli import terminal
 from holdfast.cli.progress_display import cells, fit
 
 _GAP = "  "
+#: Cells that a column may be wide; what is longer moves its own line.
+_WIDEST = 60
 
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out *rows* under *header*; text for programs is not cut."""
     style = terminal.Style(sys.stdout)
+    columns = terminal.columns(sys.stdout) if terminal.is_terminal(sys.stdout) else None
     shown = [[terminal.printable(cell) for cell in row] for row in rows]
-    widths = [max(map(cells, column)) for column in zip(header, *shown, strict=True)]
-    if terminal.is_terminal(sys.stdout):
-        before = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
-        widths[-1] = max(10, min(widths[-1], terminal.columns(sys.stdout) - before))
-        shown = [[*row[:-1], fit(row[-1], widths[-1])] for row in shown]
+    *aligned, _ = zip(header, *shown, strict=True)
+    # A single long one would move all the others out of sight.
+    widths = [max(width for width in map(cells, column) if width <= _WIDEST) for column in aligned]
 
     def line(row: Sequence[str]) -> str:
-        padded = (cell + " " * (width - cells(cell)) for cell, width in zip(row, widths, strict=True))
-        return _GAP.join(padded).rstrip()
+        *first, last = row
+        padded = (cell + " " * (width - cells(cell)) + _GAP for cell, width in zip(first, widths, strict=True))
+        before = "".join(padded)
+        if columns is not None:
+            last = fit(last, max(10, columns - cells(before)))
+        return (before + last).rstrip()
 
     return "\n".join([style("dim", line(header)), *map(line, shown)])
 
