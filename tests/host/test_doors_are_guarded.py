@@ -16,6 +16,7 @@ from holdfast.host.address import bind_unix
 from holdfast.host.client import HostClient
 from holdfast.host.port import HostUnavailable, InvalidUrl, ProcessSpec, Record
 from holdfast.jsonrpc.lines import serve_unix
+from holdfast.jsonrpc.upgrade import HEAD_LIMIT
 
 from .harness import BOUND, PATH, RunningServer, WireClient, everything_below, start_host, within
 
@@ -66,6 +67,16 @@ UPGRADE = "\n".join(
 )
 async def test_http_answers(websocket_host: RunningServer, request_text: str, status: int) -> None:
     assert (await http(websocket_host, request_text))[0] == status
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 431), (10_000, 431)])
+async def test_a_head_is_bounded_also_if_it_comes_at_one_stroke(
+    websocket_host: RunningServer, more: int, status: int
+) -> None:
+    head = "GET /readyz HTTP/1.1\nHost: localhost:1\nX: "
+    # A line feed becomes two bytes.
+    filling = "x" * (HEAD_LIMIT - len(head) - head.count("\n") + more)
+    assert (await http(websocket_host, head + filling))[0] == status
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final, NamedTuple, cast
 
-#: Bytes of a head, and seconds that a client has to send it.
+#: Bytes of a head without its end, and seconds that a client has to send it.
 HEAD_LIMIT: Final = 16 * 1024
+_END: Final = b"\r\n\r\n"
 HEAD_WITHIN: Final = 10.0
 #: Clients of one server that may be at it at the same time: who is not admitted yet must not use up the descriptors of
 #: those who are.
@@ -76,11 +77,11 @@ class _Handshake(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self._received += data
-        end = self._received.find(b"\r\n\r\n")
+        end = self._received.find(_END, 0, HEAD_LIMIT + len(_END))
         if end >= 0:
-            self._head_size = end + 4
+            self._head_size = end + len(_END)
             self._head_received(transport, bytes(self._received[:end]))
-        elif len(self._received) > HEAD_LIMIT:
+        elif len(self._received) >= HEAD_LIMIT + len(_END):
             self._head_too_long(transport)
 
     def _head_received(self, transport: asyncio.Transport, head: bytes) -> None:
