@@ -115,6 +115,20 @@ def test_a_token_that_nobody_can_present_is_refused_at_the_start(tmp_path: Path,
     assert "one line of ASCII" in str(caught.value.hint)
 
 
+async def test_the_longest_token_fits_through_the_door(state: Path, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    longest = "x" * (15 * 1024)
+    file.write_text(longest + "y")
+    with pytest.raises(InvalidAuthentication, match="more than 15360 bytes"):
+        capability_digest(file=file)
+    file.write_text(longest)
+    server = start_host(state, "ws://127.0.0.1:0", "--ws-auth", "capability-token", "--ws-token-file", str(file))
+    client = await HostClient.connect(server.url, token=longest)
+    assert await client.list() == []
+    await client.aclose()
+    assert server.stop() == 0
+
+
 def test_unusable_secrets_are_refused_at_the_start(tmp_path: Path) -> None:
     short = tmp_path / "short"
     short.write_text("short")

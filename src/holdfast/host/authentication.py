@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from holdfast.errors import InvalidRequest
+from holdfast.jsonrpc.upgrade import HEAD_LIMIT
 
 #: Decides on the headers of an upgrade: None admits, a text is the reason of a 401.
 Authorize = Callable[[Mapping[str, str]], str | None]
@@ -26,6 +27,8 @@ Authorize = Callable[[Mapping[str, str]], str | None]
 CLOCK_SKEW: Final = 30.0
 #: Bytes below which a shared secret can be guessed.
 _SHORTEST_SECRET: Final = 32
+#: Bytes above which a token leaves too little room for what else a client has to say in the head of its request.
+_LONGEST_TOKEN: Final = HEAD_LIMIT - 1024
 #: The beginning of a command that writes a token or a secret into the file behind it.
 _WRITE: Final = "head -c 32 /dev/urandom | base64 >"
 
@@ -106,9 +109,14 @@ def capability_digest(*, file: Path | None = None, sha256: str | None = None) ->
         )
     if file is not None:
         token = _secret(file)
-        if not _PRESENTABLE.fullmatch(token):
+        reason = None
+        if len(token) > _LONGEST_TOKEN:
+            reason = f"it has more than {_LONGEST_TOKEN} bytes"
+        elif not _PRESENTABLE.fullmatch(token):
+            reason = "no header can carry it"
+        if reason is not None:
             raise InvalidAuthentication(
-                f"Nobody could present the token in {file}: no header can carry it.",
+                f"Nobody could present the token in {file}: {reason}.",
                 hint=f"A token is one line of ASCII; write one with: {_WRITE} {file}",
             )
         return hashlib.sha256(token).hexdigest()
