@@ -62,6 +62,12 @@ def private_directory(path: Path) -> Path:
         status = path.lstat()
     except OSError as error:
         raise _cannot_make(path, error) from error
+    _check(path, status)
+    return path
+
+
+def _check(path: Path, status: os.stat_result) -> None:
+    """:raises InsecureDirectory: the directory *path* is not ours and private"""
     if stat.S_ISLNK(status.st_mode):
         target = os.path.realpath(path)
         hint = f"Name what it leads to: {target}" if os.path.isdir(target) else f"Move it away, or {_another(path)}."
@@ -80,7 +86,6 @@ def private_directory(path: Path) -> Path:
         else:
             hint = f"If only Holdfast uses it, run: chmod 700 {path}"
         raise InsecureDirectory(f"{path} is open to other users (mode {mode:04o}).", hint=hint)
-    return path
 
 
 def open_private(path: Path, access: int) -> int:
@@ -116,11 +121,14 @@ def _another(path: Path) -> str:
     return "choose a directory of your own"
 
 
-def socket_path(directory: Path, name: str) -> Path:
+def socket_path(directory: Path, name: str, *, make: bool = True) -> Path:
     """Where the Unix socket *name* of *directory* is bound.
 
     It lies in the directory itself unless that path is longer than a socket address can be; then in a private
-    directory under ``/tmp``, named by user and by a digest of the directory.
+    directory under ``/tmp``, named by user and by a digest of the directory.  That one is there afterwards, so that
+    nobody else can make it; without *make*, for whoever only looks, it may be missing.
+
+    :raises InsecureDirectory: somebody else has made it
     """
     path = directory / name
     if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
@@ -129,7 +137,12 @@ def socket_path(directory: Path, name: str) -> Path:
 
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     # Not $TMPDIR: whoever looks for the socket must find the same place, and that one may be too long as well.
-    return private_directory(Path("/tmp") / f"holdfast-{os.geteuid()}-{digest}") / name
+    replacement = Path("/tmp") / f"holdfast-{os.geteuid()}-{digest}"
+    if make:
+        private_directory(replacement)
+    elif os.path.lexists(replacement):
+        _check(replacement, replacement.lstat())
+    return replacement / name
 
 
 def remove_directory(directory: str | os.PathLike[str]) -> None:

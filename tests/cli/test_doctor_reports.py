@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from holdfast.directories import socket_path
+
 from .fake_daemon import FakeDaemon
 
 
@@ -49,6 +51,18 @@ def test_a_warning_counts_when_it_is_meant_to(cli: Callable[..., Any], loose: Pa
     assert "This can be mended: holdfast doctor --fix" in outcome.out.decode()
     assert cli("doctor", "--strict").status == 1
     assert loose.stat().st_mode & 0o077 != 0, "looking changed something"
+
+
+@pytest.mark.usefixtures("agent")
+def test_looking_makes_no_directory_of_sockets(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / ("d" * 100)
+    monkeypatch.setenv("HOLDFAST_STATE_DIR", str(state))
+    assert cli("doctor").status == 0
+    assert not state.exists()
+    for owner in (state, state / "host"):
+        assert not socket_path(owner, "any", make=False).parent.exists()
 
 
 @pytest.mark.usefixtures("agent")

@@ -113,10 +113,13 @@ async def test_a_state_directory_that_is_a_file(tmp_path: Path) -> None:
 
 async def test_a_state_directory_that_something_is_in_the_way_of(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "program").touch(mode=0o755)
     (tmp_path / "dangling").symlink_to("nowhere")
-    for way in (tmp_path / "file", tmp_path / "dangling"):
+    for way in (tmp_path / "file", tmp_path / "program", tmp_path / "dangling"):
         await found(WritableCheck(way / "state"), Level.ERROR, f"state cannot be created in {way}.", f"Move {way} away")
         await found(SpaceCheck(way / "state"), Level.OK)
+    await found(WritableCheck(tmp_path / "new" / ("a" * 255)), Level.OK, "can be created")
+    await found(WritableCheck(tmp_path / "new" / ("a" * 256)), Level.ERROR, "cannot be created", "a shorter name")
     for missing in (tmp_path / "file" / "state", tmp_path / ("a" * 300)):
         report = await diagnose([StateDirectoryCheck(missing), DatabaseCheck(missing)])
         for result in report.results:
@@ -194,6 +197,8 @@ async def test_a_path_too_long_for_a_socket_is_explained(tmp_path: Path) -> None
     long = tmp_path / ("x" * 100)
     finding = await found(SocketPathCheck(long), Level.INFO, "too long", "/tmp/holdfast-")
     replacement = Path(finding.detail or "").parent
+    assert not replacement.exists()
+    replacement.mkdir()
     replacement.chmod(0o777)
     report = await diagnose([SocketPathCheck(long)])
     replacement.rmdir()

@@ -15,14 +15,15 @@ import msgspec
 
 from holdfast.cli import host as host_command
 from holdfast.cli import terminal
-from holdfast.daemon.client import DaemonClient, daemon_socket
-from holdfast.directories import state_directory
+from holdfast.daemon.client import DaemonClient
+from holdfast.daemon.documents import SOCKET_NAME as DAEMON_SOCKET
+from holdfast.directories import socket_path, state_directory
 from holdfast.doctor.check import Check, Level, in_own_thread
 from holdfast.doctor.reachable import ReachableCheck
 from holdfast.doctor.report import CheckResult, Report, apply_fixes, diagnose
 from holdfast.doctor.standard import standard_checks
+from holdfast.host.address import SOCKET_NAME as HOST_SOCKET
 from holdfast.host.client import HostClient
-from holdfast.host.launch import host_url
 
 #: Seconds for the daemon or the host to give a sign of life.
 _PATIENCE: Final = 5.0
@@ -65,7 +66,7 @@ def _checks() -> list[Check]:
 
 
 async def _ask_daemon(state: Path) -> str | None:
-    path = daemon_socket(state)
+    path = socket_path(state, DAEMON_SOCKET, make=False)
     if not _listens(path):
         return None
     answer = await in_own_thread(lambda: DaemonClient(path).status(timeout=_PATIENCE))
@@ -73,10 +74,10 @@ async def _ask_daemon(state: Path) -> str | None:
 
 
 async def _ask_host(directory: Path) -> str | None:
-    url = host_url(directory)
-    if not _listens(Path(url.removeprefix("unix://"))):
+    path = socket_path(directory, HOST_SOCKET, make=False)
+    if not _listens(path):
         return None
-    host = await HostClient.connect(url, reconnect_for=_PATIENCE)
+    host = await HostClient.connect(f"unix://{path}", reconnect_for=_PATIENCE)
     try:
         kept = len(await host.list())
         endings = host_command.endings(await host.overview())

@@ -59,7 +59,7 @@ def _socket_directories(state: Path) -> list[Path]:
     directories = [state]
     for owner in (state, state / "host"):
         try:
-            replacement = socket_path(owner, "x.sock").parent
+            replacement = socket_path(owner, "x.sock", make=False).parent
         except HoldfastError:
             continue  # its own check tells
         if replacement != owner:

@@ -127,11 +127,7 @@ class WritableCheck(BlockingCheck):
         where = _nearest(self.directory, os.path.lexists)
         hint = "Make it writable for you, or set HOLDFAST_STATE_DIR to a directory on a local disk."
         if where != self.directory:
-            if os.access(where, os.W_OK | os.X_OK):
-                return Finding(level=Level.OK, summary=f"{self.directory} can be created.")
-            if not os.path.isdir(where):
-                hint = f"Move {where} away, or set HOLDFAST_STATE_DIR to a directory on a local disk."
-            return Finding(level=Level.ERROR, summary=f"{self.directory} cannot be created in {where}.", hint=hint)
+            return _can_be_created(self.directory, where, hint)
         try:
             with tempfile.TemporaryFile(dir=where) as file:
                 file.write(b"x")
@@ -217,13 +213,24 @@ class SocketPathCheck(BlockingCheck):
         if length <= SOCKET_PATH_LIMIT:
             return Finding(level=Level.OK, summary=f"{self.directory / name} is short enough ({length} bytes).")
         # Refuses (and thereby reports) a replacement directory that somebody else could have made.
-        path = socket_path(self.directory, name)
+        path = socket_path(self.directory, name, make=False)
         return Finding(
             level=Level.INFO,
             summary="The state directory's path is too long for a socket, which therefore lies elsewhere.",
             detail=str(path),
             hint="A shorter HOLDFAST_STATE_DIR keeps everything together.",
         )
+
+
+def _can_be_created(directory: Path, where: Path, hint: str) -> Finding:
+    """Whether *directory* can be, *where* is what is there of it; *hint* says what to do if one may not write there."""
+    if not os.path.isdir(where):
+        hint = f"Move {where} away, or set HOLDFAST_STATE_DIR to a directory on a local disk."
+    elif any(len(os.fsencode(name)) > os.pathconf(where, "PC_NAME_MAX") for name in directory.relative_to(where).parts):
+        hint = "Set HOLDFAST_STATE_DIR to a directory with a shorter name."
+    elif os.access(where, os.W_OK | os.X_OK):
+        return Finding(level=Level.OK, summary=f"{directory} can be created.")
+    return Finding(level=Level.ERROR, summary=f"{directory} cannot be created in {where}.", hint=hint)
 
 
 def _nearest(path: Path, is_there: Callable[[Path], bool]) -> Path:
