@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from holdfast.host.port import HostUnavailable, ProcessSpec, ProcessState
 
 from .conftest import Outcome
 from .fake_daemon import PATIENCE
-from .test_shells_complete import complete, offered
+from .test_shells_complete import complete, completed_by_bash, offered
 
 Start = Callable[..., None]
 
@@ -91,12 +92,25 @@ def test_they_are_listed_with_state_age_and_command(host: str, start: Start, cli
 
 
 def test_shells_are_offered_what_is_on_one_line(start: Start) -> None:
-    for process_id in ("plain", "pla\nplain,forged", "pla\x1b[2J", "pla in"):
+    for process_id in ("plain", "pla\nplain,forged", "pla\x1b[2J", "pla in", "pla,in"):
         start(process_id, "echo one\necho two")
-    assert complete("host", "logs", "pla") == {"plain", "pla in"}
+    assert completed_by_bash("host", "logs", "pla") == {"plain", r"pla\ in"}
     about = "sh -c echo one echo two"
     assert offered("zsh", "host", "logs", "plai") == ["plain", "plain", about]
     assert offered("fish", "host", "logs", "plai") == [f"plain,plain\t{about}"]
+
+
+def test_bash_gets_ids_as_they_are_typed(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plain,p-file").touch()
+    (tmp_path / "p-file").touch()
+    monkeypatch.chdir(tmp_path)
+    ids = ["p-*", "p-?ile", r"p-\\back", "p-$HOME", "p-'\"", "p-a b", "p-;#~", "p-[f]ile", "p-\u00e9=/@%+."]
+    for process_id in ids:
+        start(process_id, "true")
+    typed = completed_by_bash("host", "logs", "p-")
+    assert {word for line in typed for word in shlex.split(line)} == set(ids)
+    assert len(typed) == len(ids)
+    assert completed_by_bash("host", "logs", r"p-a\ ") == {r"p-a\ b"}
 
 
 def test_a_long_command_is_cut(host: str, cli: Callable[..., Outcome]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +31,25 @@ def offered(shell: str, *words: str) -> list[str]:
 def complete(*words: str) -> set[str]:
     """What bash would be offered for the last of *words*."""
     return {line.partition(",")[2] for line in offered("bash", *words) if line}
+
+
+def completed_by_bash(*words: str) -> set[str]:
+    """What bash itself makes of the offers for the last of *words*, with the script that it is given."""
+    finished = subprocess.run(
+        ["bash", "--norc", "-c", _BASH, "bash", *words], capture_output=True, timeout=PATIENCE, check=True
+    )
+    return set(finished.stdout.decode().splitlines())
+
+
+#: The words of a command line are there as they were typed.
+_BASH = f"""
+holdfast() {{ {shlex.quote(sys.executable)} -m holdfast "$@"; }}
+env() {{ while [[ $1 == *=* ]]; do local -x "$1"; shift; done; "$@"; }}
+eval "$(holdfast completion bash)"
+COMP_WORDS=(holdfast "$@") COMP_CWORD=$#
+_holdfast_completion holdfast
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
 
 
 def test_commands_and_options(state: Path) -> None:
@@ -64,3 +84,42 @@ def test_every_shell_has_its_script(cli: Callable[..., Any], shell: str) -> None
     outcome = cli("completion", shell)
     assert outcome.status == 0
     assert b"_HOLDFAST_COMPLETE" in outcome.out
+
+
+def ask(output: int, **variables: str) -> tuple[int, str]:
+    """Ask as a shell's script does; exit status and what is said about it."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "holdfast"],
+        env={**os.environ, "COMP_WORDS": "holdfast res", "COMP_CWORD": "1", **variables},
+        stdout=output,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return finished.returncode, finished.stderr.decode()
+
+
+def test_offers_that_nobody_can_have_end_as_any_output_does(state: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        status, told = ask(full.fileno(), _HOLDFAST_COMPLETE="bash_complete")
+    assert status == 74
+    assert told.startswith("error: Standard output cannot be written: No space left on device.\nhint: ")
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert ask(writer, _HOLDFAST_COMPLETE="zsh_complete") == (141, "")
+    finally:
+        os.close(writer)
+
+
+def test_who_is_no_script_is_told_what_the_variable_is_for(state: Path) -> None:
+    for instruction in ("tcsh_complete", "bash", ""):
+        status, told = ask(subprocess.DEVNULL, _HOLDFAST_COMPLETE=instruction)
+        assert status == 2
+        assert told.startswith("error: _HOLDFAST_COMPLETE is for the completion script of a shell.\nhint: ")
+
+
+def test_a_broken_configuration_offers_nothing(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.toml").write_text("[agents.x]\ncommand = 7\n")
+    monkeypatch.setenv("HOLDFAST_CONFIG", str(tmp_path / "config.toml"))
+    assert complete("run", "c") == set()

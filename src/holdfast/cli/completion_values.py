@@ -1,6 +1,6 @@
 """What the shell can complete behind a command: agents, and ids of tasks and processes if somebody answers.
 
-Nothing is started for that.
+Nothing is started for that.  An error of Holdfast means that nothing is offered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from holdfast.cli import terminal
-from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -42,10 +41,7 @@ def processes(context: click.Context, parameter: click.Parameter, incomplete: st
     from holdfast.cli import host_access
 
     url, token_file = context.params.get("url"), context.params.get("token_file")
-    try:
-        found = host_access.ask_if_running(url, token_file, lambda client: client.list(), patience=_PATIENCE)
-    except HoldfastError:
-        return []
+    found = host_access.ask_if_running(url, token_file, lambda client: client.list(), patience=_PATIENCE)
     return _items(((status.process_id, status.command) for status in found or ()), incomplete)
 
 
@@ -53,24 +49,20 @@ def _tasks(incomplete: str, *, active: bool) -> list[CompletionItem]:
     from holdfast.daemon.lifecycle import connect_existing
     from holdfast.directories import state_directory
 
-    try:
-        client = connect_existing(state_directory())
-        views = [] if client is None else client.tasks(active=active, limit=50, timeout=_PATIENCE)
-    except HoldfastError:
-        # Completion is a courtesy: the command itself will say what is wrong.
-        return []
+    client = connect_existing(state_directory())
+    views = [] if client is None else client.tasks(active=active, limit=50, timeout=_PATIENCE)
     return _items(((view.id, view.label or view.summary) for view in views), incomplete)
 
 
 def _items(found: Iterable[tuple[str, str | None]], incomplete: str) -> list[CompletionItem]:
     """Those of the values that begin with *incomplete*, with what is said about each.
 
-    The shells are told line by line: a value that does not fit on one cannot be offered.
+    The shells are told line by line, and fish splits a line at its commas: a value that does not fit cannot be offered.
     """
     from click.shell_completion import CompletionItem
 
     return [
         CompletionItem(value, help=None if told is None else terminal.printable(told))
         for value, told in found
-        if value.startswith(incomplete) and value.isprintable()
+        if value.startswith(incomplete) and value.isprintable() and "," not in value
     ]

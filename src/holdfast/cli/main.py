@@ -18,6 +18,9 @@ import holdfast
 from holdfast.cli import error_report, terminal
 from holdfast.errors import HoldfastError
 
+#: By it a shell's completion script asks; its value says what for.
+COMPLETE_VARIABLE: Final = "_HOLDFAST_COMPLETE"
+
 #: Command, what it does in a few words.  The module has the command's name, and so has the click command in it.
 COMMANDS: Final[dict[str, str]] = {
     "run": "Give an agent a piece of work, wait, and print its answer.",
@@ -157,12 +160,20 @@ def _execute(arguments: Sequence[str]) -> int:
         return error_report.report(error, as_json=as_json)
 
 
+def _complete(instruction: str) -> int:
+    from holdfast.cli.completion import answer
+
+    try:
+        return answer(instruction)
+    except HoldfastError as error:
+        return error_report.report(error, as_json=False)
+
+
 def main() -> NoReturn:
     """Run the command line of this process and leave."""
-    if "_HOLDFAST_COMPLETE" in os.environ:
-        cli.main(prog_name="holdfast")
+    instruction = os.environ.get(COMPLETE_VARIABLE)
     try:
-        status = execute(sys.argv[1:])
+        status = execute(sys.argv[1:]) if instruction is None else _complete(instruction)
     except terminal.PipeClosed:
         status = terminal.PIPE_CLOSED_EXIT
     except KeyboardInterrupt:
