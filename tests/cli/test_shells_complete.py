@@ -60,6 +60,26 @@ def test_commands_and_options(state: Path) -> None:
 def test_options_of_the_host(state: Path) -> None:
     assert complete("exec-server", "--st") == {"--state-dir"}
     assert complete("exec-server", "--listen", "unix://", "--log-") == {"--log-format", "--log-level"}
+    assert complete("exec-server", "--listen", "unix://", "") >= {"--listen", "--ws-auth"}
+
+
+@pytest.mark.parametrize("command", [["exec-server"], ["service", "systemd", "exec-server", "--name", "b", "--"]])
+def test_values_of_options_of_the_host(state: Path, command: list[str]) -> None:
+    assert complete(*command, "--root", "/", "--st") == {"--state-dir"}
+    assert complete(*command, "--ws-auth", "") == {"capability-token", "signed-bearer-token"}
+    assert complete(*command, "--log-format", "j") == {"json"}
+    # Bash makes three words of it.
+    assert complete(*command, "--log-level", "=", "w") == {"warning"}
+    assert complete(*command, "--listen", "") == set()
+    assert offered("bash", *command, "--state-dir", "/")[0].startswith("dir,")
+    assert offered("bash", *command, "--ws-token-file", "")[0].startswith("file,")
+
+
+def test_options_of_the_host_come_behind_the_dashes_of_a_service(state: Path) -> None:
+    assert complete("service", "systemd", "exec-server", "--", "") >= {"--listen", "--ws-auth"}
+    assert complete("service", "systemd", "exec-server", "") == set()
+    assert complete("service", "systemd", "exec-server", "--st") == set()
+    assert complete("service", "systemd", "daemon", "--", "--st") == set()
 
 
 def test_agents(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

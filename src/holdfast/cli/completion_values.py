@@ -5,6 +5,7 @@ Nothing is started for that.  An error of Holdfast means that nothing is offered
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +44,23 @@ def processes(context: click.Context, parameter: click.Parameter, incomplete: st
     url, token_file = context.params.get("url"), context.params.get("token_file")
     found = host_access.ask_if_running(url, token_file, lambda client: client.list(), patience=_PATIENCE)
     return _items(((status.process_id, status.command) for status in found or ()), incomplete)
+
+
+def host_options(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What can come next among the words of *parameter*: options of a host, or values of the last one."""
+    from click.shell_completion import CompletionItem
+
+    from holdfast.host.options import build_parser
+
+    # An option, and what is said of its value: "[--log-format {text,json}]".
+    options = dict(re.findall(r"\[(--[a-z0-9-]+)(?: ([^\]]+))?\]", build_parser().format_usage()))
+    # Bash makes a word of the sign in "--log-format=json".
+    given = [word for word in context.params.get(parameter.name or "") or () if word != "="]
+    value = options.get(given[-1], "") if given else ""
+    if value in ("FILE", "DIR"):
+        return [CompletionItem(incomplete, type=value.lower())]
+    offers = options if not value else value.strip("{}").split(",") if value.startswith("{") else ()
+    return _items(((offer, None) for offer in offers), incomplete)
 
 
 def _tasks(incomplete: str, *, active: bool) -> list[CompletionItem]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import sys
 
 import click
 from click.shell_completion import CompletionItem
+
+from holdfast.cli import completion_values
 
 
 class _HostCommand(click.Command):
     """A command whose options the host itself reads, by a parser of its own."""
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from holdfast.host.options import build_parser
-
-        options = re.findall(r"\[(--[a-z0-9-]+)", build_parser().format_usage())
-        return [CompletionItem(option) for option in options if option.startswith(incomplete)]
+        return completion_values.host_options(ctx, self.params[0], incomplete)
 
 
 @click.command(
@@ -26,7 +24,7 @@ class _HostCommand(click.Command):
     add_help_option=False,
     short_help="Host processes for clients of the exec-server protocol.",
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, shell_complete=completion_values.host_options)
 def exec_server(arguments: tuple[str, ...]) -> None:
     """Host processes for clients of the exec-server protocol; its options are those of the host itself."""
     from holdfast.host.entry import main

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
-from holdfast.cli import terminal
+from holdfast.cli import completion_values, terminal
 from holdfast.cli.error_report import UsageError
 from holdfast.directories import config_file, state_directory
 from holdfast.errors import InvalidRequest
@@ -25,6 +26,8 @@ _VARIABLES: Final = ("PATH", "HOLDFAST_STATE_DIR", "HOLDFAST_CONFIG", "XDG_STATE
 #: What systemd has a file in for each user whose services go on without a session.
 _LINGER: Final = Path("/var/lib/systemd/linger")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: Among what click remembers of a command line.
+_SEPARATED: Final = "holdfast.separated"
 _LABELS: Final = {"daemon": "holdfast", "exec-server": "holdfast-host"}
 _DESCRIPTIONS: Final = {
     "daemon": "Holdfast daemon",
@@ -50,10 +53,26 @@ class CannotInstall(InvalidRequest):
     code = "cannot_install"
 
 
-@click.command()
+class _ServiceCommand(click.Command):
+    """A command that remembers whether options of the host begin behind ``--``: only there they are understood."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_SEPARATED] = "--" in args
+        return super().parse_args(ctx, args)
+
+
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    if context.params["what"] != "exec-server" or not context.meta[_SEPARATED]:
+        return []
+    return completion_values.host_options(context, parameter, incomplete)
+
+
+@click.command(cls=_ServiceCommand)
 @click.argument("manager", type=click.Choice(["systemd", "launchd"]))
 @click.argument("what", type=click.Choice(["daemon", "exec-server"]), default="daemon")
-@click.argument("arguments", nargs=-1, metavar="[-- EXEC-SERVER OPTIONS]", type=click.UNPROCESSED)
+@click.argument(
+    "arguments", nargs=-1, metavar="[-- EXEC-SERVER OPTIONS]", type=click.UNPROCESSED, shell_complete=_complete
+)
 @click.option("--install", is_flag=True, help="Write it where the manager looks for it, and say how to start it.")
 @click.option("--force", is_flag=True, help="With --install: replace another one of that name.")
 @click.option("--name", metavar="NAME", help="For a second one beside that without a name.")
