@@ -35,6 +35,8 @@ from .fake_daemon import FakeDaemon
         (["run", "codex", "x", "--json", "--format", "text"], "--json and --format text contradict", "Leave one"),
         (["wait", "--any", "--all", "x"], "--any and --all contradict", "Leave one"),
         (["wait"], "ID is missing.", "See: holdfast wait --help"),
+        (["run", "--timeout"], "'--timeout' requires an argument", "See: holdfast run --help"),
+        (["host", "stop", "x", "--grace"], "'--grace' requires an argument", "See: holdfast host stop --help"),
         (["logs", "--raw", "--json", "x"], "--raw and --json contradict", "Leave one"),
         (["result", "x", "--field", "status", "--offset", "1"], "are about the answer", "--field message"),
         (["up", "--foreground", "--detach"], "--foreground and --detach contradict", "Leave one"),

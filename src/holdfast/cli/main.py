@@ -131,6 +131,17 @@ def cli() -> None:
 _give_help(cli)
 
 
+def _context(arguments: Sequence[str]) -> click.Context:
+    """That of the command which *arguments* name."""
+    context = click.Context(cli, info_name="holdfast")
+    for word in arguments:
+        command = context.command.get_command(context, word) if isinstance(context.command, click.Group) else None
+        if command is None:
+            break
+        context = click.Context(command, parent=context, info_name=word)
+    return context
+
+
 def execute(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     try:
@@ -153,6 +164,9 @@ def _execute(arguments: Sequence[str]) -> int:
         terminal.tell(help_.format_message())
         return 2
     except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is None:
+            # An option without its value is all that click says then.
+            error.ctx = _context(arguments)
         return error_report.report(error_report.from_click(error, arguments, list(COMMANDS)), as_json=as_json)
     except terminal.OutputFailed:
         raise
