@@ -68,3 +68,12 @@ def test_one_that_was_named_has_to_answer(state: Path, cli: Callable[..., Outcom
     outcome = cli("host", "status", "--url", f"unix://{state}/nobody.sock")
     assert outcome.status == 127
     assert "No host answers" in outcome.err
+
+
+def test_what_each_command_does_is_said_in_a_whole_sentence(cli: Callable[..., Outcome]) -> None:
+    for group in ("host", "model", "plugin"):
+        told = cli(group, "--help").out.decode()
+        assert "...\n" not in told.partition("\n")[2]
+    assert (
+        "  list    List the processes that the host keeps, ended ones included.\n" in cli("host", "--help").out.decode()
+    )

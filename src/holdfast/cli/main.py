@@ -71,7 +71,10 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
 
 
 def _give_help(command: click.Command) -> None:
-    """Let *command*, and those in it, print their help as everything is printed: click's own fails with a traceback."""
+    """Let *command*, and those in it, print their help as everything is printed: click's own fails with a traceback.
+
+    What a group says of those in it are whole sentences.
+    """
     if command.add_help_option:
         command.add_help_option = False
         command.params.append(
@@ -86,7 +89,14 @@ def _give_help(command: click.Command) -> None:
         )
     if isinstance(command, click.Group):
         for nested in command.commands.values():
+            # Click would cut it after a few words.
+            nested.short_help = nested.short_help or _first_sentence(nested.help or "")
             _give_help(nested)
+
+
+def _first_sentence(text: str) -> str:
+    sentence, end, _ = " ".join(text.split("\n\n")[0].split()).partition(". ")
+    return sentence + end.strip()
 
 
 class LazyGroup(click.Group):
