@@ -263,28 +263,39 @@ HELD_TO_MODES = (
 )
 
 
+ELSEWHERE = "See that one runs there, and give the URL that it printed when it started."
+
+
 @pytest.mark.parametrize(
-    ("url", "hint"),
+    ("url", "reason", "hint"),
     [
-        ("ws://127.0.0.1:1", "Start one with: holdfast exec-server --listen ws://127.0.0.1:1"),
-        ("wss://127.0.0.1:1", "See that one runs there, and give the URL that it printed when it started."),
-        ("ws://localhost:1", "See that one runs there, and give the URL that it printed when it started."),
-        ("unix://{}/s", "Start one with: holdfast exec-server --listen unix://{}/s"),
-        ("unix://{}/host.sock", "Start one with: holdfast exec-server --listen unix:// --state-dir {}"),
-        ("unix://{}/file/s", "See that one runs there, and give the URL that it printed when it started."),
+        ("ws://127.0.0.1:1", "Connection refused", "Start one with: holdfast exec-server --listen ws://127.0.0.1:1"),
+        ("wss://127.0.0.1:1", "Connection refused", ELSEWHERE),
+        ("ws://localhost:1", "", ELSEWHERE),
+        ("unix://{}/s", "No such file or directory", "Start one with: holdfast exec-server --listen unix://{}/s"),
+        (
+            "unix://{}/host.sock",
+            "No such file or directory",
+            "Start one with: holdfast exec-server --listen unix:// --state-dir {}",
+        ),
+        ("unix://{}/file/s", "Not a directory", ELSEWHERE),
     ],
 )
-async def test_where_no_host_is_it_is_said_how_there_can_be_one(tmp_path: Path, url: str, hint: str) -> None:
+async def test_where_no_host_is_it_is_said_how_there_can_be_one(
+    tmp_path: Path, url: str, reason: str, hint: str
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(HostUnavailable, match="No host answers") as caught:
-        await HostClient.connect(url.replace("{}", str(tmp_path)))
-    assert caught.value.hint == hint.replace("{}", str(tmp_path))
+    url, hint = (text.replace("{}", str(tmp_path)) for text in (url, hint))
+    with pytest.raises(HostUnavailable) as caught:
+        await HostClient.connect(url)
+    assert caught.value.message.startswith(f"No host answers at {url}: {reason}")
+    assert caught.value.hint == hint
 
 
 async def test_what_answers_and_is_no_host_is_not_said_to_be_missing(websocket_host: RunningServer) -> None:
     with pytest.raises(HostUnavailable, match="HTTP status 404") as caught:
         await HostClient.connect(f"{websocket_host.url}/elsewhere")
-    assert caught.value.hint == "See that one runs there, and give the URL that it printed when it started."
+    assert caught.value.hint == ELSEWHERE
 
 
 def refused(*options: str) -> str:

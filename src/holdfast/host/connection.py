@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -160,7 +161,7 @@ class HostConnection:
             except (OSError, ConnectionClosed) as error:
                 if monotonic() + pause > deadline:
                     raise HostUnavailable(
-                        f"No host answers at {self.url}: {error or 'connection closed'}.", hint=self._way_to_one(error)
+                        f"No host answers at {self.url}: {_reason(error)}.", hint=self._way_to_one(error)
                     ) from error
             else:
                 self.current = link
@@ -213,7 +214,10 @@ class HostConnection:
         except TimeoutError:
             raise TimeoutError("it takes connections, but does not answer") from None
         except RpcError as error:
-            raise HostUnavailable(f"The host at {self.url} refused: {error.message}") from error
+            raise HostUnavailable(
+                f"The host at {self.url} refused: {error.message}.",
+                hint="Give the URL of one, as 'holdfast exec-server' prints it.",
+            ) from error
         told = msgspec.json.decode(result, type=_Initialized).holdfast
         if told is None:
             raise HostUnavailable(
@@ -255,7 +259,10 @@ class HostConnection:
                 return await action(link)
             except ConnectionClosed:
                 if not self._closed and monotonic() > deadline:
-                    raise HostUnavailable(f"The connection to the host at {self.url} was lost.") from None
+                    raise HostUnavailable(
+                        f"The connection to the host at {self.url} was lost.",
+                        hint="See that it still runs, then try again.",
+                    ) from None
 
     def close(self) -> None:
         """Let go of the connection, and establish none any more."""
@@ -265,6 +272,13 @@ class HostConnection:
         if self.current is not None:
             self.current.peer.close()
             self.current = None
+
+
+def _reason(error: OSError | ConnectionClosed) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionRefusedError) and error.errno is not None:
+        # The event loop says it in words of its own, with the number.
+        return os.strerror(error.errno)
+    return str(error) or "connection closed"
 
 
 def _closed() -> HostUnavailable:
