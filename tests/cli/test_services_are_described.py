@@ -94,6 +94,13 @@ def test_a_host_elsewhere_does_not_take_the_directory_of_the_first_one(home: Pat
     assert "--name NAME" in refused.err
 
 
+def test_where_options_of_a_host_belong_is_said(home: Path, cli: Callable[..., Outcome]) -> None:
+    refused = cli("service", "systemd", "exec-server", "--listen", "unix://")
+    assert refused.status == 2
+    assert "exec-server -- --listen" in refused.err
+    assert "There is no option '--listne'" in cli("service", "systemd", "exec-server", "--listne", "unix://").err
+
+
 def test_a_daemon_takes_no_options_of_a_host(home: Path, cli: Callable[..., Outcome]) -> None:
     assert cli("service", "systemd", "daemon", "--", "--listen", "x").status == 2
 

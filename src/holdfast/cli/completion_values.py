@@ -50,10 +50,7 @@ def host_options(context: click.Context, parameter: click.Parameter, incomplete:
     """What can come next among the words of *parameter*: options of a host, or values of the last one."""
     from click.shell_completion import CompletionItem
 
-    from holdfast.host.options import build_parser
-
-    # An option, and what is said of its value: "[--log-format {text,json}]".
-    options = dict(re.findall(r"\[(--[a-z0-9-]+)(?: ([^\]]+))?\]", build_parser().format_usage()))
+    options = options_of_host()
     # Bash makes a word of the sign in "--log-format=json".
     given = [word for word in context.params.get(parameter.name or "") or () if word != "="]
     value = options.get(given[-1], "") if given else ""
@@ -61,6 +58,13 @@ def host_options(context: click.Context, parameter: click.Parameter, incomplete:
         return [CompletionItem(incomplete, type=value.lower())]
     offers = options if not value else value.strip("{}").split(",") if value.startswith("{") else ()
     return _items(((offer, None) for offer in offers), incomplete)
+
+
+def options_of_host() -> dict[str, str]:
+    """Every option of a host, and what its usage says of the value: ``DIR``, ``{text,json}``; empty if it has none."""
+    from holdfast.host.options import build_parser
+
+    return dict(re.findall(r"\[(--[a-z0-9-]+)(?: ([^\]]+))?\]", build_parser().format_usage()))
 
 
 def _tasks(incomplete: str, *, active: bool) -> list[CompletionItem]:

@@ -54,11 +54,19 @@ class CannotInstall(InvalidRequest):
 
 
 class _ServiceCommand(click.Command):
-    """A command that remembers whether options of the host begin behind ``--``: only there they are understood."""
+    """A command that knows whether options of the host begin behind ``--``: only there they are understood."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_SEPARATED] = "--" in args
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name not in completion_values.options_of_host():
+                raise
+            raise UsageError(
+                f"{error.option_name} is an option of the exec-server itself.",
+                hint=f"Put those behind --: holdfast service MANAGER exec-server -- {error.option_name} ...",
+            ) from error
 
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -89,7 +97,8 @@ def service(
 ) -> int:
     """Print a systemd user unit or a launchd plist for the daemon, or for a host.
 
-    The host is that of the state directory, so the daemon finds and uses it; options after -- make it another one.
+    The host is that of the state directory, so the daemon finds and uses it, unless it has a --name, or options after
+    -- name another --state-dir.
     """
     if force and not install:
         raise UsageError("--force does nothing without --install.", hint="Add --install, or leave it out.")

@@ -205,7 +205,11 @@ def build_parser() -> argparse.ArgumentParser:
         "client and process",
     )
     access = parser.add_argument_group("authentication of WebSocket clients (required off loopback)")
-    access.add_argument("--ws-auth", choices=["capability-token", "signed-bearer-token"])
+    access.add_argument(
+        "--ws-auth",
+        choices=["capability-token", "signed-bearer-token"],
+        help="what a client has to prove: that it knows one token, or that it has one (a JWT) signed with a secret",
+    )
     access.add_argument("--ws-token-file", metavar="FILE", type=Path, help="the capability token")
     access.add_argument("--ws-token-sha256", metavar="HEX", help="the digest of the capability token")
     access.add_argument(
@@ -213,5 +217,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     access.add_argument("--ws-issuer", metavar="TEXT", help="required issuer of signed tokens")
     access.add_argument("--ws-audience", metavar="TEXT", help="required audience of signed tokens")
-    access.add_argument("--ws-max-clock-skew-seconds", metavar="SECONDS", type=told(_whole))
+    access.add_argument(
+        "--ws-max-clock-skew-seconds",
+        metavar="SECONDS",
+        type=told(_whole),
+        help="how much the clock of who signed may differ (default 30)",
+    )
     return parser
