@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.clock import monotonic
 from holdfast.host.client import HostClient
+from holdfast.host.connection import HostConnection
 from holdfast.host.port import HostUnavailable, ProcessSpec, Record
 
-from .harness import PATH, RunningServer, within
+from .harness import BOUND, PATH, RunningServer, within
 
 
 class CuttingProxy:
@@ -163,6 +165,18 @@ async def test_a_host_that_stays_away_is_a_typed_error_within_the_limit(proxy: C
     proxy.refusing = False
     assert (await within(client.terminate("p"))).was_running
     await client.aclose()
+
+
+async def test_each_call_that_waits_for_a_connection_has_its_own_time(proxy: CuttingProxy) -> None:
+    connection = HostConnection(proxy.url, token=None, reconnect_for=BOUND)
+    proxy.refusing = True
+    impatient = asyncio.create_task(connection.link(monotonic()))
+    patient = asyncio.create_task(connection.link(monotonic() + BOUND))
+    with pytest.raises(HostUnavailable):
+        await within(impatient)
+    proxy.refusing = False
+    assert not (await within(patient)).peer.closed
+    connection.close()
 
 
 async def test_who_waits_for_a_connection_that_is_closed_meanwhile_is_told_so(tmp_path: Path) -> None:

@@ -131,44 +131,43 @@ class HostConnection:
         :raises HostUnavailable: nobody there, or not a Holdfast host, or this connection is closed
         :raises InvalidUrl: there can be none
         """
-        if self.current is not None and not self.current.peer.closed:
-            return self.current
-        if self._closed:
-            raise _closed()
-        if self._connecting is None:
-            self._connecting = asyncio.get_running_loop().create_task(self._establish(deadline))
-            self._connecting.add_done_callback(self._forget_connecting)
-        connecting = self._connecting
-        # Its cancellation is not that of whoever waits for it, nor the other way round.
-        await asyncio.wait({connecting})
-        if connecting.cancelled():
-            raise _closed()
-        return connecting.result()
+        pause = 0.0
+        while self.current is None or self.current.peer.closed:
+            if self._closed:
+                raise _closed()
+            if self._connecting is None:
+                self._connecting = asyncio.get_running_loop().create_task(self._try(pause))
+                self._connecting.add_done_callback(self._forget_connecting)
+            connecting = self._connecting
+            # Its cancellation is not that of whoever waits for it, nor the other way round.
+            await asyncio.wait({connecting})
+            if connecting.cancelled():
+                raise _closed()
+            try:
+                return connecting.result()
+            except PermissionError as error:
+                # Asking again would not help.
+                raise self._not_admitted(error) from error
+            except (OSError, ConnectionClosed) as error:
+                pause = min(max(_FIRST_PAUSE, pause * 2), _LONGEST_PAUSE)
+                if monotonic() + pause > deadline:
+                    raise HostUnavailable(
+                        f"No host answers at {self.url}: {_reason(error)}.", hint=self._way_to_one(error)
+                    ) from error
+        return self.current
 
     def _forget_connecting(self, task: asyncio.Task[Link]) -> None:
         self._connecting = None
         if not task.cancelled():
             task.exception()
 
-    async def _establish(self, deadline: float) -> Link:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                link = await self.open()
-            except PermissionError as error:
-                # Asking again would not help.
-                raise self._not_admitted(error) from error
-            except (OSError, ConnectionClosed) as error:
-                if monotonic() + pause > deadline:
-                    raise HostUnavailable(
-                        f"No host answers at {self.url}: {_reason(error)}.", hint=self._way_to_one(error)
-                    ) from error
-            else:
-                self.current = link
-                self.established += 1
-                return link
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+    async def _try(self, pause: float) -> Link:
+        """One try after *pause* seconds, for everybody who waits: each of them decides on the next by its deadline."""
+        await asyncio.sleep(pause)
+        link = await self.open()
+        self.current = link
+        self.established += 1
+        return link
 
     def _way_to_one(self, error: OSError | ConnectionClosed) -> str:
         if isinstance(error, TimeoutError):
