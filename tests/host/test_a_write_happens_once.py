@@ -96,6 +96,22 @@ async def test_who_writes_after_a_gap_is_told_of_it_once(state: Path, tty: bool)
     assert server.stop() == 0
 
 
+async def test_a_write_is_known_when_its_process_has_closed_and_the_server_was_killed(state: Path) -> None:
+    server = start_host(state, "ws://127.0.0.1:0")
+    first = await WireClient.connect(server.url)
+    await first.start("p", "head", "-n1", pipeStdin=True)
+    written = {**write_params("p", b"hello\n", "1"), "untilWritten": True}
+    assert await first.result("process/write", written) == {"status": "accepted"}
+    await first.until_closed("p")
+    await kill_server(server)
+    await first.until_lost()
+    second = await WireClient.connect(server.url, resume=first.session)
+    assert await second.result("process/write", written) == {"status": "accepted"}
+    assert await second.result("process/write", write_params("p", b"y", "2")) == {"status": "stdinClosed"}
+    await second.close()
+    assert server.stop() == 0
+
+
 async def test_an_end_of_input_after_a_gap_is_refused_once(state: Path) -> None:
     server = start_host(state, "ws://127.0.0.1:0")
     first = await WireClient.connect(server.url)

@@ -278,6 +278,7 @@ class HostedProcess:
         self.exit = (exit_code, number)
         self.closed = True
         self.log.close()
+        self.writes.recover_when_asked()
 
     # Input
 

@@ -50,6 +50,12 @@ class WriteLedger:
         self._states: dict[bytes, WriteState] = {}
         #: Uncertain writes of which no client has been told yet.
         self._untold: set[bytes] = set()
+        #: Whether what earlier servers noted has still to be read.
+        self._unread = False
+
+    def recover_when_asked(self) -> None:
+        """Read what earlier servers noted when somebody asks: of most processes that are closed nobody does."""
+        self._unread = True
 
     def recover(self) -> None:
         """Read what earlier servers noted."""
@@ -73,8 +79,17 @@ class WriteLedger:
             os.truncate(self._path, size - size % _RECORD)
 
     def state(self, write_id: str) -> WriteState:
-        """What is known of *write_id*."""
-        return self._states.get(_digest(write_id), WriteState.NEW)
+        """What is known of *write_id*.
+
+        :raises OSError: what earlier servers noted cannot be read at the moment
+        """
+        return self._state(_digest(write_id))
+
+    def _state(self, digest: bytes) -> WriteState:
+        if self._unread:
+            self.recover()
+            self._unread = False
+        return self._states.get(digest, WriteState.NEW)
 
     def tell(self, write_id: str) -> None:
         """A client is being told that this write is uncertain."""
@@ -115,7 +130,7 @@ class WriteLedger:
 
     def signal_state(self, signal_id: str) -> WriteState:
         """What is known of this signal."""
-        return self._states.get(_signal_digest(signal_id), WriteState.NEW)
+        return self._state(_signal_digest(signal_id))
 
     def begin_signal(self, signal_id: str) -> None:
         """Note that this signal is about to be sent.
