@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,26 @@ from holdfast.host.port import Forgotten, Gap, NotClosed, ProcessSpec, ProcessSt
 
 from .harness import PATH, RunningServer, WireClient, kill_server, serving_child, start_host, until_dead, within
 from .promises import eventually
+
+#: A host whose directories cannot be moved, as in a lower layer of an overlay; at SIGUSR1 it deletes nothing any more.
+IMMOBILE = """
+import errno, os, signal, sys
+from holdfast.host import entry, forgetting
+rename = os.rename
+
+def refuse(source, target):
+    if "/forgotten/" in target:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    rename(source, target)
+
+def keep(*_):
+    forgetting.remove_directory = lambda directory: None
+    print("kept", flush=True)
+
+os.rename = refuse
+signal.signal(signal.SIGUSR1, keep)
+sys.exit(entry.main())
+"""
 
 
 @pytest.fixture
@@ -182,6 +203,35 @@ async def test_a_kill_leaves_all_of_it_or_nothing(state: Path) -> None:
     assert {status.process_id for status in await client.list()} == set(names[40:])
     await eventually(lambda: list((state / "forgotten").iterdir()) == [], "what was forgotten is still there")
     assert len(kept(state)) == 20
+    await client.aclose()
+    server.stop()
+
+
+async def test_what_cannot_be_moved_is_forgotten_as_well(state: Path) -> None:
+    server = RunningServer([sys.executable, "-c", IMMOBILE, "--listen", "unix://", "--state-dir", str(state)])
+    client = await HostClient.connect(server.url)
+    await client.start(spec("p", "echo one"))
+    await client.start(spec("q", "echo two"))
+    for name in "pq":
+        await read(client, name)
+    drop = client.signal_drop("p")
+    # As of a process that was lost.
+    (drop / "new").mkdir(parents=True)
+    assert (await client.forget("p")).bytes > 0
+    assert not drop.exists()
+    assert len(kept(state)) == 1
+    await client.start(spec("p", "echo three"))
+    records = await read(client, "p")
+    assert next(record.data for record in records if isinstance(record, Record)) == b"three\n"
+
+    os.kill(server.server_pid, signal.SIGUSR1)
+    assert server.process.stdout is not None
+    assert server.process.stdout.readline() == b"kept\n"
+    await client.forget("q")
+    left = list(state.glob("processes/*/stdout"))  # noqa: ASYNC240 - a test has the loop for itself
+    await kill_server(server)
+    assert [status.process_id for status in await client.list()] == ["p"]
+    assert [path.exists() for path in left].count(True) == len(left) - 1 == 1
     await client.aclose()
     server.stop()
 

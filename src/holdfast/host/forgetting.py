@@ -3,11 +3,15 @@
 What is to be deleted is first moved out of the way, the directory of the process last: that move is the moment of
 forgetting.  A kill before it leaves the process as it was, for the request to be repeated; a kill after it leaves
 something below ``STATE/forgotten``, which the next server deletes.
+
+A directory of a lower layer of an overlay (the image of a container) cannot be moved.  There the moment of forgetting
+is that the description is emptied: a directory without one is deleted by the next server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Awaitable
@@ -105,20 +109,30 @@ async def _answer(places: list[str], *, delete: bool) -> bytes:
 
 
 def _set_aside(state_directory: Path, process: HostedProcess) -> list[str]:
-    """Move everything of *process* out of the way, so that its id is free; returns the new places.
+    """Move everything of *process* out of the way, so that its id is free; returns what is to be deleted.
 
     :raises OSError: it is as it was, except that a lost process may have no drop any more
     """
     # Who reads the log at this moment is told of a gap, and of the end.
     process.log.hold_index()
+    drop = os.fspath(drop_path(state_directory, process.process_id))
     places: list[str] = []
     # A lost process still has its drop.
-    for source in (os.fspath(drop_path(state_directory, process.process_id)), process.directory):
+    for source in (drop, process.directory):
         place = f"{state_directory}/{_FORGOTTEN}/{os.urandom(16).hex()}"
         try:
             os.rename(source, place)
         except FileNotFoundError:
             continue
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            if source == drop:
+                # Now: its place is that of the next process with this id.
+                remove_directory(drop)
+                continue
+            os.truncate(f"{source}/process", 0)
+            place = source
         places.append(place)
     process.log.dropped = True
     return places
