@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ from holdfast.host.client import HostClient
 from holdfast.host.description import Description
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
-from holdfast.host.port import Record
+from holdfast.host.port import ProcessSpec, Record
 
-from .harness import RunningServer, WireClient, start_host, within
+from .harness import PATH, RunningServer, WireClient, start_host, within, write_params
 
 #: As many as make a subscription of a dozen frames.
 RECORDS = 700
@@ -165,3 +167,81 @@ async def test_polling_with_a_session_that_is_resumed_after_every_reply(
         if not reply["chunks"]:
             break
     assert found == expected[tty][:RECORDS]
+
+
+#: A host that cannot read a log until it gets SIGUSR1.
+READS_LATER = """
+import errno, os, signal, sys
+from holdfast.host import entry, log, push
+push._AGAIN = 0.01
+read, error = log.ProcessLog.entries, sys.argv.pop()
+
+def refuse(self, after, limit):
+    raise MemoryError if error == "memory" else OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+def allow(*_):
+    log.ProcessLog.entries = read
+
+log.ProcessLog.entries = refuse
+signal.signal(signal.SIGUSR1, allow)
+sys.exit(entry.main())
+"""
+
+
+@pytest.mark.parametrize("error", ["memory", "descriptors"])
+async def test_what_cannot_be_read_at_the_moment_comes_later(state: Path, error: str) -> None:
+    host = RunningServer([sys.executable, "-c", READS_LATER, "--listen", "unix://", "--state-dir", str(state), error])
+    client = await WireClient.connect(host.url)
+    await client.start("p", "sh", "-c", "head -n1", pipeStdin=True)
+    for identity in (1, 2):
+        await client.result("process/subscribe", {"processId": "p", "subscriptionId": identity, "afterSeq": 0})
+    await client.result("process/write", write_params("p", b"once\n", "1"))
+    while (await client.result("process/status", {"processId": "p"}))["status"]["state"] != "closed":
+        pass
+    assert client.notifications == []
+    os.kill(host.server_pid, signal.SIGUSR1)
+    await client.until_closed("p")
+    assert client.methods("p") == ["output", "exited", "closed"]
+    assert client.output("p") == b"once\n"
+
+    def pushed(identity: int) -> list[dict[str, Any]]:
+        return [n["params"] for n in client.notifications if n["params"].get("subscriptionId") == identity]
+
+    for identity in (1, 2):
+        await client.until(lambda identity=identity: any(one.get("done") for one in pushed(identity)))
+        kinds = [record["kind"] for one in pushed(identity) for record in one["records"]]
+        assert kinds == ["stdout", "exited", "closed"]
+    await client.close()
+    assert host.stop() == 0
+
+
+#: A host that has no memory in the middle of its third message with records.
+BREAKS_OFF = """
+import sys
+from holdfast.host import entry
+from holdfast.jsonrpc.lines import LineConnection
+send, messages = LineConnection.send, []
+
+def break_off(self, message):
+    if b'"process/records"' in message[:40]:
+        messages.append(message)
+        if len(messages) == 3:
+            self._transport.write(message[:50])
+            raise MemoryError
+    send(self, message)
+
+LineConnection.send = break_off
+sys.exit(entry.main())
+"""
+
+
+async def test_a_message_that_breaks_off_for_want_of_memory_ends_the_connection_and_nothing_else(state: Path) -> None:
+    host = RunningServer([sys.executable, "-c", BREAKS_OFF, "--listen", "unix://", "--state-dir", str(state)])
+    client = await HostClient.connect(host.url)
+    lines = b"".join(b"%d\n" % number for number in range(600_000))
+    await client.start(ProcessSpec(process_id="p", argv=["seq", "0", "599999"], cwd=Path("/"), env={"PATH": PATH}))
+    found = b"".join([record.data async for record in client.records("p") if isinstance(record, Record)])
+    assert found == lines
+    assert client.established == 2
+    await client.aclose()
+    assert host.stop() == 0

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
 
 from pybase64 import b64encode
 
@@ -43,6 +44,8 @@ _KIND: Final = {
     EntryKind.CLOSED: b'"closed"',
 }
 
+_T = TypeVar("_T")
+
 
 class Receiver(Protocol):
     """The client connection that a cursor pushes to."""
@@ -63,15 +66,45 @@ class Cursor:
         self.receiver = receiver
         self.process = process
         self.position = after
+        self._again: asyncio.TimerHandle | None = None
         process.observers.add(self)
 
     def pump(self) -> None:
-        """Send what can be sent now."""
+        """Send what can be sent now; what cannot be read is sent later."""
+        try:
+            self._go_on()
+        except (OSError, MemoryError) as error:
+            # Descriptors or memory will be there again, and nobody else would come back to a process that says no more.
+            if self._again is None:
+                self._again = asyncio.get_running_loop().call_later(_AGAIN, self._pump_again)
+                _log.warning("cannot read the log of %r at the moment: %r", self.process.process_id, error)
+
+    def _pump_again(self) -> None:
+        self._again = None
+        self.pump()
+
+    def _go_on(self) -> None:
+        """Send what can be sent now.
+
+        :raises OSError: it cannot be read; the position says what was sent
+        :raises MemoryError: the same
+        """
         raise NotImplementedError
+
+    def _send(self, send: Callable[[_T], None], messages: _T) -> None:
+        """Call *send*, for what the position is behind already."""
+        try:
+            send(messages)
+        except MemoryError:
+            # Some of it may be under way: who goes on must tell where, on another connection.
+            self.receiver.connection.abort()
 
     def stop(self) -> None:
         """Send nothing any more."""
         self.process.observers.discard(self)
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
 
 class Notifications(Cursor):
@@ -81,7 +114,7 @@ class Notifications(Cursor):
         super().__init__(receiver, process, after)
         self._middle = b'","params":{"processId":' + encode_json(process.process_id) + b',"seq":'
 
-    def pump(self) -> None:
+    def _go_on(self) -> None:
         connection = self.receiver.connection
         log = self.process.log
         budget = TURN
@@ -99,10 +132,13 @@ class Notifications(Cursor):
             if size:
                 both = zip(entries, log.data_of(entries), strict=True)
                 messages = [pieces for entry, chunk in both if (pieces := self._encode(entry, chunk))]
-                connection.send_pieces(messages)
-            elif ends := [message for entry in entries if (message := self._encode_end(entry))]:
-                connection.send_all(ends)
-            self.position = entries[-1].seq
+                self.position = entries[-1].seq
+                self._send(connection.send_pieces, messages)
+            else:
+                ends = [message for entry in entries if (message := self._encode_end(entry))]
+                self.position = entries[-1].seq
+                if ends:
+                    self._send(connection.send_all, ends)
             budget -= size
         if self.process.closed:
             self.stop()
@@ -142,8 +178,6 @@ class Subscription(Cursor):
         self._credit = window
         self._until = None if follow else process.log.last_seq
         self.done = False
-        #: Whether the log is looked at again in a while, because it could not be read.
-        self._waits = False
 
     def stop(self) -> None:
         super().stop()
@@ -155,7 +189,7 @@ class Subscription(Cursor):
         self._credit += size
         self.pump()
 
-    def pump(self) -> None:
+    def _go_on(self) -> None:
         connection = self.receiver.connection
         log = self.process.log
         while not self.done:
@@ -173,42 +207,32 @@ class Subscription(Cursor):
             gap: tuple[int, int] | None = None
             size = 0
             position = self.position
-            try:
-                for entry in log.entries(position, min(_BATCH, end - position)):
-                    if size and size + entry.length > TURN and not log.dropped:
-                        break
-                    position = entry.seq
-                    if log.dropped and entry.kind in STREAM_FILES:
-                        gap = (gap[0] if gap else entry.seq, entry.seq)
-                        continue
-                    if gap is not None:
-                        records.append(_GAP % gap)
-                        gap = None
-                    size += entry.length
-                    records.append(self._encode(entry))
-            except OSError as error:
-                # There are no descriptors: nobody else would come back to a process that says no more.
-                _log.warning("cannot read the log of %r at the moment: %s", self.process.process_id, error.strerror)
-                if not self._waits:
-                    self._waits = True
-                    asyncio.get_running_loop().call_later(_AGAIN, self._pump_again)
-                return
-            self.position = position
+            for entry in log.entries(position, min(_BATCH, end - position)):
+                if size and size + entry.length > TURN and not log.dropped:
+                    break
+                position = entry.seq
+                if log.dropped and entry.kind in STREAM_FILES:
+                    gap = (gap[0] if gap else entry.seq, entry.seq)
+                    continue
+                if gap is not None:
+                    records.append(_GAP % gap)
+                    gap = None
+                size += entry.length
+                records.append(self._encode(entry))
             if gap is not None:
                 records.append(_GAP % gap)
+            last = position >= end and (self._until is not None or self.process.closed)
+            message = self._head + b",".join(records) + (b'],"done":true}}' if last else b"]}}")
+            self.position = position
             self._credit -= size
-            last = self.position >= end and (self._until is not None or self.process.closed)
-            connection.send(self._head + b",".join(records) + (b'],"done":true}}' if last else b"]}}"))
+            self._send(connection.send, message)
             if last:
                 self.stop()
 
-    def _pump_again(self) -> None:
-        self._waits = False
-        self.pump()
-
     def _finish(self) -> None:
-        self.receiver.connection.send(self._head + b'],"done":true}}')
+        message = self._head + b'],"done":true}}'
         self.stop()
+        self._send(self.receiver.connection.send, message)
 
     def _encode(self, entry: Entry) -> bytes:
         kind = EntryKind(entry.kind)

@@ -58,3 +58,7 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close after what was sent; *code* and *reason* are those of WebSocket where there is one."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """End it at once: what was sent may not arrive, or only a part of it."""

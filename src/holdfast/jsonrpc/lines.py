@@ -152,6 +152,10 @@ class LineConnection(asyncio.Protocol, Connection):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
 
 def _peer_uid(endpoint: socket.socket) -> int:
     credentials = endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

@@ -294,6 +294,10 @@ class WebSocketConnection(asyncio.Protocol, Connection):
             self._write_frame(Opcode.CLOSE, struct.pack("!H", code) + reason.encode()[: _CONTROL_LIMIT - 2])
             self._hang_up()
 
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
     def _hang_up(self) -> None:
         self._ended = True
         if self._transport is not None:
