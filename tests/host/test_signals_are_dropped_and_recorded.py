@@ -7,7 +7,9 @@ import errno
 import json
 import os
 import shutil
+import signal
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,3 +228,69 @@ def test_events_wait_for_descriptors_to_be_read_with(state: Path, monkeypatch: p
     drop.close()
     log.close()
     watcher.close()
+
+
+def test_of_many_events_some_are_taken_at_a_time_in_their_order(state: Path) -> None:
+    watcher = DropWatcher(FakePoller())  # type: ignore[arg-type]
+    drop = SignalDrop(state / "drop", watcher)
+    (state / "log").mkdir()
+    log = ProcessLog.create(state / "log")
+
+    def leave_numbered(number: int) -> None:
+        leave(state / "drop", f"event {number}", str(number))
+        os.utime(state / "drop" / "new" / f"event {number}", ns=(number, number))
+
+    many = 1000
+    for number in range(many):
+        leave_numbered(number)
+    assert drop.collect(log)
+    assert 0 < log.last_seq < many / 10
+    # Left by a server that was killed before it wrote the record of it, and what came while the others waited.
+    drop = SignalDrop(state / "drop", watcher)
+    os.rename(state / "drop" / "new" / f"event {log.last_seq}", state / "drop" / "cur" / f"{log.last_seq + 1:020d}-x")
+    assert drop.collect(log)
+    leave_numbered(many)
+    while drop.more:
+        drop.collect(log)
+    found = [log.data(entry) for entry in log.entries(0, 2 * many)]
+    assert found == [str(number).encode() for number in range(many + 1)]
+    drop.close()
+    log.close()
+    watcher.close()
+
+
+#: A host that takes its time for events, and has none when it ends.
+TAKES_ITS_TIME = """
+import sys
+from holdfast.host import drop, entry, server
+drop._AT_ONCE = 1
+server._LAST_CLOSE = 0
+sys.exit(entry.main())
+"""
+#: Leaves many events, and is gone.
+PARTING = "for i in $(seq 400); do echo $i >$1/tmp/$i; done; trap 'mv $1/tmp/* $1/new/; exit 3' TERM; echo up; cat"
+
+
+@pytest.mark.parametrize("ending", ["killed host", "stopped host"])
+async def test_all_events_come_before_the_end_of_the_process(state: Path, ending: str) -> None:
+    argv = [sys.executable, "-c", TAKES_ITS_TIME, "--listen", "unix://", "--state-dir", str(state)]
+    server = RunningServer(argv)
+    client = await HostClient.connect(server.url)
+    await client.start(spec("p", PARTING, str(client.signal_drop("p"))))
+    async for record in client.records("p"):
+        assert isinstance(record, Record)
+        break
+    if ending == "killed host":
+        await client.signal("p", signal.SIGTERM)
+        await kill_server(server)
+    else:
+        await client.aclose()
+        assert await asyncio.to_thread(server.stop) == 0
+        server = RunningServer(argv)
+        client = await HostClient.connect(server.url)
+    records = await read(client, "p")
+    events = sorted(int(record.data) for record in records if record.kind is Kind.SIGNAL)
+    assert events == list(range(1, 401))
+    assert [(record.kind, record.exit_code) for record in records[-2:]] == [(Kind.EXITED, 3), (Kind.CLOSED, None)]
+    await client.aclose()
+    server.stop()

@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import stat
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -19,12 +20,14 @@ from typing import Final
 from holdfast.directories import remove_directory
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
-from holdfast.host.log_index import FULL, log_full
+from holdfast.host.log_index import FULL, LogFull, log_full
 from holdfast.jsonrpc.event_loop import READABLE, Poller
 from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: The largest event, in bytes; of a larger one only its size is recorded.
 EVENT_LIMIT: Final = 1024 * 1024
+#: Events that become records at one go; somebody may leave tens of thousands at once, and others have their turn.
+_AT_ONCE: Final = 50
 
 _IN_MOVED_TO: Final = 0x80
 _IN_CREATE: Final = 0x100
@@ -92,6 +95,10 @@ class SignalDrop:
             os.makedirs(path, mode=0o700, exist_ok=True)
         self._watcher = watcher
         self._handle = -1
+        #: The events that were there at the last look and are not recorded yet, oldest first.
+        self._waiting: deque[str] = deque()
+        #: Whether something may have arrived since then.
+        self._stale = False
 
     def watch(self, arrived: Callable[[], None]) -> None:
         """Call *arrived* when there may be events."""
@@ -102,42 +109,74 @@ class SignalDrop:
         """Whether it is told when something arrives."""
         return self._handle >= 0
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are events that were seen and are not recorded yet."""
+        return bool(self._waiting)
+
+    @property
+    def more(self) -> bool:
+        """Whether :meth:`collect` has left something for the next time, or may have."""
+        return self._stale or bool(self._waiting)
+
     def collect(self, log: ProcessLog) -> bool:
-        """Turn every event that has arrived into a record, oldest first; returns whether there was one.
+        """Turn the oldest events that have arrived into records, some at a time; returns whether there was one.
 
         The directory belongs to the process: whatever it does there, at worst its own events are gone.
 
         :raises LogFull: no room, or no descriptors; what is not recorded stays where it is
         """
+        self._stale = bool(self._waiting)
+        if not self._stale:
+            self.look()
         found = False
-        for name in sorted(_names(self._current)):
-            # Left by a crash, or a full disk: its number tells whether the record was written.
-            seq = _number(name)
-            if not seq:
-                continue
-            path = f"{self._current}/{name}"
-            written = log.entries(seq - 1, 1)
-            if not written or written[0].kind != EntryKind.SIGNAL:
-                log.flush()
-                if seq != log.last_seq + 1 and (path := self._take(path, log)) is None:
-                    continue
-                self._record(log, path)
-                found = True
-            _remove(path)
+        try:
+            for _ in range(min(len(self._waiting), _AT_ONCE)):
+                found |= self._collect(self._waiting.popleft(), log)
+        except LogFull:
+            # The last one may have got its number, and be somewhere else.
+            self._waiting.clear()
+            raise
+        return found
+
+    def look(self) -> None:
+        """See what there is: :meth:`collect` comes to the end of that, whatever arrives meanwhile.
+
+        :raises LogFull: no descriptors
+        """
+        waiting = deque(f"{self._current}/{name}" for name in sorted(_names(self._current)) if _number(name))
         arrivals: list[tuple[int, str]] = []
         for name in _names(self._new):
             try:
                 arrivals.append((os.lstat(f"{self._new}/{name}").st_mtime_ns, name))
             except OSError:
                 continue
-        for _, name in sorted(arrivals):
+        waiting.extend(f"{self._new}/{name}" for _, name in sorted(arrivals))
+        self._waiting = waiting
+
+    def _collect(self, path: str, log: ProcessLog) -> bool:
+        """Turn one event into a record; False if it is one already, or cannot be moved.
+
+        :raises LogFull: no room
+        """
+        directory, _, name = path.rpartition("/")
+        if directory == self._current:
+            # Left by a crash, or a full disk: its number tells whether the record was written.
+            seq = _number(name)
+            written = log.entries(seq - 1, 1)
+            if written and written[0].kind == EntryKind.SIGNAL:
+                _remove(path)
+                return False
             log.flush()
-            taken = self._take(f"{self._new}/{name}", log)
-            if taken is not None:
-                self._record(log, taken)
-                _remove(taken)
-                found = True
-        return found
+            taken = path if seq == log.last_seq + 1 else self._take(path, log)
+        else:
+            log.flush()
+            taken = self._take(path, log)
+        if taken is None:
+            return False
+        self._record(log, taken)
+        _remove(taken)
+        return True
 
     def _take(self, path: str, log: ProcessLog) -> str | None:
         """Move an event to the number that its record will have; None if it cannot be moved.

@@ -90,6 +90,10 @@ class HostedProcess:
         self._child: Child | None = None
         self._exit_recorded = False
         self._close_recorded = False
+        #: Whether more events are about to be collected.
+        self._collecting = False
+        #: Whether the next record waits for events that were there before it.
+        self.awaits_events = False
         self._sandbox_denied: bool | None = None
         self.writes = WriteLedger(directory)
         self.input = Input(self, self.writes, poller)
@@ -148,17 +152,44 @@ class HostedProcess:
             self._events_arrived()
 
     def _events_arrived(self) -> None:
-        if self.stalled is None and self._collect_events():
+        if self.stalled is None and not self._collecting and self._collect_events():
             self.notify()
 
     def _collect_events(self) -> bool:
         if self.drop is None or self.closed:
             return False
         try:
-            return self.drop.collect(self.log)
+            found = self.drop.collect(self.log)
         except LogFull as error:
             self.stall(error)
             return False
+        if self.drop.more and not self._collecting:
+            self._collecting = True
+            asyncio.get_running_loop().call_soon(self._collect_more)
+        return found
+
+    def _collect_more(self) -> None:
+        self._collecting = False
+        if self.stalled is None:
+            self._events_arrived()
+            self._end_seen()
+            self.check_closed()
+
+    def _all_collected(self) -> bool:
+        """Whether every event is recorded that was there when this was first asked; if not, it is asked again."""
+        if self.drop is None:
+            return True
+        if not self.awaits_events:
+            self.awaits_events = True
+            try:
+                if self.drop.waiting:
+                    self.drop.look()
+            except LogFull as error:
+                self.stall(error)
+            else:
+                self._collect_events()
+        self.awaits_events = self.drop.waiting or self.stalled is not None
+        return not self.awaits_events
 
     def stall(self, reason: LogFull) -> None:
         """Write to the log again when there may be room; what it took all the same is told now."""
@@ -207,9 +238,10 @@ class HostedProcess:
         if end is None:
             return
         self._output.move_last_words()
-        self._collect_events()
+        if not self._exit_recorded and not self._all_collected() and self.stalled is None:
+            return
         self.exit = end
-        # Events are collected before the end is told, or it waits for them.
+        # With a drop there is one more look before that.
         closed = not self._streams.outputs and self.drop is None
         try:
             if not self._exit_recorded:
@@ -232,8 +264,8 @@ class HostedProcess:
             return
         try:
             if not self._close_recorded:
-                if self.drop is not None:
-                    self.drop.collect(self.log)
+                if not self._all_collected():
+                    return
                 self._close_recorded = True
                 self.log.append_end(exited=False, closed=True)
             self.log.flush()

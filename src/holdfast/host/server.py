@@ -223,12 +223,13 @@ class ProcessHost:
                 _log.error("what is alive of a process cannot be told: %s", failure.strerror)
             elif failure is not None:
                 raise failure
-        if self.live:
+        while self.live:
             try:
                 await asyncio.wait_for(self._all_closed.wait(), _LAST_CLOSE)
             except TimeoutError:
-                # A stranger holds a stream open, or the disk is full: recovery will say so.
-                pass
+                if not any(process.awaits_events and process.stalled is None for process in self.live):
+                    # A stranger holds a stream open, or the disk is full: recovery will say so.
+                    break
         self._prepared.close()
         await self._places.close()
         for task in tuple(self._tasks):
