@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from .harness import RunningServer, WireClient, within
+from .harness import RunningServer, WireClient, kill_server, within
 from .promises import children, descriptors, eventually
 
 
@@ -32,6 +32,24 @@ async def test_hundreds_of_processes_leave_no_descriptor_zombie_or_thread(host: 
     await run("p", 450)
     await eventually(lambda: descriptors(host.server_pid) == idle, "the server holds what is closed")
     assert children(host.server_pid) == []
+    await client.close()
+
+
+async def test_a_keeper_lets_go_of_what_is_closed_also_after_a_kill(host: RunningServer) -> None:
+    # So that a start is made ready when the server is killed, and the keeper holds what nobody has a use for then.
+    client = await WireClient.connect(host.url)
+    await client.start("p", "/bin/true")
+    await client.until_closed("p")
+    await kill_server(host)
+    await client.until_lost()
+    client = await WireClient.connect(host.url)
+    await client.start("p", "/bin/true")
+    await client.until_closed("p")
+    idle = len(descriptors(host.pid))
+    for number in range(20):
+        await client.start(f"q{number}", "/bin/true")
+        await client.until_closed(f"q{number}")
+    await eventually(lambda: len(descriptors(host.pid)) < idle + 20, "the keeper holds what is closed")
     await client.close()
 
 

@@ -82,8 +82,8 @@ class KeeperLink:
         self._loop = loop
         if self._channel is not None:
             loop.add_reader(self._channel.fileno(), self._receive)
-        if self._letting:
-            loop.call_later(_GATHER, self._let_now)
+        # What gathered before there was a loop.
+        self._let_now()
 
     def _receive(self) -> None:
         assert self._channel is not None
