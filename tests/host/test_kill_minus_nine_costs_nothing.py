@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from .harness import (
     WireClient,
     alive,
     kill_server,
+    kill_serving,
     serving_child,
     start_host,
     until_dead,
@@ -229,6 +231,27 @@ async def test_a_plain_client_resumes_its_session_with_the_next_server(state: Pa
     assert second.exit_code("p") == 6
     await second.close()
     assert server.stop() == 0
+
+
+async def test_a_session_without_a_process_is_resumed_and_one_that_was_never_opened_is_not(state: Path) -> None:
+    server = start_host(state)
+    first = await WireClient.connect(server.url)
+    for _ in range(2):
+        await kill_server(server)
+        again = await WireClient.connect(server.url, resume=first.session)
+        assert again.session == first.session
+    serving_pid = server.server_pid
+    server.kill()
+    # When the server has become the keeper, and another one the server.
+    await kill_serving(serving_pid)
+    again = await WireClient.connect(server.url, resume=first.session)
+    assert again.session == first.session
+    other = await WireClient.connect(server.url, initialize=False)
+    made_up = str(uuid.uuid4())
+    refused = await other.error("initialize", {"clientName": "test", "resumeSessionId": made_up})
+    assert refused == (-32600, f"unknown session id {made_up}")
+    os.kill(serving_pid, signal.SIGTERM)
+    await until_dead(serving_pid)
 
 
 async def test_a_killed_keeper_is_replaced_and_the_next_kill_costs_nothing_either(state: Path) -> None:

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.host.estate import Held
+from holdfast.host.keeping import KeeperLink
+from holdfast.host.session import RETAIN_SESSION, Sessions
+
 from .harness import PATH, RunningServer, WireClient, alive, within
 from .promises import eventually
 
@@ -141,3 +145,33 @@ async def test_a_session_goes_on_with_whoever_resumed_it(hurried: RunningServer)
     assert second.output("p") == b"still here\n"
     assert second.exit_code("p") == 0
     await second.close()
+
+
+class RecordingLink(KeeperLink):
+    """Remembers what a keeper would hold."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.held: Held = {}
+
+    def hold(self, held: Held) -> None:
+        self.held |= held
+
+    def let(self, key: str) -> None:
+        del self.held[key]
+
+
+def test_the_keeper_knows_the_sessions_that_there_are() -> None:
+    link = RecordingLink()
+    sessions = Sessions(link)
+    first, second = sessions.open(), sessions.open()
+    assert link.held == sessions.holdings()
+    later = Sessions(link)
+    later.recover({**link.held, "of a process": {}})
+    assert {session.session_id for session in later} == {first.session_id, second.session_id}
+    first.detached_at -= RETAIN_SESSION + 1
+    second.detach()
+    sessions.end_the_forsaken()
+    assert link.held == sessions.holdings()
+    assert sessions.find(first.session_id) is None
+    assert sessions.find(second.session_id) is second

@@ -91,7 +91,7 @@ class ProcessHost:
         self._places = Places(directory, self._processes_directory, self.instance_id)
         self._prepared = PreparedStarts(self._places, link)
         self._boot_id = boot_id()
-        self.sessions = Sessions()
+        self.sessions = Sessions(link)
         #: Processes that live in the namespace of the host, by id.
         self.persistent: dict[str, HostedProcess] = {}
         #: Every process that is not closed.
@@ -115,6 +115,7 @@ class ProcessHost:
         held, children = self._link.take_over()
         if (staged := held.pop(_STAGING, None)) is not None:
             self._staging = Staging.recover(self._hold_staging, staged)
+        self.sessions.recover(held)
         lost = 0
         for found in recover(
             self._processes_directory,
@@ -189,7 +190,7 @@ class ProcessHost:
 
     def holdings(self) -> dict[str, dict[str, int]]:
         """Everything that a keeper has to hold, by process directory (or what else it belongs to) and name."""
-        held = {process.key: process.holdings() for process in self.live}
+        held = {process.key: process.holdings() for process in self.live} | self.sessions.holdings()
         if staging := self._staging.holdings():
             held[_STAGING] = staging
         return held

@@ -1,4 +1,7 @@
-"""A client's session: a namespace of processes that survives the loss of its connection for a while."""
+"""A client's session: a namespace of processes that survives the loss of its connection for a while.
+
+The keeper knows the ids, under keys without descriptors, so that the next server knows a session without a process too.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from holdfast.clock import monotonic
+from holdfast.host.estate import Held
+from holdfast.host.keeping import KeeperLink
 from holdfast.host.process import HostedProcess
 
 if TYPE_CHECKING:
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
 RETAIN_CLOSED: Final = 80.0
 #: Seconds for which a session waits for its client to come back.
 RETAIN_SESSION: Final = 80.0
+#: How the keys begin under which the keeper knows sessions; no directory of a process is called so.
+_KEY: Final = "session-"
 
 
 class Session:
@@ -38,7 +45,8 @@ class Session:
 class Sessions:
     """The sessions of a host, and for how long what has closed in them is readable."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: KeeperLink) -> None:
+        self._link = link
         self._sessions: dict[str, Session] = {}
         #: Closed processes and the monotonic second in which they are forgotten, the soonest first.
         self._expiring: deque[tuple[float, HostedProcess]] = deque()
@@ -48,6 +56,17 @@ class Sessions:
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self._sessions.values())
+
+    def recover(self, held: Held) -> None:
+        """Go on with those of an earlier server, whose keys are taken out of *held*."""
+        for key in [key for key in held if key.startswith(_KEY)]:
+            del held[key]
+            session_id = key.removeprefix(_KEY)
+            self._sessions[session_id] = Session(session_id)
+
+    def holdings(self) -> Held:
+        """What a keeper has to hold."""
+        return {_KEY + session_id: {} for session_id in self._sessions}
 
     def find(self, session_id: str) -> Session | None:
         """The session of that id."""
@@ -60,6 +79,7 @@ class Sessions:
         session = self._sessions.get(session_id)
         if session is None:
             session = self._sessions[session_id] = Session(session_id)
+            self._link.hold({_KEY + session_id: {}})
         return session
 
     def count(self, process: HostedProcess) -> None:
@@ -76,6 +96,7 @@ class Sessions:
         for session in tuple(self):
             if session.connection is None and now - session.detached_at > RETAIN_SESSION:
                 del self._sessions[session.session_id]
+                self._link.let(_KEY + session.session_id)
                 left += [process for process in session.processes.values() if not process.closed]
         return left
 
