@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,8 +17,8 @@ from holdfast.host import child
 from holdfast.host.client import HostClient
 from holdfast.host.port import Kind, ProcessState, Record
 
-from .harness import BOUND, alive, kill_server, serving_child, start_host, until_dead
-from .promises import eventually, kill_keeper, spec
+from .harness import BOUND, RunningServer, alive, kill_server, kill_serving, serving_child, start_host, until_dead
+from .promises import children, eventually, kill_keeper, spec
 
 
 @asynccontextmanager
@@ -88,6 +90,62 @@ async def test_a_kill_of_the_next_server_changes_nothing(state: Path) -> None:
         assert b"after" in b"".join(record.data for record in records)
         assert alive(keeper)
         assert not alive(pid)
+
+
+#: Inherits what is left over, and reaps it at once, as the first process of a machine does.
+REAPER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+if not os.fork():
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+"""
+#: A host whose server cannot become the keeper.
+NO_HEIR = """
+import os, sys
+from holdfast.host import entry
+
+def refuse(*_):
+    raise FileNotFoundError(2, os.strerror(2))
+
+os.execv = refuse
+sys.exit(entry.main())
+"""
+#: Linux tells who holds a pidfd how a process ended that somebody else has reaped.
+TELLS_STRANGERS = tuple(int(number) for number in re.findall("[0-9]+", os.uname().release)[:2]) >= (6, 15)
+
+
+@pytest.mark.parametrize("program", [("-m", "holdfast.host"), ("-c", NO_HEIR)], ids=["heir", "no heir"])
+async def test_the_end_of_one_that_exits_while_there_is_no_keeper_is_known(
+    state: Path, program: tuple[str, str]
+) -> None:
+    options = ["--listen", "unix://", "--state-dir", str(state)]
+    server = RunningServer([sys.executable, "-c", REAPER, *program, *options])
+    (keeper,) = map(int, children(server.pid))
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    await client.start(spec("p", "sleep", "1000"))
+    await kill_serving(keeper)
+    status = await client.status("p")
+    assert status is not None
+    assert status.pid is not None
+    heir = serving_child(keeper)
+    os.kill(heir, signal.SIGSTOP)
+    os.kill(keeper, signal.SIGKILL)
+    os.kill(status.pid, signal.SIGTERM)
+    await eventually(lambda: not os.path.exists(f"/proc/{status.pid}"), "nobody reaped it")
+    os.kill(heir, signal.SIGCONT)
+    records = [record async for record in client.records("p") if isinstance(record, Record)]
+    assert [record.kind for record in records] == [Kind.EXITED, Kind.CLOSED]
+    end = (records[0].exit_code, records[0].signal)
+    assert end == (143, 15) or (not TELLS_STRANGERS and end == (None, None))
+    await client.aclose()
+    os.kill(heir, signal.SIGTERM)
+    server.process.wait(BOUND)
+    assert server.stop() == 0
 
 
 async def test_the_end_of_a_strangers_child_is_read_where_it_can_be() -> None:

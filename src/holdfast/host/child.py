@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -23,6 +24,11 @@ _PIDFD_GET_INFO: Final = 0xC0000000 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
 class Child(Protocol):
     """A child whose exit status can be looked at before it is reaped."""
 
+    @property
+    def handle(self) -> int:
+        """A pidfd for who comes after this process and is not the parent; -1 if there is none, or no need of one."""
+        ...
+
     def watch(self, ended: Callable[[], None]) -> None:
         """Call *ended* when the child has ended (it may be called without need)."""
 
@@ -37,6 +43,7 @@ class OwnChild:
     """A child of this process, by its pidfd."""
 
     def __init__(self, pid: int, poller: Poller) -> None:
+        self.handle = -1
         self._pidfd = os.pidfd_open(pid)
         self._poller = poller
 
@@ -56,11 +63,19 @@ class OwnChild:
 class KeptChild:
     """A child that the keeper inherited; the keeper tells of its end and reaps it when told."""
 
-    def __init__(self, pid: int, link: KeeperLink) -> None:
+    def __init__(self, pid: int, started: int, link: KeeperLink, poller: Poller, handle: int = -1) -> None:
         self._pid = pid
+        self._started = started
         self._link = link
+        self._poller = poller
+        self.handle = handle
+        if handle < 0:
+            # While it is there: if the keeper dies, whoever inherits the child may reap it at once.
+            with contextlib.suppress(OSError):
+                self.handle = _open_handle(pid, started)
         self._end: tuple[int, int] | None = None
         self._ended: Callable[[], None] = lambda: None
+        self._stranger: StrangersChild | None = None
 
     def watch(self, ended: Callable[[], None]) -> None:
         self._ended = ended
@@ -70,11 +85,23 @@ class KeptChild:
         self._end = (code, number)
         self._ended()
 
-    def end(self) -> tuple[int, int] | None:
-        return self._end
+    def forsaken(self) -> None:
+        """The keeper has died, and nobody takes its place for now."""
+        self._stranger = StrangersChild(self._pid, self._started, self._poller, self.handle)
+        self._stranger.watch(self._ended)
+        self._ended()
+
+    def end(self) -> tuple[int | None, int] | None:
+        return self._end if self._stranger is None else self._stranger.end()
 
     def reap(self) -> None:
-        self._link.reap(self._pid)
+        if self._stranger is not None:
+            self._stranger.reap()
+        else:
+            self._link.reap(self._pid)
+            if self.handle >= 0:
+                os.close(self.handle)
+        self.handle = -1
 
 
 class StrangersChild:
@@ -83,35 +110,43 @@ class StrangersChild:
     Its end is seen by its pidfd.  How it ended is read where Linux tells it, else it stays unknown.
     """
 
-    def __init__(self, pid: int, started: int, poller: Poller) -> None:
+    def __init__(self, pid: int, started: int, poller: Poller, handle: int = -1) -> None:
         self._pid = pid
         self._poller = poller
-        self._pidfd = -1
-        self._end: tuple[int | None, int] | None = None
-        try:
-            self._pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            pass
-        process = read_process(pid)
-        if self._pidfd < 0 or process is None or process.started != started:
-            # It ended, was reaped, and its pid may be another's by now.
-            self.reap()
-            self._end = (None, 0)
+        self.handle = handle if handle >= 0 else _open_handle(pid, started)
+        # Without one it has ended, was reaped, and its pid may be another's by now.
+        self._end: tuple[int | None, int] | None = None if self.handle >= 0 else (None, 0)
 
     def watch(self, ended: Callable[[], None]) -> None:
-        if self._pidfd >= 0:
-            self._poller.watch(self._pidfd, READABLE, lambda events: ended())
+        if self.handle >= 0:
+            self._poller.watch(self.handle, READABLE, lambda events: ended())
 
     def end(self) -> tuple[int | None, int] | None:
-        if self._end is None and _readable(self._pidfd):
-            self._end = _decoded(end_of_stranger(self._pid, self._pidfd))
+        if self._end is None and _readable(self.handle):
+            self._end = _decoded(end_of_stranger(self._pid, self.handle))
         return self._end
 
     def reap(self) -> None:
-        if self._pidfd >= 0:
-            self._poller.unwatch(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+        if self.handle >= 0:
+            self._poller.unwatch(self.handle)
+            os.close(self.handle)
+            self.handle = -1
+
+
+def _open_handle(pid: int, started: int) -> int:
+    """A pidfd of the process that has *pid* and was *started* then (ticks since boot); -1 if it is gone.
+
+    :raises OSError: there are no free descriptors
+    """
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+    process = read_process(pid)
+    if process is None or process.started != started:
+        os.close(handle)
+        return -1
+    return handle
 
 
 def _readable(descriptor: int) -> bool:

@@ -25,6 +25,8 @@ from holdfast.jsonrpc.event_loop import Poller
 
 #: Seconds until a full file system is tried again.
 RETRY_AFTER: Final = 0.5
+#: Under which name the keeper holds the pidfd of a child that is not its own; no stream is called so.
+HANDLE: Final = "child"
 
 
 class NotPermitted(HoldfastError):
@@ -142,7 +144,12 @@ class HostedProcess:
 
     def holdings(self) -> dict[str, int]:
         """The descriptors that the process cannot do without, by name."""
-        return self._streams.by_name() if self._streams is not None and not self.closed else {}
+        if self._streams is None or self.closed:
+            return {}
+        held = self._streams.by_name()
+        if self._child is not None and self._child.handle >= 0:
+            held[HANDLE] = self._child.handle
+        return held
 
     # Output
 

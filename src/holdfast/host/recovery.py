@@ -27,7 +27,7 @@ from holdfast.host.forgetting import delete_forgotten
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
 from holdfast.host.log_index import LogFull
-from holdfast.host.process import HostedProcess
+from holdfast.host.process import HANDLE, HostedProcess
 from holdfast.host.spawn import Streams
 from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
@@ -48,6 +48,8 @@ class Running:
     exit_recorded: bool
     #: Whether it is no child of the keeper, because the keeper of its server died as well.
     stranger: bool
+    #: Its pidfd, -1 if the keeper held none.
+    handle: int
 
 
 @dataclass
@@ -101,6 +103,7 @@ def recover(
             survivors = _survivors(description, started, directory) if left_over.is_noted(directory) else None
             yield Recovered(process, None, survivors)
         elif key in held:
+            handle = held[key].pop(HANDLE, -1)
             streams = Streams.from_names(held[key])
             if started is None:
                 started = _find(description, streams, unclaimed)
@@ -113,7 +116,8 @@ def recover(
             del held[key]
             process = make(description, directory, log)
             stranger = not _is_among(own, started)
-            yield Recovered(process, Running(started.pid, started.started, streams, exit_recorded, stranger), None)
+            running = Running(started.pid, started.started, streams, exit_recorded, stranger, handle)
+            yield Recovered(process, running, None)
         elif started is None and outlived:
             remove_directory(directory)
         else:

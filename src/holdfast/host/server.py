@@ -155,10 +155,13 @@ class ProcessHost:
         if running.exit_recorded:
             if running.pid in children and not running.stranger:
                 self._link.reap(running.pid)
+            if running.handle >= 0:
+                os.close(running.handle)
         elif running.stranger:
-            child = StrangersChild(running.pid, running.started, self._poller)
+            child = StrangersChild(running.pid, running.started, self._poller, running.handle)
         else:
-            child = self._kept[running.pid] = KeptChild(running.pid, self._link)
+            kept = KeptChild(running.pid, running.started, self._link, self._poller, running.handle)
+            child = self._kept[running.pid] = kept
         process.drop = self._open_drop(process.description)
         process.restored(running.pid, running.started, running.streams, child)
         if process.tree is not None:
@@ -170,6 +173,12 @@ class ProcessHost:
         child = self._kept.pop(pid, None)
         if child is not None:
             child.told(code, number)
+
+    def keeper_missing(self) -> None:
+        """The keeper has died and this server cannot take its place: see by itself how those end that it kept."""
+        kept, self._kept = self._kept, {}
+        for child in kept.values():
+            child.forsaken()
 
     def _new_process(self, description: Description, directory: str, log: ProcessLog) -> HostedProcess:
         return HostedProcess(
