@@ -136,7 +136,18 @@ def _gone(drop: Path) -> None:
     shutil.rmtree(drop)
 
 
-@pytest.mark.parametrize("mischief", [_directory, _long_name, _stranger, _gone])
+def _file(drop: Path) -> None:
+    shutil.rmtree(drop)
+    drop.write_text("x")
+
+
+def _no_place(drop: Path) -> None:
+    _file(drop)
+    # What is private no more is refused, whoever opened it.
+    os.chmod(drop.parent, 0o755)
+
+
+@pytest.mark.parametrize("mischief", [_directory, _long_name, _stranger, _gone, _file, _no_place])
 async def test_whatever_a_process_does_to_its_drop_it_ends_and_the_host_goes_on(
     state: Path, mischief: Callable[[Path], None]
 ) -> None:
@@ -152,7 +163,7 @@ async def test_whatever_a_process_does_to_its_drop_it_ends_and_the_host_goes_on(
         await client.close_stdin(process_id)
     records = await read(client, "m")
     assert [(record.kind, record.exit_code) for record in records[-2:]] == [(Kind.EXITED, 5), (Kind.CLOSED, None)]
-    assert [record.kind for record in records[:-2]] == ([] if mischief is _gone else [Kind.SIGNAL])
+    assert [record.kind for record in records[:-2]] == ([] if mischief in (_gone, _file, _no_place) else [Kind.SIGNAL])
     assert [record.data for record in await read(client, "n") if record.kind is Kind.SIGNAL] == [b"1"]
     await client.aclose()
     server.stop()
@@ -172,6 +183,7 @@ def test_events_are_found_also_where_no_watch_is_left(state: Path) -> None:
     poller = FakePoller()
     watcher = DropWatcher(poller)  # type: ignore[arg-type]
     drop = SignalDrop(state / "drop", watcher)
+    drop.make()
     watcher.close()
     # A closed descriptor refuses as one without room does.
     drop.watch(lambda: None)
@@ -207,6 +219,7 @@ async def test_no_event_is_lost_or_doubled_when_the_server_is_killed(state: Path
 def test_events_wait_for_descriptors_to_be_read_with(state: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     watcher = DropWatcher(FakePoller())  # type: ignore[arg-type]
     drop = SignalDrop(state / "drop", watcher)
+    drop.make()
     (state / "log").mkdir()
     log = ProcessLog.create(state / "log")
     leave(state / "drop", "event", "1")

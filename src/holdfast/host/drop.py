@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import stat
 from collections import deque
@@ -17,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from holdfast.directories import remove_directory
+from holdfast.directories import private_directory, remove_directory
+from holdfast.errors import HoldfastError
+from holdfast.host.description import Description
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import EntryKind
 from holdfast.host.log_index import FULL, LogFull, log_full
@@ -33,6 +36,8 @@ _IN_MOVED_TO: Final = 0x80
 _IN_CREATE: Final = 0x100
 _IN_NONBLOCK: Final = 0o4000
 _IN_CLOEXEC: Final = 0o2000000
+
+_log = logging.getLogger(__name__)
 
 
 def drop_path(state_directory: Path, process_id: str) -> Path:
@@ -84,6 +89,64 @@ class DropWatcher:
             os.close(self._descriptor)
 
 
+class Drops:
+    """The drops of one host."""
+
+    def __init__(self, state_directory: Path, poller: Poller) -> None:
+        self._state_directory = state_directory
+        self._poller = poller
+        #: None until there is a drop to watch.
+        self._watcher: DropWatcher | None = None
+        #: Whether there is a place for them.
+        self._ready = False
+
+    def make(self, description: Description) -> SignalDrop | None:
+        """The drop of a process that is about to start; None if it is to have none.
+
+        :raises OSError: it cannot be made
+        :raises HoldfastError: there is no place for drops
+        """
+        drop = self._find(description)
+        if drop is not None:
+            self._make(drop)
+        return drop
+
+    def recall(self, description: Description) -> SignalDrop | None:
+        """The drop of a process that goes on.
+
+        It belongs to the process: one that the process has made unfit has no events, and keeps nobody else waiting.
+
+        :raises OSError: there are no descriptors, or no memory, to look with
+        """
+        drop = self._find(description)
+        try:
+            if drop is not None:
+                self._make(drop)
+        except (OSError, HoldfastError) as error:
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                raise
+            _log.error("events of process %r cannot be taken: %s", description.process_id, error)
+        return drop
+
+    def _find(self, description: Description) -> SignalDrop | None:
+        if not description.signal_drop:
+            return None
+        if self._watcher is None:
+            self._watcher = DropWatcher(self._poller)
+        return SignalDrop(drop_path(self._state_directory, description.process_id), self._watcher)
+
+    def _make(self, drop: SignalDrop) -> None:
+        if not self._ready:
+            private_directory(self._state_directory / "drops")
+            self._ready = True
+        drop.make()
+
+    def close(self) -> None:
+        """Stop watching them."""
+        if self._watcher is not None:
+            self._watcher.close()
+
+
 class SignalDrop:
     """The drop of one process."""
 
@@ -91,14 +154,20 @@ class SignalDrop:
         self._directory = os.fspath(directory)
         self._new = f"{self._directory}/new"
         self._current = f"{self._directory}/cur"
-        for path in (self._directory, f"{self._directory}/tmp", self._new, self._current):
-            os.makedirs(path, mode=0o700, exist_ok=True)
         self._watcher = watcher
         self._handle = -1
         #: The events that were there at the last look and are not recorded yet, oldest first.
         self._waiting: deque[str] = deque()
         #: Whether something may have arrived since then.
         self._stale = False
+
+    def make(self) -> None:
+        """Make what is not there of it.
+
+        :raises OSError: it cannot be made
+        """
+        for path in (self._directory, f"{self._directory}/tmp", self._new, self._current):
+            os.makedirs(path, mode=0o700, exist_ok=True)
 
     def watch(self, arrived: Callable[[], None]) -> None:
         """Call *arrived* when there may be events."""

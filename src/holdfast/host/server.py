@@ -20,7 +20,7 @@ from holdfast.host.cgroup import contain, find_delegation, recall
 from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
 from holdfast.host.description import Description, Started, write_description, write_started
 from holdfast.host.descriptor_limit import DescriptorLimit
-from holdfast.host.drop import DropWatcher, SignalDrop, drop_path
+from holdfast.host.drop import Drops, SignalDrop
 from holdfast.host.hanging import HangingMounts
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
@@ -101,7 +101,7 @@ class ProcessHost:
         self._idle_since = monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._left_over = LeftOver(STOP_GRACE)
-        self._drops: DropWatcher | None = None
+        self._drops = Drops(directory, self._poller)
         self._start_clock = StartClock()
         self._stopping = False
         self._all_closed = asyncio.Event()
@@ -162,7 +162,7 @@ class ProcessHost:
         else:
             kept = KeptChild(running.pid, running.started, self._link, self._poller, running.handle)
             child = self._kept[running.pid] = kept
-        process.drop = self._open_drop(process.description)
+        process.drop = self._drops.recall(process.description)
         process.restored(running.pid, running.started, running.streams, child)
         if process.tree is not None:
             process.tree.cgroup = recall(process.directory, process.description.boot_id)
@@ -244,8 +244,7 @@ class ProcessHost:
         await self._places.close()
         for task in tuple(self._tasks):
             task.cancel()
-        if self._drops is not None:
-            self._drops.close()
+        self._drops.close()
         self.hanging.close()
         os.close(self._home)
 
@@ -353,7 +352,7 @@ class ProcessHost:
         pid: int | None = None
         try:
             write_description(record, description)
-            drop = self._open_drop(description)
+            drop = self._drops.make(description)
             before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             # It may mount what protects it before it is known to live.
             self._starts_sandbox = sandboxed
@@ -410,14 +409,6 @@ class ProcessHost:
                 _log.warning("process %r has no cgroup of its own: %s", process.process_id, error)
         if process.closed:
             process.tree.release_cgroup()
-
-    def _open_drop(self, description: Description) -> SignalDrop | None:
-        if not description.signal_drop:
-            return None
-        if self._drops is None:
-            private_directory(self.directory / "drops")
-            self._drops = DropWatcher(self._poller)
-        return SignalDrop(drop_path(self.directory, description.process_id), self._drops)
 
     def _process_closed(self, process: HostedProcess) -> None:
         self.live.discard(process)
