@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import msgspec
+import pytest
 
 from holdfast.clock import boot_id
 from holdfast.host.client import HostClient
@@ -17,11 +21,11 @@ from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import RECORD
 from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record
 from holdfast.host.process import HostedProcess
-from holdfast.host.recovery import recover
+from holdfast.host.recovery import Recovered, recover
 from holdfast.host.staging import Staging
 from holdfast.host.tree import start_time
 
-from .harness import PATH, alive, start_host, until_dead, within
+from .harness import PATH, alive, kill_server, start_host, until_dead, within
 
 
 @asynccontextmanager
@@ -44,6 +48,25 @@ async def read(client: HostClient, process_id: str) -> list[Record]:
         return [record async for record in client.records(process_id) if isinstance(record, Record)]
 
     return await within(all_records())
+
+
+def recovered(state: Path) -> list[Recovered]:
+    """What a server finds in *state* when it begins."""
+
+    def make(description: Description, directory: str, log: ProcessLog) -> HostedProcess:
+        return HostedProcess(
+            description,
+            directory,
+            log,
+            poller=None,  # type: ignore[arg-type]  (nothing is watched)
+            staging=staging,
+            on_closed=lambda process: None,
+            on_stdin_closed=lambda process: None,
+        )
+
+    staging = Staging(lambda descriptors: None)
+    processes = str(state / "processes")
+    return list(recover(processes, {}, [], make, staging=staging, outlived=False, passed_over={}))
 
 
 async def test_a_finished_process_is_remembered(state: Path) -> None:
@@ -148,21 +171,9 @@ async def test_what_a_lost_process_left_is_ended_also_if_the_server_that_found_i
     server.kill()
     await client.aclose()
 
-    def make(description: Description, directory: str, log: ProcessLog) -> HostedProcess:
-        return HostedProcess(
-            description,
-            directory,
-            log,
-            poller=None,  # type: ignore[arg-type]  (nothing is watched)
-            staging=staging,
-            on_closed=lambda process: None,
-            on_stdin_closed=lambda process: None,
-        )
-
-    staging = Staging(lambda descriptors: None)
     # Two servers that get no further than to declare it lost.
     for _ in range(2):
-        (found,) = recover(str(state / "processes"), {}, [], make, staging=staging, outlived=False)
+        (found,) = recovered(state)
         assert (found.process.lost, found.process.closed) == (True, True)
         assert found.survivors is not None
         assert [member.pid for member in found.survivors.members()] == [started.pid]
@@ -170,3 +181,61 @@ async def test_what_a_lost_process_left_is_ended_also_if_the_server_that_found_i
         await until_dead(started.pid)
     (directory,) = os.listdir(state / "processes")
     assert "left-over" not in os.listdir(state / "processes" / directory)
+
+
+@pytest.mark.parametrize("unreadable", ["process", "index", "writes"])
+async def test_who_cannot_be_read_goes_on_and_keeps_nobody_else_waiting(
+    state: Path, tmp_path: Path, unreadable: str
+) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    shell = spec("m", "sh", "-c", "read x; echo $x; exit 3")
+    await client.start(msgspec.structs.replace(shell, pipe_stdin=True))
+    await client.start(spec("other", "sleep", "1000"))
+    await client.write("m", b"word")
+    (directory,) = [
+        path for path in (state / "processes").iterdir() if b'"processId":"m"' in (path / "process").read_bytes()
+    ]
+    # For whoever wants a file this cannot be read, whatever rights he has.
+    aside = tmp_path / unreadable
+    os.rename(directory / unreadable, aside)
+    (directory / unreadable).mkdir()
+    await kill_server(server)
+    other = await client.status("other")
+    assert other is not None
+    assert other.state is ProcessState.RUNNING
+    status = await client.status("m")
+    if unreadable == "writes":
+        assert status is not None
+        assert (status.state, status.stalled is not None) == (ProcessState.RUNNING, True)
+    else:
+        assert status is None
+    (directory / unreadable).rmdir()
+    os.rename(aside, directory / unreadable)
+    await kill_server(server)
+    await client.write("m", b"s\n")
+    records = await read(client, "m")
+    assert [(record.kind, record.data, record.exit_code) for record in records] == [
+        (Kind.STDOUT, b"words\n", None),
+        (Kind.EXITED, b"", 3),
+        (Kind.CLOSED, b"", None),
+    ]
+    await client.aclose()
+    server.stop()
+
+
+@pytest.mark.parametrize("number", [errno.ENFILE, errno.ENOMEM])
+async def test_without_descriptors_or_memory_nobody_is_passed_over(
+    state: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async with running(state) as (client, _):
+        await client.start(spec("done", "true"))
+        await read(client, "done")
+
+    def refuse(directory: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("holdfast.host.recovery.read_description", refuse)
+    # The keeper starts another server, which may have better luck.
+    with pytest.raises(OSError, match=os.strerror(number)):
+        recovered(state)

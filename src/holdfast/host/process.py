@@ -116,11 +116,15 @@ class HostedProcess:
             self.drop.watch(self._events_arrived)
 
     def restored(self, pid: int, ticks: int, streams: Streams, child: Child | None) -> None:
-        """Take over what an earlier server of this host left: a child (None if its end is recorded) and its streams."""
-        self.writes.recover()
+        """Take over what an earlier server of this host left: a child (None if its end is recorded) and its streams.
+
+        :raises OSError: it cannot be read, or watched; it can be ended all the same
+        """
         self.pid = pid
         self.tree = Tree(pid, ticks, self.description.marker)
         self._streams = streams
+        self._child = child
+        self.writes.recover()
         self.input.open(streams)
         self._output.open(streams)
         self._child = child

@@ -6,6 +6,10 @@ complete.  Anything else was alive when its server died.  If the keeper held its
 the files, with the exit status that the keeper knows.  If nobody held them, its unindexed bytes are indexed, its exit
 is recorded as unknown unless somebody saw it, and what still lives of its tree is found to be ended
 (:mod:`holdfast.host.left_over`).
+
+A directory that cannot be read is passed over, and the streams of its process stay with the keeper: it may run, and
+another server may be able to read it.  Without descriptors or memory nothing can be read; then the recovery fails, for
+the next server to try again.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from holdfast.host.process import HANDLE, HostedProcess
 from holdfast.host.spawn import Streams
 from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
+from holdfast.jsonrpc.streams import EXHAUSTED
 
 _log = logging.getLogger(__name__)
 
@@ -71,21 +76,33 @@ def recover(
     *,
     staging: Staging,
     outlived: bool,
+    passed_over: Held,
 ) -> Iterator[Recovered]:
     """Yield every process of earlier servers, oldest first.
 
-    What goes on takes its descriptors out of *held*.  *children* are the pids that the keeper can wait for;
-    *outlived* says that the keeper was there all the time; what is in *staging* lands.
+    What goes on takes its descriptors out of *held*; those of what cannot be read go to *passed_over*.  *children* are
+    the pids that the keeper can wait for; *outlived* says that the keeper was there all the time; what is in *staging*
+    lands.
+
+    :raises OSError: there are no descriptors, or no memory, to read with
     """
     delete_forgotten(Path(processes_directory).parent)
     found: list[tuple[Description, Started | None, str]] = []
+
+    def pass_over(directory: str, error: OSError) -> None:
+        if error.errno in EXHAUSTED:
+            raise error
+        _log.error("%s cannot be read: %s", directory, error)
+        key = os.path.basename(directory)
+        if key in held:
+            passed_over[key] = held.pop(key)
+
     for name in os.listdir(processes_directory):
         directory = f"{processes_directory}/{name}"
         try:
             told = read_description(directory)
         except OSError as error:
-            # It may be that of a process that runs: it stays, for a server that can read it.
-            _log.error("%s cannot be read: %s", directory, error)
+            pass_over(directory, error)
             continue
         if told is None:
             remove_directory(directory)
@@ -94,34 +111,61 @@ def recover(
     found.sort(key=lambda item: item[0].created_ns)
     own = set(children)
     unclaimed = own - {started.pid for _, started, _ in found if started is not None and _is_among(own, started)}
+    takeover = _Takeover(held, own, unclaimed, make, staging, outlived)
     for description, started, directory in found:
+        try:
+            recovered = takeover.bring_back(description, started, directory)
+        except OSError as error:
+            pass_over(directory, error)
+            continue
+        if recovered is not None:
+            yield recovered
+
+
+@dataclass
+class _Takeover:
+    """What one process is brought back from, besides its directory; see :func:`recover`."""
+
+    held: Held
+    #: The children of the keeper, and those of them of which no process is known.
+    own: set[int]
+    unclaimed: set[int]
+    make: MakeProcess
+    staging: Staging
+    outlived: bool
+
+    def bring_back(self, description: Description, started: Started | None, directory: str) -> Recovered | None:
+        """The process of *directory*; None, and nothing is left of it, if it was never started.
+
+        :raises OSError: it cannot be read
+        """
         key = os.path.basename(directory)
         log = ProcessLog.complete(directory)
         newest = log.entries(log.last_seq - 1, 1) if log.last_seq else []
         if newest and newest[0].kind == EntryKind.CLOSED:
-            process = _ended(make(description, directory, log), started)
+            process = _ended(self.make(description, directory, log), started)
             survivors = _survivors(description, started, directory) if left_over.is_noted(directory) else None
-            yield Recovered(process, None, survivors)
-        elif key in held:
-            handle = held[key].pop(HANDLE, -1)
-            streams = Streams.from_names(held[key])
+            return Recovered(process, None, survivors)
+        if key in self.held:
+            streams = Streams.from_names(self.held[key])
+            handle = self.held[key].get(HANDLE, -1)
             if started is None:
-                started = _find(description, streams, unclaimed)
+                started = _find(description, streams, self.unclaimed)
                 if started is None:
                     remove_directory(directory)
-                    continue
+                    return None
                 _write_down(directory, started)
-            log = ProcessLog.recover(directory, staging)
+            log = ProcessLog.recover(directory, self.staging)
             exit_recorded = log.last(EntryKind.EXITED) is not None
-            del held[key]
-            process = make(description, directory, log)
-            stranger = not _is_among(own, started)
+            del self.held[key]
+            process = self.make(description, directory, log)
+            stranger = not _is_among(self.own, started)
             running = Running(started.pid, started.started, streams, exit_recorded, stranger, handle)
-            yield Recovered(process, running, None)
-        elif started is None and outlived:
+            return Recovered(process, running, None)
+        if started is None and self.outlived:
             remove_directory(directory)
-        else:
-            yield _lose(description, started, directory, ProcessLog.recover(directory, staging), make)
+            return None
+        return _lose(description, started, directory, ProcessLog.recover(directory, self.staging), self.make)
 
 
 def _lose(

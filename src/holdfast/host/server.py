@@ -21,6 +21,7 @@ from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
 from holdfast.host.description import Description, Started, write_description, write_started
 from holdfast.host.descriptor_limit import DescriptorLimit
 from holdfast.host.drop import Drops, SignalDrop
+from holdfast.host.estate import Held
 from holdfast.host.hanging import HangingMounts
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
@@ -37,6 +38,7 @@ from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, StartClock, end_tree
 from holdfast.jsonrpc.event_loop import running_poller
 from holdfast.jsonrpc.messages import STOPPING, RpcError
+from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: Bytes of output of closed processes in the host's namespace; beyond it the oldest goes, and readers are told.
 RETAIN_BYTES: Final = 20 * 1024**3
@@ -75,6 +77,8 @@ class ProcessHost:
         link.on_ended = self._kept_child_ended
         link.on_unheld = self._not_held
         self._kept: dict[int, KeptChild] = {}
+        #: The streams of what this server cannot read; another one may.
+        self._passed_over: Held = {}
         self._staging = Staging(self._hold_staging)
         self.retention = Retention(retain_bytes)
         self.directory = directory
@@ -124,6 +128,7 @@ class ProcessHost:
             self._new_process,
             staging=self._staging,
             outlived=self._link.outlived,
+            passed_over=self._passed_over,
         ):
             process = found.process
             session_id = process.description.session_id
@@ -145,7 +150,8 @@ class ProcessHost:
             for descriptor in descriptors.values():
                 os.close(descriptor)
             self._link.let(key)
-        self._link.adopt(list(self._kept))
+        # Whose child it is that cannot be read is not known: none of them is reaped then.
+        self._link.adopt(children if self._passed_over else list(self._kept))
         if self._link.outlived or lost:
             _log.warning("took over from a server that died: %d processes go on, %d were lost", len(self.live), lost)
 
@@ -163,7 +169,14 @@ class ProcessHost:
             kept = KeptChild(running.pid, running.started, self._link, self._poller, running.handle)
             child = self._kept[running.pid] = kept
         process.drop = self._drops.recall(process.description)
-        process.restored(running.pid, running.started, running.streams, child)
+        try:
+            process.restored(running.pid, running.started, running.streams, child)
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
+            # It goes on, can be ended, and is read when another server can.
+            process.stalled = f"Process {process.process_id} cannot be read: {error}."
+            _log.error("%s", process.stalled)
         if process.tree is not None:
             process.tree.cgroup = recall(process.directory, process.description.boot_id)
             if process.closed:
@@ -197,9 +210,10 @@ class ProcessHost:
     def _hold_staging(self, descriptors: dict[str, int]) -> None:
         self._link.hold({_STAGING: descriptors})
 
-    def holdings(self) -> dict[str, dict[str, int]]:
+    def holdings(self) -> Held:
         """Everything that a keeper has to hold, by process directory (or what else it belongs to) and name."""
-        held = {process.key: process.holdings() for process in self.live} | self.sessions.holdings()
+        held = {process.key: process.holdings() for process in self.live}
+        held |= self._passed_over | self.sessions.holdings()
         if staging := self._staging.holdings():
             held[_STAGING] = staging
         return held
@@ -262,7 +276,7 @@ class ProcessHost:
     @property
     def idle_for(self) -> float:
         """Seconds since the last moment with a connection or a live process; 0 while there is one."""
-        if self.connections or self.live or not self._left_over.ended:
+        if self.connections or self.live or self._passed_over or not self._left_over.ended:
             return 0.0
         return monotonic() - self._idle_since
 
