@@ -365,7 +365,7 @@ def _occupy(directory: Path) -> None:
     for name, mode in (("private", 0o700), ("locked", 0o700), ("nested", 0o700), ("closed", 0), ("fixed", 0o500)):
         (directory / name).mkdir(mode)
     (directory / "locked" / "lock").mkdir()
-    (directory / "nested" / "nurseries").touch()
+    (directory / "nested" / "processes").touch()
 
 
 @pytest.mark.parametrize("listen", ["unix://", "stdio"])
@@ -381,7 +381,7 @@ def _occupy(directory: Path) -> None:
         ("fixed/x/y", "{}/fixed/x/y cannot be made in {}/fixed: Permission denied.", "Mend that, or choose a "),
         ("fixed", "{}/fixed/lock cannot be opened: Permission denied.", "Mend that, or choose a directory "),
         ("locked", "{}/locked/lock cannot be opened: Is a directory.", "Mend that, or choose a directory "),
-        ("nested", "{}/nested/nurseries is not a directory.", "Move it away, or choose a directory of your own."),
+        ("nested", "{}/nested/processes is not a directory.", "Move it away, or choose a directory of your own."),
         ("a" * 300, "cannot be made in {}: File name too long.", "Mend that, or choose a directory of your own."),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from holdfast.directories import InsecureDirectory
 from holdfast.host.description import Started
 from holdfast.host.log_format import EntryKind
 from holdfast.host.place import Nursery, recycle_place
@@ -131,6 +132,19 @@ def test_a_part_of_the_disk_that_has_become_slow_is_left(tmp_path: Path) -> None
     second = where()
     assert second != first
     assert where() == second
+    nursery.close()
+
+
+def test_what_is_in_the_way_of_the_nursery_is_in_the_way_of_starts_only(tmp_path: Path) -> None:
+    (tmp_path / "nurseries").write_text("x")
+    # As each server does that takes over.
+    nursery = Nursery(tmp_path)
+    for _ in range(2):
+        with pytest.raises(InsecureDirectory, match="nurseries is not a directory"):
+            nursery.make_directory(f"{tmp_path}/place")
+    (tmp_path / "nurseries").unlink()
+    nursery.make_directory(f"{tmp_path}/place")
+    assert os.listdir(tmp_path / "place") == []
     nursery.close()
 
 

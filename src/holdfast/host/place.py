@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from holdfast.clock import monotonic
 from holdfast.directories import private_directory, remove_directory
+from holdfast.errors import HoldfastError
 from holdfast.host.log import ProcessLog
 
 #: The description file, and the index of the log.
@@ -67,19 +68,20 @@ class Nursery:
     """Where places are made, by any thread."""
 
     def __init__(self, state_directory: Path) -> None:
-        """:raises UnusableDirectory: there is no place for them in *state_directory*"""
-        above = state_directory / "nurseries"
-        # Empty, or with what a killed server was about to make.
-        remove_directory(above)
-        self._above = os.fspath(private_directory(above))
-        _spread_below(self._above)
+        """It is made in *state_directory* when it is first needed."""
+        self._above = state_directory / "nurseries"
+        self._ready = False
         self._directory = ""
         self._made = 0
         self._slow = 0
         self._lock = Lock()
 
     def make_directory(self, directory: str) -> None:
-        """Make *directory*, which is on the same file system."""
+        """Make *directory*, which is on the same file system.
+
+        :raises OSError: no room
+        :raises HoldfastError: there is no place for a nursery
+        """
         with self._lock:
             if not self._directory or self._made >= _LITTER:
                 self._renew()
@@ -96,9 +98,16 @@ class Nursery:
                 self._made = _LITTER
 
     def _renew(self) -> None:
-        left, self._directory = self._directory, f"{self._above}/{os.urandom(8).hex()}"
+        if not self._ready:
+            # Empty, or with what a killed server was about to make.
+            remove_directory(self._above)
+            private_directory(self._above)
+            _spread_below(self._above)
+            self._ready = True
+        directory = f"{self._above}/{os.urandom(8).hex()}"
+        os.mkdir(directory, 0o700)
+        left, self._directory = self._directory, directory
         self._made = self._slow = 0
-        os.mkdir(self._directory, 0o700)
         if left:
             remove_directory(left)
 
@@ -111,6 +120,7 @@ def make_place(nursery: Nursery, directory: str) -> None:
     """Make the place *directory*: both files are there and empty.
 
     :raises OSError: no room, or no descriptors; nothing is left
+    :raises HoldfastError: there is no place for a nursery
     """
     began = monotonic()
     nursery.make_directory(directory)
@@ -130,7 +140,7 @@ def make_places(nursery: Nursery, directories: list[str]) -> list[str]:
         for directory in directories:
             make_place(nursery, directory)
             made.append(directory)
-    except OSError:
+    except (OSError, HoldfastError):
         # No room or no descriptors: the start that needs a place will say so.
         pass
     return made
@@ -165,7 +175,7 @@ def remove_place(directory: str) -> None:
         remove_directory(directory)
 
 
-def _spread_below(directory: str) -> None:
+def _spread_below(directory: Path) -> None:
     """Let each directory that is made in *directory* be in a part of the disk of its own."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -42,6 +42,7 @@ class Places:
         """A place, made now if there is none ready.
 
         :raises OSError: no room, or no descriptors
+        :raises HoldfastError: there is no place for a nursery
         """
         self._last_taken = monotonic()
         while self._stock:

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from typing import Final, NamedTuple
 
+from holdfast.errors import HoldfastError
 from holdfast.host.keeper import DESCRIPTORS
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.place import Place
@@ -59,6 +60,7 @@ class PreparedStarts:
 
         :raises RpcError: *stdin_file* cannot be standard input; nothing is left
         :raises OSError: no room, or no descriptors; nothing is left
+        :raises HoldfastError: there is no place for what is made; nothing is left
         """
         if tty or pipe_stdin or stdin_file is not None:
             prepared = self._make(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
@@ -89,7 +91,7 @@ class PreparedStarts:
         try:
             for _ in range(number):
                 made.append(self._make())
-        except OSError:
+        except (OSError, HoldfastError):
             if not made:
                 raise
         self._hold(*made)
@@ -117,7 +119,7 @@ class PreparedStarts:
         if not self._ready and not self._closed:
             try:
                 self._make_ready(1)
-            except OSError:
+            except (OSError, HoldfastError):
                 # The start that needs it will say so.
                 return
 

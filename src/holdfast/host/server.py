@@ -336,6 +336,7 @@ class ProcessHost:
         :raises DuplicateProcess: the id is taken
         :raises RpcError: the host is stopping, or *stdin_file* cannot be standard input
         :raises OSError: the reason why it did not start; nothing runs and nothing is left
+        :raises HoldfastError: there is no place for what the host makes; nothing runs and nothing is left
         :raises ValueError: a NUL byte where there cannot be one
         """
         if self._stopping:
