@@ -18,13 +18,17 @@ from .promises import eventually, spec
 #: Says when it is asked to end, and does not.
 STUBBORN = 'trap "touch $0" TERM; echo up; while :; do sleep 0.05; done'
 
-#: A keeper that is told to stop with its first server at work, and all of whose servers are killed.
+#: A keeper that is told to stop with its first server at work, and all of whose servers are killed.  Each of them says
+#: the pids of what it started: a program, and another one that leads a session of its own.
 DOOMED = """
-import os, signal, sys
+import os, signal, subprocess, sys
 from holdfast.host.keeper import Keeper
 
+SCRIPT = "setsid sleep 1000 >&- & echo $$ $!; exec sleep 1000 >&-"
+
 def serve(channel, estate, announce):
-    os.write(1, b"x")
+    started = subprocess.Popen(["sh", "-c", SCRIPT], stdout=subprocess.PIPE, start_new_session=True)
+    os.write(1, started.stdout.readline())
     os.kill(os.getppid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -147,8 +151,11 @@ async def test_no_instant_of_becoming_the_keeper_loses_a_stop(state: Path, when:
     assert "host.sock" not in os.listdir(state)
 
 
-async def test_a_stop_that_no_server_survives_is_not_tried_for_ever() -> None:
+async def test_a_stop_that_no_server_survives_is_not_tried_for_ever_and_nothing_is_left() -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", DOOMED, stdout=asyncio.subprocess.PIPE)
-    tries, _ = await within(process.communicate())
+    said, _ = await within(process.communicate())
     assert process.returncode == 128 + signal.SIGKILL
+    tries = said.splitlines()
     assert 1 < len(tries) < 20
+    for pid in map(int, said.split()):
+        await until_dead(pid)

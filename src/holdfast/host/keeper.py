@@ -69,6 +69,8 @@ _WITHIN = 10.0
 _PAUSE = 1.0
 #: So many servers may die of what they were asked to do: to end everything, and then themselves.
 _STOPS = 5
+#: Seconds in which what is killed then is expected to be gone.
+_KILLING = 5.0
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -347,8 +349,27 @@ class Keeper:
         if self._asked_to_stop:
             # What it ran may run yet: the next one ends that.
             self._failed_stops += 1
-            return code if self._failed_stops >= _STOPS else None
+            if self._failed_stops >= _STOPS:
+                self._kill_children()
+                return code
         return None
+
+    def _kill_children(self) -> None:
+        """End, without any order, what no server could end; the children of who dies become ours."""
+        deadline = time.monotonic() + _KILLING
+        while time.monotonic() < deadline:
+            killed = False
+            for pid in self._children():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    killed = True
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                except PermissionError:
+                    # It has become somebody else's.
+                    continue
+            if not killed:
+                return
+            time.sleep(LEISURE)
 
     def _look_after_children(self) -> None:
         if not self._settled:
