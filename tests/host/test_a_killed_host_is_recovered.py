@@ -19,6 +19,7 @@ from holdfast.host.client import HostClient
 from holdfast.host.description import Description
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import RECORD
+from holdfast.host.passed_over import PassedOver
 from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record
 from holdfast.host.process import HostedProcess
 from holdfast.host.recovery import Recovered, recover
@@ -50,6 +51,12 @@ async def read(client: HostClient, process_id: str) -> list[Record]:
     return await within(all_records())
 
 
+def directory_of(state: Path, process_id: str) -> Path:
+    wanted = f'"processId":"{process_id}"'.encode()
+    (description,) = [path for path in state.glob("processes/*/process") if wanted in path.read_bytes()]
+    return description.parent
+
+
 def recovered(state: Path) -> list[Recovered]:
     """What a server finds in *state* when it begins."""
 
@@ -66,7 +73,7 @@ def recovered(state: Path) -> list[Recovered]:
 
     staging = Staging(lambda descriptors: None)
     processes = str(state / "processes")
-    return list(recover(processes, {}, [], make, staging=staging, outlived=False, passed_over={}))
+    return list(recover(processes, {}, [], make, staging=staging, outlived=False, passed_over=PassedOver()))
 
 
 async def test_a_finished_process_is_remembered(state: Path) -> None:
@@ -193,9 +200,7 @@ async def test_who_cannot_be_read_goes_on_and_keeps_nobody_else_waiting(
     await client.start(msgspec.structs.replace(shell, pipe_stdin=True))
     await client.start(spec("other", "sleep", "1000"))
     await client.write("m", b"word")
-    (directory,) = [
-        path for path in (state / "processes").iterdir() if b'"processId":"m"' in (path / "process").read_bytes()
-    ]
+    directory = directory_of(state, "m")
     # For whoever wants a file this cannot be read, whatever rights he has.
     aside = tmp_path / unreadable
     os.rename(directory / unreadable, aside)
@@ -222,6 +227,22 @@ async def test_who_cannot_be_read_goes_on_and_keeps_nobody_else_waiting(
     ]
     await client.aclose()
     server.stop()
+
+
+async def test_an_orderly_stop_ends_also_who_cannot_be_read(state: Path) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    started = await client.start(spec("m", "sleep", "1000"))
+    assert started.pid is not None
+    description = directory_of(state, "m") / "process"
+    description.unlink()
+    description.mkdir()
+    await kill_server(server)
+    assert await client.status("m") is None
+    assert alive(started.pid)
+    await client.aclose()
+    assert server.stop() == 0
+    assert not alive(started.pid)
 
 
 @pytest.mark.parametrize("number", [errno.ENFILE, errno.ENOMEM])

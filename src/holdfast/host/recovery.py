@@ -7,15 +7,13 @@ the files, with the exit status that the keeper knows.  If nobody held them, its
 is recorded as unknown unless somebody saw it, and what still lives of its tree is found to be ended
 (:mod:`holdfast.host.left_over`).
 
-A directory that cannot be read is passed over, and the streams of its process stay with the keeper: it may run, and
-another server may be able to read it.  Without descriptors or memory nothing can be read; then the recovery fails, for
-the next server to try again.
+A directory that cannot be read is passed over (:mod:`holdfast.host.passed_over`).  Without descriptors or memory none
+can be read; then the recovery fails, for the next server to try again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,13 +29,11 @@ from holdfast.host.forgetting import delete_forgotten
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
 from holdfast.host.log_index import LogFull
+from holdfast.host.passed_over import PassedOver
 from holdfast.host.process import HANDLE, HostedProcess
 from holdfast.host.spawn import Streams
 from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
-from holdfast.jsonrpc.streams import EXHAUSTED
-
-_log = logging.getLogger(__name__)
 
 MakeProcess = Callable[[Description, str, ProcessLog], HostedProcess]
 
@@ -76,7 +72,7 @@ def recover(
     *,
     staging: Staging,
     outlived: bool,
-    passed_over: Held,
+    passed_over: PassedOver,
 ) -> Iterator[Recovered]:
     """Yield every process of earlier servers, oldest first.
 
@@ -89,20 +85,12 @@ def recover(
     delete_forgotten(Path(processes_directory).parent)
     found: list[tuple[Description, Started | None, str]] = []
 
-    def pass_over(directory: str, error: OSError) -> None:
-        if error.errno in EXHAUSTED:
-            raise error
-        _log.error("%s cannot be read: %s", directory, error)
-        key = os.path.basename(directory)
-        if key in held:
-            passed_over[key] = held.pop(key)
-
     for name in os.listdir(processes_directory):
         directory = f"{processes_directory}/{name}"
         try:
             told = read_description(directory)
         except OSError as error:
-            pass_over(directory, error)
+            passed_over.add(directory, error, held)
             continue
         if told is None:
             remove_directory(directory)
@@ -116,7 +104,7 @@ def recover(
         try:
             recovered = takeover.bring_back(description, started, directory)
         except OSError as error:
-            pass_over(directory, error)
+            passed_over.add(directory, error, held)
             continue
         if recovered is not None:
             yield recovered

@@ -28,6 +28,7 @@ from holdfast.host.keeping import KeeperLink
 from holdfast.host.left_over import LeftOver
 from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
+from holdfast.host.passed_over import PassedOver
 from holdfast.host.places import Places
 from holdfast.host.prepared import PreparedStarts
 from holdfast.host.process import HostedProcess, NotPermitted
@@ -77,8 +78,7 @@ class ProcessHost:
         link.on_ended = self._kept_child_ended
         link.on_unheld = self._not_held
         self._kept: dict[int, KeptChild] = {}
-        #: The streams of what this server cannot read; another one may.
-        self._passed_over: Held = {}
+        self._passed_over = PassedOver()
         self._staging = Staging(self._hold_staging)
         self.retention = Retention(retain_bytes)
         self.directory = directory
@@ -150,8 +150,8 @@ class ProcessHost:
             for descriptor in descriptors.values():
                 os.close(descriptor)
             self._link.let(key)
-        # Whose child it is that cannot be read is not known: none of them is reaped then.
-        self._link.adopt(children if self._passed_over else list(self._kept))
+        unclaimed = self._passed_over.claim(pid for pid in children if pid not in self._kept)
+        self._link.adopt([*self._kept, *unclaimed])
         if self._link.outlived or lost:
             _log.warning("took over from a server that died: %d processes go on, %d were lost", len(self.live), lost)
 
@@ -213,7 +213,7 @@ class ProcessHost:
     def holdings(self) -> Held:
         """Everything that a keeper has to hold, by process directory (or what else it belongs to) and name."""
         held = {process.key: process.holdings() for process in self.live}
-        held |= self._passed_over | self.sessions.holdings()
+        held |= self._passed_over.streams | self.sessions.holdings()
         if staging := self._staging.holdings():
             held[_STAGING] = staging
         return held
@@ -241,11 +241,12 @@ class ProcessHost:
         self._all_closed.clear()
         self._sweeper.cancel()
         endings = [self._end(process) for process in tuple(self.live)]
-        for failure in await asyncio.gather(*endings, self._left_over.wait(), return_exceptions=True):
+        endings += [*self._passed_over.endings(STOP_GRACE), self._left_over.wait()]
+        for failure in await asyncio.gather(*endings, return_exceptions=True):
             if isinstance(failure, OSError):
                 # Who else there is gets ended all the same.
                 _log.error("what is alive of a process cannot be told: %s", failure.strerror)
-            elif failure is not None:
+            elif isinstance(failure, BaseException):
                 raise failure
         while self.live:
             try:
@@ -276,7 +277,7 @@ class ProcessHost:
     @property
     def idle_for(self) -> float:
         """Seconds since the last moment with a connection or a live process; 0 while there is one."""
-        if self.connections or self.live or self._passed_over or not self._left_over.ended:
+        if self.connections or self.live or self._passed_over.streams or not self._left_over.ended:
             return 0.0
         return monotonic() - self._idle_since
 
