@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
-import threading
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from holdfast.directories import private_directory, remove_directory, stored_bytes
+from holdfast.errors import HoldfastError
 from holdfast.host.drop import drop_path
-from holdfast.host.ending import hear_none
 from holdfast.host.methods import Reply, method
 from holdfast.host.parameters import Parameters
+from holdfast.host.threads import in_background
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_REQUEST, RpcError, encode_json
+from holdfast.jsonrpc.streams import EXHAUSTED
 
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
@@ -33,6 +35,8 @@ _FORGOTTEN: Final = "forgotten"
 #: Seconds that a process which has ended gets for its streams to close.
 _CLOSES_WITHIN: Final = 1.0
 _UNKNOWN: Final = b'{"existed":false,"bytes":0}'
+
+_log = logging.getLogger(__name__)
 
 
 class Forget(Parameters, frozen=True):
@@ -148,15 +152,23 @@ def _measure_and_delete(places: list[str], *, delete: bool) -> int:
 
 
 def delete_forgotten(state_directory: Path) -> None:
-    """Delete, in the background, what an earlier server was about to; and be ready for more."""
-    # Made now: on a full disk it could not be.
-    directory = private_directory(state_directory / _FORGOTTEN)
-    left = [entry.path for entry in os.scandir(directory)]
+    """Delete, in the background, what an earlier server was about to; and be ready for more.
+
+    :raises OSError: there are no descriptors, or no memory, to look with
+    """
+    try:
+        # Made now: on a full disk it could not be.
+        directory = private_directory(state_directory / _FORGOTTEN)
+        left = [entry.path for entry in os.scandir(directory)]
+    except (OSError, HoldfastError) as error:
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            raise
+        _log.error("what was forgotten cannot be deleted: %s", error)
+        return
     if left:
-        # A thread of its own and not the loop's: nobody waits for it, not even the end of the host.
-        threading.Thread(target=_delete, args=(left,), daemon=True).start()
+        in_background(lambda: _delete(left))
 
 
 def _delete(places: list[str]) -> None:
-    hear_none()
-    _measure_and_delete(places, delete=True)
+    for place in places:
+        remove_directory(place)

@@ -9,15 +9,15 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from holdfast.errors import HoldfastError
 from holdfast.host.dispatch import ClientConnection
-from holdfast.host.ending import ENDING, hear_none
+from holdfast.host.ending import ENDING
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.server import ProcessHost
+from holdfast.host.threads import Threads
 from holdfast.jsonrpc.connection import Connection
 from holdfast.jsonrpc.event_loop import EventLoop
 from holdfast.jsonrpc.streams import Serving
@@ -87,7 +87,7 @@ async def _serve(
     service: Service, link: KeeperLink, succeed: Callable[[ProcessHost], NoReturn] | None, announce: bool
 ) -> int:
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(initializer=hear_none))
+    loop.set_default_executor(Threads())
     stop = asyncio.Event()
     for number in ENDING:
         loop.add_signal_handler(number, stop.set)

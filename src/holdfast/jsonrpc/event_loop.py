@@ -250,6 +250,13 @@ class EventLoop(asyncio.SelectorEventLoop):
         self.poller.interrupted = True
         return super().call_at(when, callback, *args, context=context)
 
+    async def shutdown_default_executor(self) -> None:
+        try:
+            await super().shutdown_default_executor()
+        except RuntimeError:
+            # asyncio waits for threads in a thread, and there is none to be had.
+            return
+
     def _callback_failed(self, error: Exception) -> None:
         self.call_exception_handler({"message": "a callback of the poller failed", "exception": error})
 

@@ -1,0 +1,63 @@
+"""The threads of the server, for what takes a while: the event loop goes on meanwhile.
+
+Where none can be made (the user, or the unit, has as many tasks as it may), what a thread would do is done at once, by
+whoever asks for it.  That keeps the others waiting, but what could not be done would keep them waiting for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from holdfast.host.ending import hear_none
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Threads(ThreadPoolExecutor):
+    """An executor that needs no thread."""
+
+    def __init__(self) -> None:
+        super().__init__(initializer=hear_none)
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = Future()
+        turn = [True]
+
+        def work() -> None:
+            try:
+                turn.pop()
+            except IndexError:
+                # The other one was first.
+                return
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        try:
+            super().submit(work)
+        except RuntimeError:
+            # It is in the queue all the same, for a thread that is there or can be made later.
+            work()
+        return future
+
+
+def in_background(function: Callable[[], None]) -> None:
+    """Call *function* in a thread for which nobody waits, not even the end of the server."""
+
+    def call() -> None:
+        hear_none()
+        function()
+
+    try:
+        threading.Thread(target=call, daemon=True).start()
+    except RuntimeError:
+        function()
