@@ -26,7 +26,25 @@ from holdfast.host.recovery import Recovered, recover
 from holdfast.host.staging import Staging
 from holdfast.host.tree import start_time
 
-from .harness import PATH, alive, kill_server, start_host, until_dead, within
+from .harness import PATH, RunningServer, alive, kill_server, start_host, until_dead, within
+
+
+#: A host that lets what a lost process left take its time.
+PATIENT = """
+import sys
+from holdfast.host import entry, server
+server.STOP_GRACE = 1000.0
+sys.exit(entry.main())
+"""
+#: Does not end when it is asked to, and says when that is so.
+STUBBORN = """
+import signal
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+print("up", flush=True)
+while True:
+    signal.pause()
+"""
 
 
 @asynccontextmanager
@@ -167,27 +185,63 @@ async def test_two_hosts_never_share_a_directory(state: Path) -> None:
         assert b"Another host is running" in errors
 
 
-async def test_what_a_lost_process_left_is_ended_also_if_the_server_that_found_it_is_killed(state: Path) -> None:
+async def lost(state: Path, *argv: str) -> int:
+    """The pid of a process "l" that says something, and whose host, keeper and server, was killed then."""
     server = start_host(state)
     client = await HostClient.connect(server.url, reconnect_for=0.1)
-    started = await client.start(spec("l", "sleep", "1000"))
+    started = await client.start(spec("l", *argv))
     assert started.pid is not None
+    async for _ in client.records("l"):
+        break
     serving = server.server_pid
     os.kill(server.pid, signal.SIGSTOP)
     os.kill(serving, signal.SIGKILL)
     server.kill()
     await client.aclose()
+    return started.pid
 
+
+async def test_what_a_lost_process_left_is_ended_also_if_the_server_that_found_it_is_killed(state: Path) -> None:
+    pid = await lost(state, "sh", "-c", "echo up; exec sleep 1000")
     # Two servers that get no further than to declare it lost.
     for _ in range(2):
         (found,) = recovered(state)
         assert (found.process.lost, found.process.closed) == (True, True)
-        assert found.survivors is not None
-        assert [member.pid for member in found.survivors.members()] == [started.pid]
+        assert found.left
+        assert found.process.tree is not None
+        assert [member.pid for member in found.process.tree.members()] == [pid]
     async with running(state):
-        await until_dead(started.pid)
+        await until_dead(pid)
     (directory,) = os.listdir(state / "processes")
     assert "left-over" not in os.listdir(state / "processes" / directory)
+
+
+async def test_what_a_lost_process_left_can_be_seen_and_its_end_be_hastened(state: Path) -> None:
+    pid = await lost(state, sys.executable, "-c", STUBBORN)
+    server = RunningServer([sys.executable, "-c", PATIENT, "--listen", "unix://", "--state-dir", str(state)])
+    client = await HostClient.connect(server.url)
+    assert [member.pid for member in await client.members("l")] == [pid]
+    outcome = await client.terminate("l", grace=0.0)
+    assert (outcome.was_running, outcome.survivors) == (False, [])
+    assert [member.pid for member in outcome.ended] == [pid]
+    assert not alive(pid)
+    await client.aclose()
+    server.stop()
+
+
+async def test_what_a_closed_process_left_is_known_to_the_next_server(state: Path) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    await client.start(spec("c", "sh", "-c", "setsid sleep 1000 >&- 2>&- & echo $!"))
+    told, *_, last = await read(client, "c")
+    assert last.kind is Kind.CLOSED
+    pid = int(told.data)
+    await kill_server(server)
+    assert [member.pid for member in await client.members("c")] == [pid]
+    assert [member.pid for member in (await client.terminate("c", grace=0.0)).ended] == [pid]
+    assert not alive(pid)
+    await client.aclose()
+    server.stop()
 
 
 @pytest.mark.parametrize("unreadable", ["process", "index", "writes"])

@@ -13,7 +13,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final
 
-from holdfast.host.tree import Tree, end_tree
+from holdfast.host.tree import end_tree
 
 if TYPE_CHECKING:
     from holdfast.host.process import HostedProcess
@@ -43,28 +43,33 @@ class LeftOver:
     def __init__(self, grace: float) -> None:
         """*grace*: seconds between being asked to end and being killed."""
         self._grace = grace
-        self._endings: list[asyncio.Task[None]] = []
+        self._endings: dict[HostedProcess, asyncio.Task[None]] = {}
 
-    def end(self, process: HostedProcess, tree: Tree) -> None:
-        """See to the end of what *process* left."""
-        self._endings.append(asyncio.get_running_loop().create_task(self._end(process, tree)))
+    def end(self, process: HostedProcess) -> None:
+        """See to the end of what *process* left, which is of this boot."""
+        self._endings[process] = asyncio.get_running_loop().create_task(self._end(process))
+
+    def ending(self, process: HostedProcess) -> asyncio.Task[None] | None:
+        """What ends the rest of *process*, or could not tell what is alive of it; None if nothing has to be ended."""
+        return self._endings.get(process)
 
     @property
     def ended(self) -> bool:
         """Whether nothing of it has yet to be ended."""
-        return all(ending.done() for ending in self._endings)
+        return all(ending.done() for ending in self._endings.values())
 
     async def wait(self) -> None:
         """Wait until that is so.
 
         :raises OSError: what is alive of it cannot be told
         """
-        for failure in await asyncio.gather(*self._endings, return_exceptions=True):
+        for failure in await asyncio.gather(*self._endings.values(), return_exceptions=True):
             if failure is not None:
                 raise failure
 
-    async def _end(self, process: HostedProcess, tree: Tree) -> None:
-        ending = await end_tree(tree, grace=self._grace)
+    async def _end(self, process: HostedProcess) -> None:
+        assert process.tree is not None
+        ending = await end_tree(process.tree, grace=self._grace)
         for member in ending.ended:
             _log.warning(
                 "ended pid %d (%s), left over by lost process %r", member.pid, member.command, process.process_id
@@ -77,6 +82,7 @@ class LeftOver:
                 process.process_id,
             )
         if not ending.survivors:
-            # The process may have been forgotten meanwhile, and its directory be gone.
+            # Without a note there was no room for one.
             with contextlib.suppress(OSError):
                 os.unlink(f"{process.directory}/{_NOTE}")
+        del self._endings[process]

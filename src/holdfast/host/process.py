@@ -8,9 +8,11 @@ import signal
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from holdfast.clock import boot_id
 from holdfast.errors import HoldfastError
+from holdfast.host.cgroup import recall
 from holdfast.host.child import Child
-from holdfast.host.description import Description
+from holdfast.host.description import Description, Started
 from holdfast.host.drop import SignalDrop
 from holdfast.host.input import Input
 from holdfast.host.log import ProcessLog
@@ -74,7 +76,8 @@ class HostedProcess:
         self.key = directory.rpartition("/")[2]
         self.log = log
         self.pid: int | None = None
-        self.tree: Tree | None = None
+        self._ticks = 0
+        self._tree: Tree | None = None
         #: Exit code and signal number once the end was seen; the code is None if only the fact is known.
         self.exit: tuple[int | None, int] | None = None
         self.closed = False
@@ -105,8 +108,8 @@ class HostedProcess:
 
     def started(self, pid: int, ticks: int, streams: Streams, child: Child) -> None:
         """Take over a child that was just started."""
-        self.pid = pid
-        self.tree = Tree(pid, ticks, self.description.marker)
+        self.pid, self._ticks = pid, ticks
+        self._tree = Tree(pid, ticks, self.description.marker)
         self._streams = streams
         self.input.open(streams)
         self._output.open(streams)
@@ -120,8 +123,7 @@ class HostedProcess:
 
         :raises OSError: it cannot be read, or watched; it can be ended all the same
         """
-        self.pid = pid
-        self.tree = Tree(pid, ticks, self.description.marker)
+        self.pid, self._ticks = pid, ticks
         self._streams = streams
         self._child = child
         self.writes.recover()
@@ -145,6 +147,16 @@ class HostedProcess:
             self._exit_recorded = True
         self._end_seen()
         self.check_closed()
+
+    @property
+    def tree(self) -> Tree | None:
+        """All that it runs or has left; None if it is of another boot."""
+        if self._tree is None and self.description.boot_id == boot_id():
+            # Made for who asks: tens of thousands may be remembered.  Killed before its pid was written down: then only
+            # the marker can find anything.
+            cgroup = recall(self.directory, self.description.boot_id)
+            self._tree = Tree(self.pid or 0, self._ticks, self.description.marker, cgroup=cgroup)
+        return self._tree
 
     def holdings(self) -> dict[str, int]:
         """The descriptors that the process cannot do without, by name."""
@@ -316,8 +328,10 @@ class HostedProcess:
             self._sandbox_denied = looks_denied(self.log, self.exit[0])
         return self._sandbox_denied
 
-    def restore_end(self, exit_code: int | None, number: int) -> None:
-        """Say how a process of an earlier run of the host ended; its log is complete."""
+    def restored_closed(self, started: Started | None, exit_code: int | None, number: int) -> None:
+        """Say how a process of an earlier server ended, and what it was if that is known; its log is complete."""
+        if started is not None:
+            self.pid, self._ticks = started.pid, started.started
         self.exit = (exit_code, number)
         self.closed = True
         self.log.close()

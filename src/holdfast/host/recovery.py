@@ -22,7 +22,6 @@ from pathlib import Path
 from holdfast.clock import boot_id
 from holdfast.directories import remove_directory
 from holdfast.host import left_over
-from holdfast.host.cgroup import recall
 from holdfast.host.description import Description, Started, read_description, write_started
 from holdfast.host.estate import Held
 from holdfast.host.forgetting import delete_forgotten
@@ -33,7 +32,7 @@ from holdfast.host.passed_over import PassedOver
 from holdfast.host.process import HANDLE, HostedProcess
 from holdfast.host.spawn import Streams
 from holdfast.host.staging import Staging
-from holdfast.host.tree import MARKER, Tree, carries, read_process, start_time
+from holdfast.host.tree import MARKER, carries, read_process, start_time
 
 MakeProcess = Callable[[Description, str, ProcessLog], HostedProcess]
 
@@ -60,8 +59,8 @@ class Recovered:
     process: HostedProcess
     #: How it goes on; None if its log is complete (now).
     running: Running | None
-    #: What may still live of it, to be ended.
-    survivors: Tree | None
+    #: Whether it is lost, and what still lives of it has to be ended.
+    left: bool
 
 
 def recover(
@@ -132,8 +131,7 @@ class _Takeover:
         newest = log.entries(log.last_seq - 1, 1) if log.last_seq else []
         if newest and newest[0].kind == EntryKind.CLOSED:
             process = _ended(self.make(description, directory, log), started)
-            survivors = _survivors(description, started, directory) if left_over.is_noted(directory) else None
-            return Recovered(process, None, survivors)
+            return Recovered(process, None, left_over.is_noted(directory) and process.tree is not None)
         if key in self.held:
             streams = Streams.from_names(self.held[key])
             handle = self.held[key].get(HANDLE, -1)
@@ -149,7 +147,7 @@ class _Takeover:
             process = self.make(description, directory, log)
             stranger = not _is_among(self.own, started)
             running = Running(started.pid, started.started, streams, exit_recorded, stranger, handle)
-            return Recovered(process, running, None)
+            return Recovered(process, running, False)
         if started is None and self.outlived:
             remove_directory(directory)
             return None
@@ -160,36 +158,21 @@ def _lose(
     description: Description, started: Started | None, directory: str, log: ProcessLog, make: MakeProcess
 ) -> Recovered:
     """Complete the log of a process whose streams nobody held."""
-    survivors = _survivors(description, started, directory)
+    left = description.boot_id == boot_id()
     # Without room for that it is lost all the same, and what comes after this server completes its log.
     with contextlib.suppress(LogFull, OSError):
-        if survivors is not None:
+        if left:
             left_over.note(directory)
         log.append_end(exit_code=None, exited=log.last(EntryKind.EXITED) is None, closed=True)
-    return Recovered(_ended(make(description, directory, log), started), None, survivors)
-
-
-def _survivors(description: Description, started: Started | None, directory: str) -> Tree | None:
-    """What may still live of a process that is lost; None if that was in another boot."""
-    if description.boot_id != boot_id():
-        return None
-    # Killed before it wrote down the pid: then only the marker can find anything.
-    tree = Tree(started.pid if started else 0, started.started if started else 0, description.marker)
-    tree.cgroup = recall(directory, description.boot_id)
-    return tree
+    return Recovered(_ended(make(description, directory, log), started), None, left)
 
 
 def _ended(process: HostedProcess, started: Started | None) -> HostedProcess:
-    process.pid = started.pid if started else None
-    description = process.description
-    if started is not None and (cgroup := recall(process.directory, description.boot_id)) is not None:
-        # Somebody of its tree lives on: the cgroup would have been removed.
-        process.tree = Tree(started.pid, started.started, description.marker, cgroup=cgroup)
     end = process.log.last(EntryKind.EXITED)
     if end is None or end.exit_code == UNKNOWN_EXIT:
-        process.restore_end(None, 0)
+        process.restored_closed(started, None, 0)
     else:
-        process.restore_end(end.exit_code, end.signal)
+        process.restored_closed(started, end.exit_code, end.signal)
     return process
 
 

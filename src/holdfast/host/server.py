@@ -16,7 +16,7 @@ from holdfast.clock import boot_id, monotonic
 from holdfast.directories import private_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host import spawn
-from holdfast.host.cgroup import contain, find_delegation, recall
+from holdfast.host.cgroup import contain, find_delegation
 from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
 from holdfast.host.description import Description, Started, write_description, write_started
 from holdfast.host.descriptor_limit import DescriptorLimit
@@ -104,7 +104,7 @@ class ProcessHost:
         self.connections = 0
         self._idle_since = monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._left_over = LeftOver(STOP_GRACE)
+        self.left_over = LeftOver(STOP_GRACE)
         self._drops = Drops(directory, self._poller)
         self._start_clock = StartClock()
         self._stopping = False
@@ -142,9 +142,9 @@ class ProcessHost:
                     self.sessions.count(process)
             if found.running is not None:
                 self._resume(process, found.running, children)
-            if found.survivors is not None:
+            if found.left:
                 lost += 1
-                self._left_over.end(process, found.survivors)
+                self.left_over.end(process)
         for key, descriptors in held.items():
             # Nobody's any more: what recovery used, it took out.
             for descriptor in descriptors.values():
@@ -177,10 +177,6 @@ class ProcessHost:
             # It goes on, can be ended, and is read when another server can.
             process.stalled = f"Process {process.process_id} cannot be read: {error}."
             _log.error("%s", process.stalled)
-        if process.tree is not None:
-            process.tree.cgroup = recall(process.directory, process.description.boot_id)
-            if process.closed:
-                process.tree.release_cgroup()
 
     def _kept_child_ended(self, pid: int, code: int, number: int) -> None:
         child = self._kept.pop(pid, None)
@@ -241,7 +237,7 @@ class ProcessHost:
         self._all_closed.clear()
         self._sweeper.cancel()
         endings = [self._end(process) for process in tuple(self.live)]
-        endings += [*self._passed_over.endings(STOP_GRACE), self._left_over.wait()]
+        endings += [*self._passed_over.endings(STOP_GRACE), self.left_over.wait()]
         for failure in await asyncio.gather(*endings, return_exceptions=True):
             if isinstance(failure, OSError):
                 # Who else there is gets ended all the same.
@@ -277,7 +273,7 @@ class ProcessHost:
     @property
     def idle_for(self) -> float:
         """Seconds since the last moment with a connection or a live process; 0 while there is one."""
-        if self.connections or self.live or self._passed_over.streams or not self._left_over.ended:
+        if self.connections or self.live or self._passed_over.streams or not self.left_over.ended:
             return 0.0
         return monotonic() - self._idle_since
 
