@@ -28,7 +28,6 @@ from holdfast.host.tree import start_time
 
 from .harness import PATH, RunningServer, alive, kill_server, start_host, until_dead, within
 
-
 #: A host that lets what a lost process left take its time.
 PATIENT = """
 import sys

@@ -153,6 +153,11 @@ def terminate(client: ClientConnection, params: parameters.Terminate) -> Reply:
     return b'{"running":true}' if process.kill_group() else b'{"running":false}'
 
 
+def cannot_tell(process: HostedProcess, error: OSError) -> RpcError:
+    """That there are no descriptors to look with."""
+    return RpcError(INTERNAL_ERROR, f"what is alive of process {process.process_id} cannot be told: {error.strerror}")
+
+
 async def _terminate_tree(process: HostedProcess, grace: float) -> bytes:
     was_running = process.running
     tree = process.tree
@@ -163,9 +168,7 @@ async def _terminate_tree(process: HostedProcess, grace: float) -> bytes:
         try:
             ending = await end_tree(tree, grace=grace)
         except OSError as error:
-            raise RpcError(
-                INTERNAL_ERROR, f"what is alive of process {process.process_id} cannot be told: {error.strerror}"
-            ) from None
+            raise cannot_tell(process, error) from None
         ended, survivors = ending.ended, ending.survivors
     return encode_json(
         {

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.directories import private_directory, remove_directory, stored_bytes
 from holdfast.errors import HoldfastError
+from holdfast.host.control import cannot_tell
 from holdfast.host.drop import drop_path
 from holdfast.host.methods import Reply, method
 from holdfast.host.parameters import Parameters
@@ -54,10 +55,24 @@ def forget(client: ClientConnection, params: Forget) -> Reply:
     if process is None:
         return _UNKNOWN
     if process.closed:
-        return _forget(client, process, params)
+        ending = client.host.left_over.ending(process)
+        if ending is None or params.dry_run:
+            return _forget(client, process, params)
+        return _forget_when_ended(client, process, params, ending)
     if process.exit is None and not process.terminating:
         raise _not_closed(params)
     return _forget_when_closed(client, process, params)
+
+
+async def _forget_when_ended(
+    client: ClientConnection, process: HostedProcess, params: Forget, ending: asyncio.Task[None]
+) -> bytes:
+    """That something is left is noted in the directory, for the next server if this one is killed: it ends first."""
+    try:
+        await asyncio.shield(ending)
+    except OSError as error:
+        raise cannot_tell(process, error) from None
+    return await _forget_if_there(client, process, params)
 
 
 async def _forget_when_closed(client: ClientConnection, process: HostedProcess, params: Forget) -> bytes:
@@ -70,6 +85,10 @@ async def _forget_when_closed(client: ClientConnection, process: HostedProcess, 
         raise _not_closed(params) from None
     finally:
         process.observers.discard(closing)
+    return await _forget_if_there(client, process, params)
+
+
+async def _forget_if_there(client: ClientConnection, process: HostedProcess, params: Forget) -> bytes:
     if client.host.persistent.get(params.process_id) is not process:
         return _UNKNOWN
     return await _forget(client, process, params)
