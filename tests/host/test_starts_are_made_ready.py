@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from holdfast.host.client import HostClient
 from holdfast.host.estate import Held, take_in
 from holdfast.host.keeper import receive, send
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.places import Places
+from holdfast.host.port import Kind, Record, StartRefused
 from holdfast.host.prepared import Prepared, PreparedStarts
+
+from .harness import RunningServer
+from .promises import spec
 
 
 class Keeper:
@@ -129,3 +135,56 @@ async def test_of_several_that_cannot_all_be_made_some_are(rig: Rig, monkeypatch
         rig.take()
     assert rig.keeper.holds == [1, 2]
     await rig.end(taken)
+
+
+#: A host in which the start of "refused" can watch so many descriptors, and no more.
+WATCHES = """
+import errno, os, sys
+from holdfast.host import entry, process
+from holdfast.jsonrpc.event_loop import Poller
+
+enough = int(sys.argv.pop(1))
+start, watch = process.HostedProcess.started, Poller.watch
+
+def started(self, *arguments):
+    left = [None] * enough
+    def scarce(*watched):
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left.pop()
+        watch(*watched)
+    if self.process_id == "refused":
+        Poller.watch = scarce
+    try:
+        start(self, *arguments)
+    finally:
+        Poller.watch = watch
+
+process.HostedProcess.started = started
+sys.exit(entry.main())
+"""
+
+
+def children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+@pytest.mark.parametrize(("tty", "enough"), [(False, 0), (False, 1), (False, 2), (True, 0), (True, 1)])
+async def test_a_start_that_cannot_be_watched_is_refused_and_does_not_run(state: Path, tty: bool, enough: int) -> None:
+    arguments = ["--listen", "unix://", "--state-dir", str(state)]
+    server = RunningServer([sys.executable, "-c", WATCHES, str(enough), *arguments])
+    client = await HostClient.connect(server.url)
+    serving = server.server_pid
+    for _ in range(2):
+        with pytest.raises(StartRefused, match="No space left on device"):
+            await client.start(spec("refused", "sleep", "1000", tty=tty))
+        assert await client.status("refused") is None
+        assert children(serving) == ""
+        # The numbers of its streams are free, and mean something else now.
+        await client.start(spec("other", "echo", "up", tty=tty))
+        assert [record.kind async for record in client.records("other") if isinstance(record, Record)][
+            -1
+        ] is Kind.CLOSED
+        await client.forget("other")
+    await client.aclose()
+    assert server.stop() == 0

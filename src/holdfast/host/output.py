@@ -74,6 +74,11 @@ class Output:
         for descriptor, kind in streams.outputs.items():
             self._watch(descriptor, kind)
 
+    def abandon(self) -> None:
+        """Move nothing any more; the streams are somebody else's to close."""
+        for descriptor, _ in self._opened():
+            self._poller.unwatch(descriptor)
+
     def move_now(self) -> None:
         """Move what there is already."""
         for descriptor, kind in self._opened():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -24,11 +25,14 @@ from holdfast.host.staging import Staging
 from holdfast.host.tree import Tree
 from holdfast.host.writes import WriteLedger
 from holdfast.jsonrpc.event_loop import Poller
+from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: Seconds until a full file system is tried again.
 RETRY_AFTER: Final = 0.5
 #: Under which name the keeper holds the pidfd of a child that is not its own; no stream is called so.
 HANDLE: Final = "child"
+
+_log = logging.getLogger(__name__)
 
 
 class NotPermitted(HoldfastError):
@@ -107,25 +111,44 @@ class HostedProcess:
     # Start
 
     def started(self, pid: int, ticks: int, streams: Streams, child: Child) -> None:
-        """Take over a child that was just started."""
+        """Take over a child that was just started.
+
+        :raises OSError: it cannot be watched; then :meth:`not_started` has to follow
+        """
         self.pid, self._ticks = pid, ticks
         self._tree = Tree(pid, ticks, self.description.marker)
         self._streams = streams
+        self._child = child
         self.input.open(streams)
         self._output.open(streams)
-        self._child = child
         child.watch(self._end_seen)
         if self.drop is not None:
             self.drop.watch(self._events_arrived)
 
+    def not_started(self) -> None:
+        """Watch nothing of a child that was killed because it could not be watched, and reap it."""
+        assert self._child is not None
+        self._output.abandon()
+        self._child.reap()
+
     def restored(self, pid: int, ticks: int, streams: Streams, child: Child | None) -> None:
         """Take over what an earlier server of this host left: a child (None if its end is recorded) and its streams.
 
-        :raises OSError: it cannot be read, or watched; it can be ended all the same
+        :raises OSError: there are no descriptors, or no memory, to read with
         """
         self.pid, self._ticks = pid, ticks
         self._streams = streams
         self._child = child
+        try:
+            self._go_on(streams, child)
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
+            # It can be ended, and is read when another server can.
+            self.stalled = f"Process {self.process_id} cannot be read: {error}."
+            _log.error("%s", self.stalled)
+
+    def _go_on(self, streams: Streams, child: Child | None) -> None:
         self.writes.recover()
         self.input.open(streams)
         self._output.open(streams)

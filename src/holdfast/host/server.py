@@ -39,7 +39,6 @@ from holdfast.host.staging import Staging
 from holdfast.host.tree import MARKER, StartClock, end_tree
 from holdfast.jsonrpc.event_loop import running_poller
 from holdfast.jsonrpc.messages import STOPPING, RpcError
-from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: Bytes of output of closed processes in the host's namespace; beyond it the oldest goes, and readers are told.
 RETAIN_BYTES: Final = 20 * 1024**3
@@ -169,14 +168,7 @@ class ProcessHost:
             kept = KeptChild(running.pid, running.started, self._link, self._poller, running.handle)
             child = self._kept[running.pid] = kept
         process.drop = self._drops.recall(process.description)
-        try:
-            process.restored(running.pid, running.started, running.streams, child)
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                raise
-            # It goes on, can be ended, and is read when another server can.
-            process.stalled = f"Process {process.process_id} cannot be read: {error}."
-            _log.error("%s", process.stalled)
+        process.restored(running.pid, running.started, running.streams, child)
 
     def _kept_child_ended(self, pid: int, code: int, number: int) -> None:
         child = self._kept.pop(pid, None)
@@ -362,6 +354,7 @@ class ProcessHost:
         (directory, record, log), preparation, _ = prepared
         drop: SignalDrop | None = None
         pid: int | None = None
+        process: HostedProcess | None = None
         try:
             write_description(record, description)
             drop = self._drops.make(description)
@@ -381,20 +374,24 @@ class ProcessHost:
             preparation.release()
             ticks = self._start_clock.ticks(pid, before)
             child = OwnChild(pid, self._poller)
+            process = self._new_process(description, directory, log)
+            process.drop = drop
+            process.started(pid, ticks, preparation.streams, child)
         except BaseException:
             self._starts_sandbox = False
             if pid is not None:
-                # No descriptors are left: what cannot be looked after must not run.
+                # No descriptors or watches are left: what cannot be looked after must not run.
                 os.killpg(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+                if process is None:
+                    os.waitpid(pid, 0)
+                else:
+                    process.not_started()
             if drop is not None:
                 drop.close()
             prepared.discard(self._link)
             raise
         self._prepared.look_ahead()
         self._places.replenish()
-        process = self._new_process(description, directory, log)
-        process.drop = drop
         try:
             write_started(record, Started(pid=pid, started=ticks))
         except OSError:
@@ -403,7 +400,6 @@ class ProcessHost:
             pass
         finally:
             os.close(record)
-        process.started(pid, ticks, preparation.streams, child)
         _log.info("started process %r: pid %d", process_id, pid)
         namespace[process_id] = process
         self.live.add(process)
