@@ -14,6 +14,7 @@ import pytest
 
 from holdfast.errors import HoldfastError
 from holdfast.host.client import HostClient
+from holdfast.host.log_format import RECORD
 from holdfast.host.port import Kind, ProcessSpec, ProcessStatus, Record
 
 from .harness import PATH, WireClient, kill_server, start_host, within
@@ -116,6 +117,35 @@ async def test_what_cannot_be_written_outlives_the_server_and_is_written_when_it
         assert records[-2].exit_code == 0
         last = [record.kind for record in await within(read(client, "g"))][-1]
         assert last is Kind.CLOSED
+        await client.aclose()
+    finally:
+        server.stop()
+
+
+async def test_nothing_follows_an_end_that_had_to_wait_for_room(state: Path) -> None:
+    server = start_host(state)
+
+    def limit(most: int) -> None:
+        resource.prlimit(server.server_pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+    try:
+        client = await HostClient.connect(server.url, reconnect_for=60.0)
+        drop = client.signal_drop("e")
+        status = await client.start(
+            ProcessSpec(process_id="e", argv=["sleep", "1000"], cwd=Path("/"), env={"PATH": PATH}, signal_drop=True)
+        )
+        assert status.pid is not None
+        # There is room for one record: that it exited.
+        limit(RECORD.size)
+        os.kill(status.pid, signal.SIGKILL)
+        assert (await within(stalled(client, "e"))).last_seq == 1
+        (drop / "tmp" / "late").write_text("late")
+        os.rename(drop / "tmp" / "late", drop / "new" / "late")
+        limit(resource.RLIM_INFINITY)
+        records = await within(read(client, "e"))
+        assert [record.kind for record in records] == [Kind.EXITED, Kind.CLOSED]
+        await kill_server(server)
+        assert await within(read(client, "e")) == records
         await client.aclose()
     finally:
         server.stop()

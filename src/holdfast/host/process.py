@@ -202,7 +202,8 @@ class HostedProcess:
             self.notify()
 
     def _collect_events(self) -> bool:
-        if self.drop is None or self.closed:
+        # Nothing follows the record that says so, also while that one waits for room.
+        if self.drop is None or self._close_recorded:
             return False
         try:
             found = self.drop.collect(self.log)
