@@ -155,12 +155,13 @@ def remove_directory(directory: str | os.PathLike[str]) -> None:
 
 
 def stored_bytes(directory: str | os.PathLike[str]) -> int:
-    """Bytes that the file system gave to what is in *directory*; what vanishes meanwhile does not count."""
+    """Bytes that the file system gave to what is in *directory*; what vanishes, or cannot be seen, does not count."""
     total = 0
     for place, _, names in os.walk(directory):
         for name in names:
             try:
                 total += os.lstat(os.path.join(place, name)).st_blocks * 512
-            except FileNotFoundError:
+            except OSError:
+                # Also in a directory that may be listed and no more.
                 continue
     return total

@@ -139,6 +139,14 @@ def test_files_are_private_and_only_those_that_are_needed(tmp_path: Path) -> Non
     assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {"index": 0o600, "stdout": 0o600}
 
 
+def test_a_stream_that_cannot_be_seen_takes_nothing(tmp_path: Path) -> None:
+    log = ProcessLog.create(tmp_path)
+    log.append(EntryKind.STDERR, b"four")
+    (tmp_path / "stdout").symlink_to("stdout")
+    assert log.stored_bytes() == 4
+    log.close()
+
+
 def test_a_symlink_in_the_place_of_a_stream_is_not_followed(tmp_path: Path) -> None:
     log = ProcessLog.create(tmp_path)
     victim = tmp_path.parent / "victim"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.directories import stored_bytes
 from holdfast.host.client import HostClient
 from holdfast.host.dummy import DummyHost
 from holdfast.host.forgetting import delete_forgotten
@@ -244,6 +246,17 @@ async def test_what_a_killed_server_was_about_to_delete_is_deleted(tmp_path: Pat
     (left / "index").write_bytes(b"x" * 32)
     delete_forgotten(tmp_path)
     await eventually(lambda: not left.exists(), "it is still there")
+
+
+def test_what_cannot_be_measured_can_be_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+
+    def refuse(path: str) -> None:
+        # As in a directory that may be listed and no more.
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "lstat", refuse)
+    assert stored_bytes(tmp_path) == 0
 
 
 async def test_the_dummy_does_the_same() -> None:

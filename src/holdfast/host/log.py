@@ -315,12 +315,13 @@ class ProcessLog:
         return found
 
     def stored_bytes(self) -> int:
-        """Bytes that the stream files take."""
+        """Bytes that the stream files take, as far as they can be seen."""
         total = 0
         for name in STREAM_FILES.values():
             try:
                 total += os.stat(f"{self._directory}/{name}").st_size
-            except FileNotFoundError:
+            except OSError:
+                # It was never made; or its process, to whom it belongs as well, has put something else there.
                 continue
         return total
 
