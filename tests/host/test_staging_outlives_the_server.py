@@ -124,6 +124,27 @@ def test_what_was_reserved_is_given_back(rig: Rig) -> None:
     assert file.stat().st_blocks * 512 < file.stat().st_size + 70_000
 
 
+def test_what_is_of_a_process_that_cannot_be_read_waits_for_a_server_that_can_read_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.say(b"x" * 70_000)
+    assert rig.log.splice(EntryKind.STDOUT, rig.read_end) == 70_000
+    rig.say(pattern(CAPACITY)[:CAPACITY])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", dying(0, os.pwritev, after=False))
+        with pytest.raises(Killed):
+            rig.pour()
+    rig.staging = Staging.recover(rig.held.update, rig.held)
+    rig.staging.reserve({"key"})
+    (rig.processes / "other").mkdir()
+    other = ProcessLog.create(rig.processes / "other")
+    rig.say(b"y" * 70_000)
+    assert other.pour(EntryKind.STDOUT, rig.read_end, rig.staging) == 70_000
+    other.close()
+    rig.next_server()
+    assert rig.output() == b"x" * 70_000 + pattern(CAPACITY)[:CAPACITY]
+
+
 def dying(number: int, call: Callable[..., int], *, after: bool) -> Callable[..., int]:
     """*call*, until the *number*-th time: then the server is killed, before or after the kernel has done it."""
     left = [number]

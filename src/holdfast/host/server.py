@@ -149,6 +149,7 @@ class ProcessHost:
             for descriptor in descriptors.values():
                 os.close(descriptor)
             self._link.let(key)
+        self._staging.reserve(self._passed_over.streams)
         unclaimed = self._passed_over.claim(pid for pid in children if pid not in self._kept)
         self._link.adopt([*self._kept, *unclaimed])
         if self._link.outlived or lost:

@@ -16,7 +16,7 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -54,6 +54,8 @@ class Staging:
         self._taken = self._landed = 0
         #: What an earlier server left, and the process that it belongs to.
         self._left: tuple[str, Portion] | None = None
+        #: Whether that is for a later server, and nothing is taken until then.
+        self._reserved = False
         #: Changes whenever something else is taken.
         self.generation = 0
         #: When (monotonic) the disk may be asked again to write what landed at once.
@@ -85,14 +87,18 @@ class Staging:
         """What was claimed has landed before, or there is no place for it."""
         self._landed = self._taken
 
+    def reserve(self, passed_over: Container[str]) -> None:
+        """Keep what an earlier server left, if it is of one of the processes that this server has *passed_over*."""
+        self._reserved = self._left is not None and self._left[0] in passed_over
+
     def holdings(self) -> dict[str, int]:
         """The descriptors that a keeper has to hold, by name."""
         return {"memory": self._memory} if self._memory >= 0 else {}
 
     @property
     def free(self) -> bool:
-        """Whether everything that was taken has landed."""
-        return self._landed == self._taken
+        """Whether everything that was taken has landed, and nothing waits for a later server."""
+        return self._landed == self._taken and not self._reserved
 
     def take(self, source: int, key: str, name: str, offset: int) -> int:
         """Take what is in the pipe *source*, for the file *name* of the process *key*, at *offset*; only when free.
