@@ -116,6 +116,58 @@ async def test_a_start_that_hangs_hangs_alone(
     await other.close()
 
 
+async def test_what_is_about_a_process_waits_for_its_start(host: RunningServer, program: Hung, hung: Path) -> None:
+    starter = await WireClient.connect(host.url)
+    start = {"processId": "p", "argv": ["sleep", "1000"], "cwd": "file:///tmp", "tty": False}
+    start |= {"env": {"PATH": f"{hung}/bin:/usr/bin:/bin"}, "holdfast": {"persistent": True}}
+    started = starter.request("process/start", start)
+    # Somebody needs this host.
+    assert not (await starter.result("host/stop", {"ifIdle": True}))["stopping"]
+    other = await WireClient.connect(host.url)
+    about = [
+        other.request("process/status", {"processId": "p"}),
+        other.request("process/start", start),
+        other.request("process/read", {"processId": "p", "waitMs": 0}),
+        other.request("process/forget", {"processId": "p"}),
+        other.request("process/terminate", {"processId": "p"}),
+    ]
+    assert await other.result("process/list") == {"processes": []}
+    assert await other.result("process/terminate", {"processId": "q"}) == {"running": False}
+    assert started not in starter.replies and not set(about) & set(other.replies)
+    program.end()
+    pid = (await starter.reply(started))["result"]["status"]["pid"]
+    replies = [await other.reply(identity) for identity in about]
+    assert replies[0]["result"]["status"]["pid"] == replies[1]["result"]["status"]["pid"] == pid
+    assert not replies[2]["result"]["exited"]
+    assert replies[3]["error"]["message"] == "process p is not closed"
+    assert replies[4]["result"] == {"running": True}
+    await starter.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["closed", "resumed"])
+async def test_a_start_whose_connection_is_lost_before_it_is_decided_does_not_happen(
+    host: RunningServer, program: Hung, hung: Path, tmp_path: Path, resumed: bool
+) -> None:
+    lost = await WireClient.connect(host.url)
+    start = {"processId": "p", "cwd": "file:///tmp", "tty": False}
+    hanging = {"argv": ["touch", f"{tmp_path}/ran"], "env": {"PATH": f"{hung}/bin:/usr/bin:/bin"}}
+    lost.request("process/start", {**start, **hanging})
+    lost.request("process/start", {**start, "argv": ["touch", f"{tmp_path}/ran"], "env": {"PATH": "/usr/bin:/bin"}})
+    await lost.result("environment/status")
+    if not resumed:
+        await lost.close()
+    client = await WireClient.connect(host.url, resume=lost.session)
+    assert await client.result("process/terminate", {"processId": "p"}) == {"running": False}
+    await client.start("p", "echo", "hello")
+    await client.until_closed("p")
+    program.end()
+    await client.start("q", "echo", "hello")
+    await client.until_closed("q")
+    assert client.output("p") == b"hello\n" and not (tmp_path / "ran").exists()
+    await client.close()
+
+
 @pytest.mark.parametrize("way", ["cwd", "program", pytest.param("managed", marks=bubblewrap)])
 async def test_a_start_with_a_sandbox_hangs_alone(
     host: RunningServer, program: Hung, hung: Path, workspace: Path, way: str

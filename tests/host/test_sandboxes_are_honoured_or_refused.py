@@ -144,6 +144,34 @@ async def test_terminals_input_and_signals_work_in_a_sandbox(client: WireClient,
 
 
 @bubblewrap
+async def test_requests_do_not_overtake_a_start_with_a_sandbox(either: RunningServer, workspace: Path) -> None:
+    client = await WireClient.connect(either.url)
+    start = {"processId": "p", "argv": ["/bin/cat"], "cwd": f"file://{workspace}", "env": {}, "tty": False}
+    start |= {"pipeStdin": True, "sandbox": sandbox(workspace)}
+    asked = [
+        client.request("process/start", start),
+        client.request("process/write", write_params("p", b"x", "1")),
+        client.request("process/read", {"processId": "p", "waitMs": 0}),
+        client.request("process/start", {**start, "sandbox": None}),
+        client.request("process/terminate", {"processId": "p"}),
+        # One that is refused, and after it one that is not.
+        client.request("process/start", {**start, "processId": "q", "sandbox": {}}),
+        client.request("process/start", {**start, "processId": "q"}),
+        client.request("process/terminate", {"processId": "q"}),
+    ]
+    started, written, read, again, ended, failed, *last = [await client.reply(identity) for identity in asked]
+    assert started["result"]["sandboxType"] == "linuxSeccomp"
+    assert written["result"] == {"status": "accepted"}
+    assert not read["result"]["exited"]
+    assert again["error"] == {"code": -32600, "message": "process p already exists"}
+    assert ended["result"] == {"running": True}
+    assert "error" in failed
+    assert last[1]["result"] == {"running": True}
+    await client.until_closed("p")
+    await client.close()
+
+
+@bubblewrap
 async def test_a_sandboxed_process_goes_on_when_the_server_is_killed(host: RunningServer, workspace: Path) -> None:
     client = await WireClient.connect(host.url)
     gate = workspace / "gate"

@@ -70,7 +70,7 @@ def host_stop(client: ClientConnection, params: Stop) -> Reply:
     if not params.if_idle:
         raise RpcError(INVALID_PARAMS, "only an idle host is stopped this way; SIGTERM ends any")
     host = client.host
-    stopping = not host.live and host.connections == 1
+    stopping = not host.live and not host.pending_starts and host.connections == 1
     if stopping:
         # The one orderly way to end; it is taken after the reply has been sent.
         os.kill(os.getpid(), signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 Requests are carried out as they arrive, at once where nothing has to be waited for, so what concerns one process
 happens in the order in which it was asked for.  A request that waits (a long poll, a full stdin, an ending) waits
-alone.
+alone; for a start that waits, only what concerns the same process does.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Final, Protocol, TypeVar
+from typing import Annotated, Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from holdfast.errors import HoldfastError
 from holdfast.host import control, handshake, parameters, reading, starting, status, subscribing
-from holdfast.host.methods import METHODS, Deferred, decode_params, find_method
+from holdfast.host.methods import METHODS, Deferred, Method, decode_params, find_method
 from holdfast.host.process import HostedProcess
 from holdfast.host.push import Cursor, Notifications, Subscription
 from holdfast.host.server import ProcessHost
@@ -78,6 +78,8 @@ class ClientConnection:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._deferred: set[Deferred] = set()
+        #: How many requests wait for the start of a process.
+        self._behind_starts = 0
         self._waiting_for_room: dict[Cursor, None] = {}
         self._room_waiters: list[asyncio.Future[None]] = []
         self._pushes: set[Cursor] = set()
@@ -120,9 +122,18 @@ class ClientConnection:
             if method is None:
                 raise RpcError(METHOD_NOT_FOUND, f"exec-server stub does not implement `{name}` yet")
             value = decode_params(method.decoder, params)
+        except Exception as error:
+            self._fail(identity, error)
+            return
+        self._carry_out(identity, name, method, value)
+
+    def _carry_out(self, identity: RequestId, name: str, method: Method, value: Any) -> None:
+        try:
             if (self.session is None or not self._ready) and name != "initialize":
                 step = "call initialize" if self.session is None else "send initialized"
                 raise RpcError(INVALID_REQUEST, f"client must {step} before using {method.group} methods")
+            if self.host.pending_starts and self._waits_for_start(identity, name, method, value):
+                return
             reply = method.call(self, value)
         except Exception as error:
             self._fail(identity, error)
@@ -143,9 +154,26 @@ class ClientConnection:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _waits_for_start(self, identity: RequestId, name: str, method: Method, value: Any) -> bool:
+        """Whether the request is about a process whose start is pending: then it is carried out after that.
+
+        :raises RpcError: nothing more may wait
+        """
+        if self.session is None or (waiting := self.host.pending_starts.before(self.session, value)) is None:
+            return False
+        self.require_place()
+        self._behind_starts += 1
+
+        def carry_out() -> None:
+            self._behind_starts -= 1
+            self._carry_out(identity, name, method, value)
+
+        waiting.append(carry_out)
+        return True
+
     @property
     def _is_full(self) -> bool:
-        return len(self._tasks) + len(self._deferred) >= IN_FLIGHT
+        return len(self._tasks) + len(self._deferred) + self._behind_starts >= IN_FLIGHT
 
     def require_place(self) -> None:
         """For a request that has an effect before it waits.
@@ -180,6 +208,8 @@ class ClientConnection:
         self._room_waiters.append(waiter)
 
     def connection_lost(self) -> None:
+        # What still waits for a start is not carried out any more.
+        session, self.session = self.session, None
         for task in tuple(self._tasks):
             task.cancel()
         for deferred in self._deferred:
@@ -192,7 +222,6 @@ class ClientConnection:
         for resource in self._resources.values():
             resource.close()
         self._resources.clear()
-        session = self.session
         if session is not None and session.connection is self:
             session.detach()
         self.host.connection_closed()

@@ -29,6 +29,7 @@ from holdfast.host.left_over import LeftOver
 from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
 from holdfast.host.passed_over import PassedOver
+from holdfast.host.pending import PendingStarts
 from holdfast.host.places import Places
 from holdfast.host.prepared import PreparedStarts
 from holdfast.host.process import HostedProcess, NotPermitted
@@ -99,6 +100,7 @@ class ProcessHost:
         self.persistent: dict[str, HostedProcess] = {}
         #: Every process that is not closed.
         self.live: set[HostedProcess] = set()
+        self.pending_starts = PendingStarts()
         self._starts_sandbox = False
         self.connections = 0
         self._idle_since = monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -12,6 +13,7 @@ from holdfast.host import parameters
 from holdfast.host.environment import child_environment
 from holdfast.host.hanging import touch
 from holdfast.host.methods import Reply, method
+from holdfast.host.pending import PendingStart
 from holdfast.host.process import HostedProcess
 from holdfast.host.server import DuplicateProcess
 from holdfast.host.spawn import search_path
@@ -45,9 +47,9 @@ def start(client: ClientConnection, params: parameters.Start) -> Reply:
         raise RpcError(INTERNAL_ERROR, f"missing program for {'PTY' if params.tty else 'pipe'} spawn")
     env = child_environment(params.env, params.env_policy, terminal=params.tty)
     if not _is_null(params.sandbox):
-        return _start_in_sandbox(client, params, cwd, env)
+        return PendingStart(client, params, partial(_start_in_sandbox, client, params, cwd, env))
     if hanging := _hanging(client, _places(params, cwd, env)):
-        return _start_when_they_answer(client, params, cwd, env, hanging)
+        return PendingStart(client, params, partial(_start_when_they_answer, client, params, cwd, env, hanging))
     return _start(client, params, params.argv[0], _renamed(params), cwd, env)
 
 
