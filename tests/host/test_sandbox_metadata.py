@@ -84,6 +84,47 @@ async def test_metadata_that_is_asked_for_is_writable(client: WireClient, worksp
 
 
 @bubblewrap
+@pytest.mark.parametrize("less", ["a directory is read-only", "a file is denied", "missing", "no directory", "path"])
+async def test_all_being_writable_but_something_leaves_metadata_protected(
+    client: WireClient, workspace: Path, tmp_path: Path, less: str
+) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "file").touch()
+    entries = {
+        "a directory is read-only": [special("root", "write"), plain(tmp_path / "some", "read")],
+        "a file is denied": [special("root", "write"), plain(tmp_path / "file", "deny")],
+        "missing": [special("root", "write"), {**plain(tmp_path / "no", "deny"), "missing_path_behavior": "skip"}],
+        "no directory": [special("root", "write"), special("tmpdir", "read")],
+        "path": [plain(Path("/"), "write")],
+    }
+    asked = sandbox(workspace, *entries[less], special("project_roots", "write"))
+    output = await run_in(client, workspace, make() + "touch else && echo changed else", asked)
+    assert [line for line in output.splitlines() if line.startswith(("made", "changed", "moved"))] == ["changed else"]
+    assert os.listdir(workspace) == ["else"]
+
+
+@bubblewrap
+async def test_metadata_that_is_named_is_protected_alone(client: WireClient, workspace: Path) -> None:
+    named = special("project_roots", "read", ".git", missing_path_behavior="skip")
+    await run_in(
+        client, workspace, "mkdir .git .codex; mkdir .git/x", sandbox(workspace, special("root", "write"), named)
+    )
+    assert os.listdir(workspace) == [".codex"]
+
+
+@bubblewrap
+@pytest.mark.parametrize("access", ["read", "write"])
+async def test_what_takes_nothing_from_all_being_writable_does_not_count(
+    client: WireClient, workspace: Path, access: str
+) -> None:
+    # What is given twice is given.
+    again = plain(workspace, "read"), special("root", access)
+    asked = sandbox(workspace, special("root", "write"), special("project_roots", "write"), *again)
+    await run_in(client, workspace, "mkdir .git", asked)
+    assert os.listdir(workspace) == [".git"]
+
+
+@bubblewrap
 async def test_the_repository_of_a_worktree_is_protected(client: WireClient, workspace: Path) -> None:
     (workspace / "repository").mkdir()
     (workspace / ".git").write_text("gitdir: repository\n")

@@ -12,7 +12,15 @@ from holdfast.host.files.scope import is_below
 from holdfast.host.sandbox.metadata import METADATA, git_directory
 from holdfast.host.sandbox.mount_points import is_missing
 from holdfast.host.sandbox.own_places import own_places
-from holdfast.host.sandbox.permissions import Access, Entry, GlobPattern, PlainPath, SandboxContext, Special
+from holdfast.host.sandbox.permissions import (
+    Access,
+    Entry,
+    GlobPattern,
+    PlainPath,
+    SandboxContext,
+    Special,
+    SpecialPath,
+)
 from holdfast.host.uri import InvalidUri, resolve_dots, uri_to_path
 from holdfast.jsonrpc.messages import INVALID_PARAMS, INVALID_REQUEST, RpcError
 
@@ -95,8 +103,9 @@ def policy_of(context: SandboxContext, temporary: str | None = None) -> Policy |
         temporary = os.environ.get("TMPDIR", "")
     grants: dict[str, Grant] = {}
     writable: set[str] = set()
-    for entry in files.entries:
-        for path in _paths(entry, context, temporary):
+    named = [(entry, _paths(entry, context, temporary)) for entry in files.entries]
+    for entry, paths in named:
+        for path in paths:
             place = _place(path)
             if entry.access is Access.WRITE:
                 writable |= {place, _real(place)}
@@ -105,8 +114,9 @@ def policy_of(context: SandboxContext, temporary: str | None = None) -> Policy |
                 if before is None or _STRICTNESS[before.access] < _STRICTNESS[grant.access]:
                     grants[grant.path] = grant
     grants = _without_hidden(grants)
-    for grant in _protecting(Policy(_ordered(grants), network), writable):
-        grants[grant.path] = grant
+    if not _is_everything(named):
+        for grant in _protecting(Policy(_ordered(grants), network), writable):
+            grants[grant.path] = grant
     return Policy(_ordered(_without_own(grants)), network)
 
 
@@ -122,6 +132,8 @@ def _place(path: str) -> str:
 
 def _grants(place: str, entry: Entry) -> list[Grant]:
     """One for the place, and if it is a symlink one for where it leads to."""
+    if entry.access is Access.READ and posixpath.basename(place) in METADATA and is_missing(place):
+        return [Grant(place, Access.READ, False, reserved=True)]
     if os.path.lexists(place):
         return [Grant(found, entry.access, True) for found in {place, _real(place)}]
     # A missing path is left alone if the client says so; then what is above it decides.
@@ -140,10 +152,28 @@ def _without_hidden(grants: dict[str, Grant]) -> dict[str, Grant]:
     return kept
 
 
+def _is_everything(named: list[tuple[Entry, list[str]]]) -> bool:
+    """Whether the client wants all to be writable and says nothing else of any place, be it there or not."""
+    given = {posixpath.normpath(path) for entry, paths in named if entry.access is Access.WRITE for path in paths}
+    return any(_is_special(entry, "root") and entry.access is Access.WRITE for entry, _ in named) and not any(
+        _narrows(entry, paths, given) for entry, paths in named
+    )
+
+
+def _narrows(entry: Entry, paths: list[str], given: set[str]) -> bool:
+    """Whether an entry takes something from the right to write everywhere; *given* is what others name as writable."""
+    # What programs need to start, as the reference has it, only ever adds something.
+    if entry.access is Access.WRITE or _is_special(entry, "minimal"):
+        return False
+    return entry.access is Access.DENY or not paths or not given.issuperset(map(posixpath.normpath, paths))
+
+
+def _is_special(entry: Entry, kind: str) -> bool:
+    return isinstance(entry.path, SpecialPath) and entry.path.value.kind == kind and not entry.path.value.subpath
+
+
 def _protecting(policy: Policy, writable: set[str]) -> Iterator[Grant]:
     """The grants by which the metadata below each writable directory is read-only, except the paths *writable*."""
-    if policy.access("/") is Access.WRITE:
-        return
     given = {grant.path: grant.access for grant in policy.grants}
     for grant in policy.grants:
         top = grant.path
