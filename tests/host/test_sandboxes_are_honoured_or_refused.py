@@ -31,6 +31,10 @@ def workspace(tmp_path: Path) -> Path:
     return directory
 
 
+def path_entry(path: Path, access: str) -> dict[str, Any]:
+    return {"path": {"type": "path", "path": f"file://{path}"}, "access": access}
+
+
 async def run(client: WireClient, workspace: Path, script: str, **params: Any) -> tuple[int, str]:
     """Run a script in the usual sandbox; returns exit code and output."""
     given = {"cwd": f"file://{workspace}", "sandbox": sandbox(workspace), **params}
@@ -257,7 +261,7 @@ async def test_what_is_opened_outside_of_a_sandbox_is_refused(client: WireClient
     code, message = await client.error("process/start", {**params, **given, "sandbox": narrow})
     assert (code, "stdinFile" in message) == (-32602, True)
     reading = {"path": f"file://{workspace.parent}/outside", "sandbox": narrow}
-    assert (await client.error("fs/readFile", reading))[0] == -32600
+    assert (await client.error("fs/readFile", reading))[0] == -32004
 
 
 @pytest.mark.parametrize(
@@ -340,7 +344,7 @@ async def test_files_obey_the_sandbox_with_or_without_bubblewrap(
     narrow = sandbox(workspace, special("project_roots", "read"))
     for name in ("outside", "workspace/way-out"):
         reading = {"path": f"file://{workspace.parent}/{name}", "sandbox": narrow}
-        assert (await client.error("fs/readFile", reading))[0] == -32600
+        assert (await client.error("fs/readFile", reading))[0] == -32004
     await client.close()
 
 
@@ -371,6 +375,61 @@ async def test_what_is_not_there_needs_no_permission_to_be_removed(either: Runni
         assert await client.result("fs/remove", {**missing, "recursive": recursive}) == {}
         refusal = await client.error("fs/remove", {**missing, "recursive": recursive, "force": False})
         assert refusal == (-32004, "No such file or directory (os error 2)")
+    await client.close()
+
+
+@bubblewrap
+@pytest.mark.parametrize("way_in", [False, True], ids=["no way in", "a way in"])
+async def test_nothing_is_told_of_what_is_in_a_denied_directory(
+    either: RunningServer, workspace: Path, way_in: bool
+) -> None:
+    client = await WireClient.connect(either.url)
+    for directory in ("secret/there", "secret/shown"):
+        (workspace / directory).mkdir(parents=True)
+        (workspace / directory / "f").write_text("content")
+    (workspace / "secret" / "link").symlink_to("../in")
+    (workspace / "secret" / "loop").symlink_to("loop")
+    (workspace / "in").write_text("content")
+    (workspace / "way").symlink_to("secret")
+    entries = [special("root", "read"), path_entry(workspace / "secret", "deny")]
+    if way_in:
+        entries.append(path_entry(workspace / "secret" / "shown", "write"))
+    asked = sandbox(workspace, *entries)
+    for method in ("fs/getMetadata", "fs/readFile", "fs/canonicalize", "fs/readDirectory", "fs/remove"):
+        more = {"recursive": False, "force": False} if method == "fs/remove" else {}
+        for name in ("there/f", "missing/f", "link", "link/f", "there/f/f", "loop", "missing", "loop/f"):
+            for top in ("secret", "way"):
+                params = {"path": f"file://{workspace}/{top}/{name}", "sandbox": asked, **more}
+                code, message = await client.error(method, params)
+                # With a way through it, what is not on that way is not there.
+                assert code == (-32004 if way_in else -32600), (method, top, name, message)
+                assert name not in message
+    reading = {"path": f"file://{workspace}/way/shown/f", "sandbox": asked}
+    if way_in:
+        assert await client.result("fs/readFile", reading) == {"dataBase64": "Y29udGVudA=="}
+    else:
+        assert (await client.error("fs/readFile", reading))[0] == -32600
+    assert (workspace / "secret" / "link").is_symlink() and (workspace / "secret" / "there" / "f").exists()
+    await client.close()
+
+
+@bubblewrap
+async def test_what_is_not_shown_is_not_there(either: RunningServer, workspace: Path) -> None:
+    client = await WireClient.connect(either.url)
+    (workspace / "shown" / "deep").mkdir(parents=True)
+    (workspace / "shown" / "deep" / "f").write_text("content")
+    (workspace / "hidden").mkdir()
+    (workspace / "hidden" / "f").write_text("content")
+    (workspace / "link").symlink_to("shown/deep/f")
+    (workspace / "shown" / "deep" / "out").symlink_to("../../hidden")
+    asked = sandbox(workspace, special("minimal", "read"), path_entry(workspace / "shown" / "deep", "read"))
+    for method in ("fs/getMetadata", "fs/readFile", "fs/canonicalize", "fs/readDirectory"):
+        for name in ("hidden", "hidden/f", "link", "none", "none/f", "shown/none", "shown/deep/out", "shown/deep/none"):
+            params = {"path": f"file://{workspace}/{name}", "sandbox": asked}
+            assert (await client.error(method, params))[0] == -32004, (method, name)
+    params = {"path": f"file://{workspace}/shown/deep", "sandbox": asked}
+    assert [entry["fileName"] for entry in (await client.result("fs/readDirectory", params))["entries"]] == ["f"]
+    assert "result" in await client.call("fs/readFile", {**params, "path": f"file://{workspace}/shown/deep/f"})
     await client.close()
 
 

@@ -85,15 +85,15 @@ def read_directory(scope: Scope, params: Directory) -> bytes:
         descriptor = place.open(os.O_RDONLY | os.O_DIRECTORY)
     found: list[_Entry] = []
     try:
-        top, roots = real_path(descriptor), scope.of_roots()
+        top = real_path(descriptor)
         with os.scandir(descriptor) as entries:
             for count, entry in enumerate(entries, 1):
                 if count > ENTRY_LIMIT:
                     break
                 try:
-                    mode = mode_behind(entry, top, roots)
+                    mode = mode_behind(entry, top, scope)
                 except OSError:
-                    # A broken link, a loop, one that leads out of a root, or gone meanwhile.
+                    # A broken link, a loop, one that must not be followed, or gone meanwhile.
                     continue
                 name = os.fsencode(entry.name).decode("utf-8", "replace")
                 found.append(_Entry(name, stat.S_ISDIR(mode), stat.S_ISREG(mode)))

@@ -60,17 +60,17 @@ def require_path(uri: str) -> None:
         pass
 
 
-def mode_behind(entry: os.DirEntry[str], directory: str, roots: Scope) -> int:
-    """The mode of what an entry of a directory leads to; what lies outside of a root is like what does not exist.
+def mode_behind(entry: os.DirEntry[str], directory: str, scope: Scope) -> int:
+    """The mode of what an entry of a directory leads to; what a symlink must not lead to is like what does not exist.
 
     :raises OSError: there is nothing, or there are too many symlinks on the way
     """
-    if not roots.limited:
+    if not scope.limited:
         return entry.stat().st_mode
     if not entry.is_symlink():
         return entry.stat(follow_symlinks=False).st_mode
     try:
-        with locate(posixpath.join(directory, entry.name), roots) as place:
+        with locate(posixpath.join(directory, entry.name), scope) as place:
             return place.status().st_mode
     except RpcError:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
@@ -151,12 +151,16 @@ def _follow(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, writ
         parent, name = posixpath.split(path)
         if name in ("", ".", ".."):
             parent, name = path, "."
-        directory = os.open(parent or "/", _DIRECTORY) if on_the_way else _walk_to(parent)
+        if on_the_way and not scope.limited:
+            directory = os.open(parent or "/", _DIRECTORY)
+        else:
+            directory = _walk_to(parent, scope, follow=on_the_way)
         try:
+            real = _real_name(directory, name) if scope.limited else ""
+            _require_way(real, scope, write=write)
             target = _link_target(name, directory) if at_the_end else None
             if target is None:
-                if scope.limited:
-                    scope.require(_real_name(directory, name), write=write, tree=tree)
+                scope.require(real, write=write, tree=tree)
                 return Place(directory, name, asked, linked=links > 0)
             path = posixpath.join(real_path(directory), target)
         except BaseException:
@@ -165,7 +169,21 @@ def _follow(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, writ
         os.close(directory)
         links += 1
         if links > LINK_LIMIT:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            raise _loop()
+
+
+def _require_way(path: str, scope: Scope, *, write: bool) -> None:
+    try:
+        scope.require_way(path)
+    except FileNotFoundError:
+        if write:
+            # There is nothing, and nothing may be made.
+            scope.require(path, write=True)
+        raise
+
+
+def _loop() -> OSError:
+    return OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 def _link_target(name: str, directory: int) -> str | None:
@@ -182,20 +200,39 @@ def _real_name(directory: int, name: str) -> str:
     return parent if name == "." else posixpath.join(parent, name)
 
 
-def _walk_to(path: str) -> int:
-    """Open a directory without following any symlink.
+def _walk_to(path: str, scope: Scope, *, follow: bool) -> int:
+    """Open a directory step by step, so that the scope is asked of each before anything is told of it.
 
-    :raises NotADirectoryError: there is one on the way
+    :raises NotADirectoryError: there is something else on the way, without *follow* a symlink
+    :raises RpcError: the scope does not allow it
     """
-    current = os.open("/", _DIRECTORY)
-    for component in path.split("/"):
-        if not component:
-            continue
-        try:
-            following = os.open(component, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
-        finally:
+    current, place = os.open("/", _DIRECTORY), "/"
+    steps, links = path.split("/")[::-1], 0
+    try:
+        while steps:
+            step = steps.pop()
+            if step in ("", "."):
+                continue
+            following = posixpath.dirname(place) if step == ".." else posixpath.join(place, step)
+            scope.require_way(following)
+            try:
+                opened = os.open(step, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
+            except NotADirectoryError:
+                target = _link_target(step, current) if follow else None
+                if target is None:
+                    raise
+                links += 1
+                if links > LINK_LIMIT:
+                    raise _loop() from None
+                steps += target.split("/")[::-1]
+                if not target.startswith("/"):
+                    continue
+                opened, following = os.open("/", _DIRECTORY), "/"
             os.close(current)
-        current = following
+            current, place = opened, following
+    except BaseException:
+        os.close(current)
+        raise
     return current
 
 

@@ -24,6 +24,13 @@ class Rule(Protocol):
         :raises RpcError: reading it (or, with *write*, changing it) is not allowed
         """
 
+    def require_way(self, path: str) -> None:
+        """Check that it may be known whether there is anything at a real path, and where a symlink there leads.
+
+        :raises FileNotFoundError: there is nothing for whom this limits
+        :raises RpcError: it may not be known
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Root:
@@ -38,6 +45,10 @@ class Root:
             raise refused(f"the path leads outside of `{self.path}`, the root of this exec-server")
         if write and path == self.path:
             raise refused(f"`{path}` is the root of this exec-server")
+
+    def require_way(self, path: str) -> None:
+        # A way may lead out and in again; what is told of the way is the same whatever is there.
+        pass
 
 
 def _never() -> bool:
@@ -65,6 +76,15 @@ class Scope:
         for rule in self.rules:
             rule.require(path, write=write, tree=tree)
 
+    def require_way(self, path: str) -> None:
+        """Check a real path on the way to another one against every rule.
+
+        :raises FileNotFoundError: there is nothing for whom a rule limits
+        :raises RpcError: whether there is anything may not be known
+        """
+        for rule in self.rules:
+            rule.require_way(path)
+
     def require_inside(self, path: str) -> None:
         """Check that *path*, which may not exist and may lead anywhere, leads to no place outside of a root.
 
@@ -75,10 +95,6 @@ class Scope:
             real = os.path.realpath(path)
             for root in roots:
                 root.require(real, write=False)
-
-    def of_roots(self) -> Scope:
-        """Only the roots among the rules."""
-        return Scope(tuple(rule for rule in self.rules if isinstance(rule, Root)), self.in_place)
 
     def narrowed(self, rule: Rule) -> Scope:
         """This scope with one more rule."""

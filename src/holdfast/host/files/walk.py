@@ -47,7 +47,6 @@ class _Walker:
         self.entries: list[_Found] = []
         self.errors: list[_Fault] = []
         self._scope = scope
-        self._roots = scope.of_roots()
         self._options = options
         #: Names that were looked at; ``max_entries`` bounds these, not only what is listed.
         self._examined = 0
@@ -101,7 +100,7 @@ class _Walker:
         path = os.path.join(directory, entry.name)
         try:
             linked = entry.is_symlink()
-            mode = mode_behind(entry, directory, self._roots)
+            mode = mode_behind(entry, directory, self._scope)
         except OSError as error:
             if not entry.is_symlink():
                 self._add_fault(path, describe(error))

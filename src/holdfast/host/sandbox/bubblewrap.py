@@ -228,12 +228,5 @@ def _mount(policy: Policy, grant: Grant, covered: list[str]) -> list[str]:
     if grant.access is not Access.DENY:
         return ["--bind" if grant.access is Access.WRITE else "--ro-bind", path, path]
     if stat.S_ISDIR(os.stat(path).st_mode):
-        return ["--perms", "0111" if _has_way_in(policy, path) else "0000", "--tmpfs", path]
+        return ["--perms", "0111" if policy.leads_on(path) else "0000", "--tmpfs", path]
     return ["--ro-bind", "/dev/null", path]
-
-
-def _has_way_in(policy: Policy, path: str) -> bool:
-    """Whether something below what is denied is not."""
-    return any(
-        grant.exists and grant.access is not Access.DENY and is_below(grant.path, path) for grant in policy.grants
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from collections.abc import Iterator
@@ -58,25 +59,56 @@ class Policy:
 
     def access(self, path: str) -> Access:
         """What may be done with a real path: the longest grant above it decides; nothing is said means deny."""
-        found = Access.DENY
+        decides = self._deciding(path)
+        return Access.DENY if decides is None else decides.access
+
+    def _deciding(self, path: str) -> Grant | None:
+        found = None
         for grant in self.grants:
             if is_below(path, grant.path):
-                found = grant.access
+                found = grant
         return found
+
+    def leads_on(self, path: str) -> bool:
+        """Whether something at or below a real path is not denied: then the directories on the way to it are there."""
+        return any(
+            grant.exists and grant.access is not Access.DENY and is_below(grant.path, path) for grant in self.grants
+        )
 
     def require(self, path: str, *, write: bool, tree: bool = False) -> None:
         """Check a real path, and with *tree* everything below it.
 
         :raises RpcError: not allowed
         """
-        if is_below(path, "/proc"):
-            # A command has a /proc of its own; this one shows the memory and the environment of the host.
-            raise RpcError(INVALID_REQUEST, f"the sandbox does not allow access to `{path}`")
+        _refuse_proc(path)
         allowed = (Access.WRITE,) if write else (Access.READ, Access.WRITE)
         below = [grant.access for grant in self.grants if tree and is_below(grant.path, path)]
         if any(access not in allowed for access in (self.access(path), *below)):
             verb = "writing" if write else "reading"
             raise RpcError(INVALID_REQUEST, f"the sandbox does not allow {verb} `{path}`")
+
+    def require_way(self, path: str) -> None:
+        """Check that a real path can be seen at all, as a command in the sandbox would see it.
+
+        What nobody named is not there.  What is denied is not there either if there is a way through the directory that
+        is denied; else nothing can be known of what is in it.
+
+        :raises FileNotFoundError: it is not there
+        :raises RpcError: it is denied
+        """
+        _refuse_proc(path)
+        decides = self._deciding(path)
+        if (decides is not None and decides.access is not Access.DENY) or self.leads_on(path):
+            return
+        if decides is None or (path != decides.path and self.leads_on(decides.path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise RpcError(INVALID_REQUEST, f"the sandbox does not allow reading `{path}`")
+
+
+def _refuse_proc(path: str) -> None:
+    if is_below(path, "/proc"):
+        # A command has a /proc of its own; this one shows the memory and the environment of the host.
+        raise RpcError(INVALID_REQUEST, f"the sandbox does not allow access to `{path}`")
 
 
 def policy_of(context: SandboxContext, temporary: str | None = None) -> Policy | None:
