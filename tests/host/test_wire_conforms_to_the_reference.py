@@ -11,10 +11,21 @@ from typing import Any
 
 import pytest
 
+from holdfast.host import environment
 from holdfast.host.configuration.layers import user_home
 from holdfast.host.environment import child_environment, environment_info
 
-from .harness import BOUND, PATH, RunningServer, WireClient, start_host, until_dead, within, write_params
+from .harness import (
+    BOUND,
+    PATH,
+    RunningServer,
+    WireClient,
+    server_command,
+    start_host,
+    until_dead,
+    within,
+    write_params,
+)
 
 
 async def test_initialize_describes_the_environment(either: RunningServer) -> None:
@@ -38,10 +49,65 @@ def test_an_account_that_nobody_wrote_down_has_a_shell_and_a_home(monkeypatch: p
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
     for name in ("SHELL", "HOME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(environment, "_SHELL_DIRECTORIES", ())
     info = environment_info()
     assert (info["shell"], info["userHomeDir"]) == ({"name": "sh", "path": "/bin/sh"}, "file:///")
     assert child_environment({}, None, terminal=True) == {"SHELL": "/bin/sh"}
     assert user_home() == "/"
+
+
+@pytest.mark.real_agent
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"SHELL": "/usr/bin/fish"},
+        {"SHELL": "/nonexistent/sh"},
+        {"SHELL": "sh"},
+        {"HOME": "relative"},
+        {"HOME": ""},
+        {"HOME": "/tmp/../var//x/"},
+        {"TMPDIR": "relative"},
+        {"TMPDIR": ""},
+        {"TMPDIR": "/tmp/../var/tmp/"},
+        {"TMPDIR": "/nonexistent"},
+    ],
+    ids=str,
+)
+async def test_the_environment_is_told_as_the_reference_tells_it(
+    state: Path, codex_home: Path, changed: dict[str, str]
+) -> None:
+    env = {**os.environ, "CODEX_HOME": str(codex_home), **changed}
+    told: list[dict[str, Any]] = []
+    for which in ("holdfast", "codex"):
+        server = RunningServer(server_command(which, state), env=env)
+        client = await WireClient.connect(server.url)
+        info = await client.result("environment/info")
+        told.append({name: info.get(name) for name in ("shell", "cwd", "userHomeDir", "temporaryDirectories", "tempDir")})
+        await client.close()
+        server.stop()
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("own", "there", "used"),
+    [
+        ("bin/bash", ["bin/bash", "usr/bin/bash"], "bin/bash"),
+        ("bin/sh", ["bin/sh", "usr/bin/bash"], "bin/sh"),
+        ("opt/zsh", ["usr/bin/zsh", "bin/bash"], "usr/bin/zsh"),
+        ("sbin/nologin", ["sbin/nologin", "usr/bin/bash", "bin/bash"], "usr/bin/bash"),
+        ("bin/fish", ["bin/fish", "bin/zsh", "bin/sh"], "bin/zsh"),
+        ("", ["bin/bash"], "bin/bash"),
+    ],
+)
+def test_the_shell_is_one_that_clients_know_and_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, there: list[str], used: str
+) -> None:
+    for path in there:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    monkeypatch.setattr(environment, "shell_and_home", lambda: (f"{tmp_path}/{own}", "/"))
+    monkeypatch.setattr(environment, "_SHELL_DIRECTORIES", (f"{tmp_path}/usr/bin", f"{tmp_path}/bin"))
+    assert environment_info()["shell"] == {"name": used.rpartition("/")[2], "path": f"{tmp_path}/{used}"}
 
 
 async def test_a_host_whose_directory_was_deleted_is_still_one(

@@ -15,7 +15,7 @@ import msgspec
 
 from holdfast import __version__
 from holdfast.host.cgroup import DELEGATED_UNIT
-from holdfast.host.uri import path_to_uri
+from holdfast.host.uri import path_to_uri, resolve_dots
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
 #: Capabilities of the protocol (Codex CLI 0.169); a client never calls what is false here.
@@ -50,6 +50,9 @@ IMPLEMENTED: Final = frozenset(
     }
 )
 
+#: Shells that clients know, the best first, and where they are.
+_SHELLS: Final = ("bash", "zsh", "sh")
+_SHELL_DIRECTORIES: Final = ("/usr/local/bin", "/usr/bin", "/bin")
 #: The environment variables of ``inherit: core``.
 _CORE: Final = frozenset(
     ["PATH", "SHELL", "TMPDIR", "TEMP", "TMP", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "USER"]
@@ -136,7 +139,7 @@ def child_environment(
             result = {name: value for name, value in result.items() if name in included}
     result.update(env)
     if terminal and "SHELL" not in result:
-        result["SHELL"] = shell_and_home()[0]
+        result["SHELL"] = shell_and_home()[0] or "/bin/sh"
     return {
         name: value
         for name, value in result.items()
@@ -145,32 +148,50 @@ def child_environment(
 
 
 def shell_and_home() -> tuple[str, str]:
-    """The shell and the home directory of the account, and those of nobody in particular if it has none."""
+    """The shell of the account, empty if it has none, and its home directory, ``/`` if it has none."""
     try:
         account = pwd.getpwuid(os.getuid())
     except KeyError:
         # In a container the host may run under any number.
-        return "/bin/sh", "/"
-    return account.pw_shell or "/bin/sh", account.pw_dir or "/"
+        return "", "/"
+    return account.pw_shell, account.pw_dir or "/"
 
 
 def environment_info(capabilities: frozenset[str] = IMPLEMENTED) -> dict[str, Any]:
     """The ``environmentInfo`` object; *capabilities* names those that are implemented."""
-    own_shell, own_home = shell_and_home()
-    shell = os.environ.get("SHELL") or own_shell
+    shell, own_home = shell_and_home()
     home = os.environ.get("HOME") or own_home
+    temporary = os.environ.get("TMPDIR")
     return {
-        "shell": {"name": os.path.basename(shell), "path": shell},
+        "shell": _usable_shell(shell),
         "executorVersion": EXECUTOR_VERSION,
         "providerId": _provider_id(),
         "cwd": path_to_uri(_working_directory()),
-        "userHomeDir": path_to_uri(home),
+        "userHomeDir": path_to_uri(resolve_dots(home)) if home.startswith("/") else None,
         "platformOs": "linux",
         "prependPathDirs": [],
-        "temporaryDirectories": [],
-        "tempDir": path_to_uri(os.environ.get("TMPDIR") or "/tmp"),
+        "temporaryDirectories": [_from_here(temporary)] if temporary else [],
+        "tempDir": _from_here("/tmp" if temporary is None else temporary),
         "capabilities": {name: name in capabilities for name in CAPABILITIES},
     }
+
+
+def _from_here(path: str) -> str:
+    return path_to_uri(resolve_dots(os.path.join(_working_directory(), path)))
+
+
+def _usable_shell(own: str) -> dict[str, str]:
+    """The shell of the account if clients know how to use it, and it is there; else another one that they know.
+
+    As the reference has it, what ``SHELL`` says does not count: who starts a host may use a shell of any kind.
+    """
+    name = os.path.basename(own)
+    # Not in PATH, where a directory might hang.
+    places = [f"{directory}/{known}" for known in _SHELLS for directory in _SHELL_DIRECTORIES]
+    if name in _SHELLS:
+        places = [own, *(place for place in places if os.path.basename(place) == name), *places]
+    path = next(filter(os.path.isfile, places), "/bin/sh")
+    return {"name": os.path.basename(path), "path": path}
 
 
 def _working_directory() -> str:
