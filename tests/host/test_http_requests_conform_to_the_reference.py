@@ -17,6 +17,7 @@ ANSWERS = {
     "/kept": b"HTTP/1.1 307 Kept\r\nConnection: close\r\nLocation: ok\r\nContent-Length: 2\r\n\r\nxx",
     "/other": b"HTTP/1.1 302 Found\r\nConnection: close\r\n"
     b"Location: http://localhost:%d/ok\r\nContent-Length: 0\r\n\r\n",
+    "/elsewhere": b"HTTP/1.1 303 See Other\r\nConnection: close\r\nLocation: /ok\r\nContent-Length: 0\r\n\r\n",
     "/round": b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: /round\r\nContent-Length: 0\r\n\r\n",
     "/ftp": b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: ftp://x/\r\nContent-Length: 0\r\n\r\n",
     "/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -321,12 +322,19 @@ async def test_headers_of_a_body_go_where_it_goes(http: Http, web: Web) -> None:
         ("/moved", "GET", "GET"),
         ("/moved", "PUT", "PUT"),
         ("/kept", "POST", "POST"),
+        ("/elsewhere", "GET", "GET"),
+        ("/elsewhere", "PUT", "GET"),
+        ("/elsewhere", "HEAD", "HEAD"),
     ):
-        await http.get(path, method=method, headers=headers)
-        line, sent, _ = web.requests[-1]
+        await http.get(path, method=method, headers=headers, bodyBase64="aGk=")
+        line, sent, arrived = web.requests[-1]
         assert line == f"{becomes} /ok"
-        kept = {name.lower(): value for name, value in names.items() if method == becomes or name not in body}
+        bare = method != becomes or path == "/elsewhere"
+        kept = {name.lower(): value for name, value in names.items() if not bare or name not in body}
+        if not bare:
+            kept["content-length"] = "2"
         assert {name: value for name, value in sent.items() if name not in ("accept", "referer")} == kept
+        assert arrived == (b"" if bare else b"hi")
 
 
 async def test_redirects(http: Http, web: Web) -> None:

@@ -82,7 +82,9 @@ async def test_the_environment_is_told_as_the_reference_tells_it(
         server = RunningServer(server_command(which, state), env=env)
         client = await WireClient.connect(server.url)
         info = await client.result("environment/info")
-        told.append({name: info.get(name) for name in ("shell", "cwd", "userHomeDir", "temporaryDirectories", "tempDir")})
+        told.append(
+            {name: info.get(name) for name in ("shell", "cwd", "userHomeDir", "temporaryDirectories", "tempDir")}
+        )
         await client.close()
         server.stop()
     assert told[0] == told[1]

@@ -134,9 +134,9 @@ class Request:
         if address is None:
             return None
         method, body = self.method, self.body
-        another = (status in (301, 302) and method == "POST") or (status == 303 and method != "HEAD")
+        another = status == 303 or (status in (301, 302) and method == "POST")
         if another:
-            method, body = "GET", b""
+            method, body = "HEAD" if method == "HEAD" else "GET", b""
         same = address.origin == self.address.origin
         kept = [
             (name, value)
