@@ -61,3 +61,28 @@ async def test_only_what_is_writable_in_what_is_denied_is_there(
     assert ("result" in await client.call("fs/readFile", reading)) is (access == "write")
     assert sorted(os.listdir(denied)) == ["deep", "secret"]
     assert sorted(os.listdir(inside)) == (["open", "y"] if access == "write" else ["open"])
+
+
+@bubblewrap
+@pytest.mark.parametrize(
+    ("cwd", "entries", "begins"),
+    [
+        ("", [special("minimal", "read")], "/"),
+        ("shown/deep", [special("minimal", "read"), special("project_roots", "read", "shown")], "shown/deep"),
+        ("hidden", [special("minimal", "read"), special("project_roots", "read", "shown")], "/"),
+        ("", [special("minimal", "read"), special("project_roots", "read", "shown")], ""),
+        ("shown", [special("root", "read"), special("project_roots", "deny", "shown")], "/"),
+        ("shown/deep", [special("root", "read"), special("project_roots", "deny", "shown")], "/"),
+        ("link", [special("root", "read")], "shown"),
+    ],
+)
+async def test_a_command_whose_directory_is_not_shown_begins_in_the_root(
+    client: WireClient, workspace: Path, cwd: str, entries: list[dict[str, Any]], begins: str
+) -> None:
+    (workspace / "shown" / "deep").mkdir(parents=True)
+    (workspace / "hidden").mkdir()
+    (workspace / "link").symlink_to("shown")
+    asked = sandbox(workspace, *entries)
+    await client.start("p", "/bin/sh", "-c", "pwd; echo $PWD", cwd=f"file://{workspace / cwd}", sandbox=asked)
+    await client.until_closed("p")
+    assert client.output("p").decode().split() == [str(workspace / begins)] * 2

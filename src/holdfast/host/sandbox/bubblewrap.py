@@ -25,6 +25,7 @@ from holdfast.host.sandbox.mount_points import TOOLS, can_be_made, with_mount_po
 from holdfast.host.sandbox.permissions import Access
 from holdfast.host.sandbox.policy import Grant, Policy, cannot_honour
 from holdfast.host.sandbox.seccomp import is_known, program
+from holdfast.jsonrpc.messages import RpcError
 
 #: Seconds that the trial may take.
 _TRIAL: Final = 10.0
@@ -118,7 +119,7 @@ def _command(policy: Policy, argv: list[str], *, cwd: str, env: Mapping[str, str
         *_mounts(policy, covered, places),
         *OPTIONS,
         "--chdir",
-        cwd,
+        _inside(policy, cwd),
         "--",
         setenv,
         f"--default-signal={_SIGNALS}",
@@ -135,6 +136,19 @@ def _command(policy: Policy, argv: list[str], *, cwd: str, env: Mapping[str, str
             Given.READY: READY,
         },
     )
+
+
+def _inside(policy: Policy, cwd: str) -> str:
+    """Where a command begins: in its directory, or as with the reference in ``/`` if the sandbox does not show that."""
+    if _is_elsewhere(cwd):
+        return cwd
+    # The symlinks that lead there may not be shown.
+    real = os.path.realpath(cwd)
+    try:
+        policy.require_way(real)
+    except (FileNotFoundError, RpcError):
+        return "/"
+    return real
 
 
 def _environment(env: Mapping[str, str]) -> list[str]:
