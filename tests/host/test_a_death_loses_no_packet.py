@@ -6,8 +6,9 @@ import os
 import socket
 
 from holdfast.host.estate import Estate
-from holdfast.host.keeper import Keeper, send
+from holdfast.host.keeper import Keeper
 from holdfast.host.keeping import KeeperLink
+from holdfast.host.packets import send
 
 
 def test_what_a_killed_keeper_handed_over_is_taken() -> None:

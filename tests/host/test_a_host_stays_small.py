@@ -35,6 +35,7 @@ def test_the_keeper_imports_only_what_it_needs() -> None:
         "holdfast.host.entry",
         "holdfast.host.estate",
         "holdfast.host.keeper",
+        "holdfast.host.packets",
     }
 
 

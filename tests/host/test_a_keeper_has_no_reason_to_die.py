@@ -16,11 +16,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from holdfast.host import keeper, keeping
+from holdfast.host import keeper, keeping, packets
 from holdfast.host.client import HostClient
-from holdfast.host.estate import Estate, hand_out, pack, take_in
-from holdfast.host.keeper import PACKET, Keeper, pid_packets, send
+from holdfast.host.estate import Estate
+from holdfast.host.keeper import Keeper
 from holdfast.host.keeping import KeeperLink
+from holdfast.host.packets import PACKET, hand_out, pack, pid_packets, send, take_in
 from holdfast.host.port import Kind, ProcessState, Record
 
 from .harness import BOUND, RunningServer, alive, kill_server, start_host, until_dead, within
@@ -96,9 +97,9 @@ def test_it_waits_until_there_is_room_for_a_server(monkeypatch: pytest.MonkeyPat
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
-@pytest.mark.parametrize("number", sorted(keeper.NO_ROOM))
+@pytest.mark.parametrize("number", sorted(packets.NO_ROOM))
 def test_what_finds_no_room_is_handed_over_all_the_same(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    genuine = keeper.send
+    genuine = packets.send
     refused: list[int] = []
 
     def send_or_not(channel: socket.socket, words: list[str], descriptors: list[int]) -> None:
@@ -169,7 +170,7 @@ def crowd() -> int:
     arrived: list[str] = []
 
     def read(seconds: float = 0.0) -> None:
-        words, descriptors = keeper.receive(theirs, socket.MSG_DONTWAIT)
+        words, descriptors = packets.receive(theirs, socket.MSG_DONTWAIT)
         arrived.extend(words[1:])
         for descriptor in descriptors:
             os.close(descriptor)

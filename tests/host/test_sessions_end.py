@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.host.estate import Held
 from holdfast.host.keeping import KeeperLink
+from holdfast.host.packets import Held
 from holdfast.host.session import RETAIN_SESSION, Sessions
 
 from .harness import PATH, RunningServer, WireClient, alive, within

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.host.client import HostClient
-from holdfast.host.estate import Held, take_in
-from holdfast.host.keeper import receive, send
 from holdfast.host.keeping import KeeperLink
+from holdfast.host.packets import Held, receive, send, take_in
 from holdfast.host.places import Places
 from holdfast.host.port import Kind, Record, StartRefused
 from holdfast.host.prepared import Prepared, PreparedStarts

@@ -2,62 +2,13 @@
 
 The first server makes it; the keeper holds it for the servers after that one, and a server that becomes the keeper
 takes it along across its ``exec``.  The keeper understands none of it but what it removes in the end.
-
-What passes is words, separated by NUL, and descriptors: the keeper has no use for the modules that JSON takes.
 """
 
 from __future__ import annotations
 
 import os
 
-# Not from typing: the keeper is as small as it can be.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-#: Descriptors that a keeper holds, by process directory and name.
-Held = dict[str, dict[str, int]]
-
-
-def pack(words: Iterable[str]) -> bytes:
-    """*words*, which contain no NUL, as one message."""
-    return "\0".join(words).encode("utf-8", "surrogateescape")
-
-
-def unpack(message: bytes) -> list[str]:
-    """The words of a message."""
-    return message.decode("utf-8", "surrogateescape").split("\0")
-
-
-def hand_out(held: Held) -> tuple[list[str], list[int]]:
-    """Words and descriptors for a packet: each word is the key and the name of one, with a slash between them.
-
-    A key of which there is none stands alone: a process may have closed its streams and live.
-    """
-    words: list[str] = []
-    numbers: list[int] = []
-    for key, descriptors in held.items():
-        words += [f"{key}/{name}" for name in descriptors] or [key]
-        numbers += descriptors.values()
-    return words, numbers
-
-
-def take_in(held: Held, words: list[str], descriptors: list[int]) -> bool:
-    """Add to *held* what :func:`hand_out` made a packet of.
-
-    False if not all descriptors have come, because there are no free numbers for them here: then none of them is kept.
-    """
-    if sum("/" in word for word in words) != len(descriptors):
-        for descriptor in descriptors:
-            os.close(descriptor)
-        return False
-    arrived = iter(descriptors)
-    for word in words:
-        key, slash, name = word.partition("/")
-        known = held.setdefault(key, {})
-        if slash:
-            known[name] = next(arrived)
-    return True
+from holdfast.host.packets import Held, pack, unpack
 
 
 class Estate:

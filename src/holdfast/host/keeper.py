@@ -5,7 +5,7 @@ state directory; and as the nearest subreaper it inherits the children of a serv
 server and hands everything over.  It does so little, on the standard library alone, that it has no reason to die; if it
 is killed all the same, the server takes its place (:func:`holdfast.host.keeping.KeeperLink.succeed`).
 
-Server and keeper talk over a ``SOCK_SEQPACKET`` pair, words to a packet (:func:`holdfast.host.estate.pack`) and
+Server and keeper talk over a ``SOCK_SEQPACKET`` pair, words to a packet (:func:`holdfast.host.packets.pack`) and
 descriptors as ``SCM_RIGHTS``.  The keeper reads at leisure: descriptors in an unread packet are held by the kernel just
 as well, also after the server's death.
 
@@ -30,17 +30,16 @@ adopted children, and ``unheld`` (keys) when it has no free descriptors for what
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import select
 import signal
 import socket
-import sys
 import time
 
 from holdfast.host.ending import ENDING
-from holdfast.host.estate import Estate, Held, hand_out, pack, take_in, unpack
+from holdfast.host.estate import Estate
+from holdfast.host.packets import LEISURE, NO_ROOM, PACKET, Held, hand_out, pid_packets, receive, send, take_in
 
 # Not from typing: the keeper is as small as it can be.
 TYPE_CHECKING = False
@@ -52,17 +51,6 @@ if TYPE_CHECKING:
     #: whether to tell where it listens.
     Serve = Callable[[int, Estate | None, bool], int]
 
-#: The largest packet, in bytes, and the most descriptors in one.
-PACKET = 65536
-DESCRIPTORS = 8
-#: The most pids in one packet.
-_PIDS = 1000
-#: Seconds for which packets are left to gather before they are read, and until one for which there was no room is sent
-#: again.
-LEISURE = 0.02
-#: Why a packet cannot be sent at the moment, which says nothing of who would read it: there is no memory, or this user
-#: has more descriptors on their way, to whomever, than one may have.
-NO_ROOM = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 #: A server that dies this often within so many seconds is given a pause before the next try.
 _DEATHS = 5
 _WITHIN = 10.0
@@ -96,38 +84,6 @@ def stat_fields(pid: int) -> list[bytes]:
     """
     with open(f"/proc/{pid}/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()
-
-
-def pid_packets(operation: str, pids: Iterable[int]) -> list[list[str]]:
-    """The words of as many packets as *pids* take."""
-    words = [str(pid) for pid in pids]
-    return [[operation, *words[begin : begin + _PIDS]] for begin in range(0, len(words), _PIDS)]
-
-
-def receive(channel: socket.socket, flags: int = 0) -> tuple[list[str], list[int]]:
-    """The words and descriptors of the next packet; no words if the other end is closed.
-
-    :raises OSError: there is none, or the channel is broken
-    """
-    data, ancillary, _, _ = channel.recvmsg(PACKET, socket.CMSG_SPACE(DESCRIPTORS * 4), flags | socket.MSG_CMSG_CLOEXEC)
-    descriptors: list[int] = []
-    for _, _, rights in ancillary:
-        descriptors += memoryview(rights).cast("i")
-    return unpack(data) if data else [], descriptors
-
-
-def send(channel: socket.socket, words: Iterable[str], descriptors: Iterable[int] = ()) -> None:
-    """Send a packet.
-
-    :raises BlockingIOError: as much as the channel holds is unread
-    :raises ConnectionError: there is nobody to read it
-    :raises OSError: there is no room (:data:`NO_ROOM`)
-    """
-    rights = b"".join(descriptor.to_bytes(4, sys.byteorder) for descriptor in descriptors)
-    if rights:
-        channel.sendmsg([pack(words)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-    else:
-        channel.send(pack(words))
 
 
 class Keeper:

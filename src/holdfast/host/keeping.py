@@ -12,8 +12,8 @@ from typing import Final
 
 from holdfast.clock import monotonic
 from holdfast.errors import InvalidRequest
-from holdfast.host.estate import Estate, Held, hand_out, pack, take_in
-from holdfast.host.keeper import LEISURE, NO_ROOM, PACKET, pid_packets, receive, send
+from holdfast.host.estate import Estate
+from holdfast.host.packets import LEISURE, NO_ROOM, PACKET, Held, hand_out, pack, pid_packets, receive, send, take_in
 
 #: Seconds for which finished processes gather before the keeper is told to let go of them.
 _GATHER: Final = 0.05
@@ -142,7 +142,7 @@ class KeeperLink:
         self._send(words, [estate.listener, estate.lock])
 
     def hold(self, held: Held) -> None:
-        """Let the keeper hold these, :data:`~holdfast.host.keeper.DESCRIPTORS` at most; before a child uses them.
+        """Let the keeper hold these, :data:`~holdfast.host.packets.DESCRIPTORS` at most; before a child uses them.
 
         :raises OSError: too many descriptors are on their way, and the keeper does not hold them
         """

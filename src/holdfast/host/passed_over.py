@@ -11,7 +11,7 @@ import os
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from holdfast.host.estate import Held
+from holdfast.host.packets import Held
 from holdfast.host.tree import Ending, Tree, end_tree, start_time
 from holdfast.jsonrpc.streams import EXHAUSTED
 

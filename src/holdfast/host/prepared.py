@@ -13,8 +13,8 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from holdfast.errors import HoldfastError
-from holdfast.host.keeper import DESCRIPTORS
 from holdfast.host.keeping import KeeperLink
+from holdfast.host.packets import DESCRIPTORS
 from holdfast.host.place import Place
 from holdfast.host.places import Places
 from holdfast.host.spawn import Preparation, prepare

@@ -23,11 +23,11 @@ from holdfast.clock import boot_id
 from holdfast.directories import remove_directory
 from holdfast.host import left_over
 from holdfast.host.description import Description, Started, read_description, write_started
-from holdfast.host.estate import Held
 from holdfast.host.forgetting import delete_forgotten
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
 from holdfast.host.log_index import LogFull
+from holdfast.host.packets import Held
 from holdfast.host.passed_over import PassedOver
 from holdfast.host.process import HANDLE, HostedProcess
 from holdfast.host.spawn import Streams

@@ -21,13 +21,13 @@ from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
 from holdfast.host.description import Description, Started, write_description, write_started
 from holdfast.host.descriptor_limit import DescriptorLimit
 from holdfast.host.drop import Drops, SignalDrop
-from holdfast.host.estate import Held
 from holdfast.host.hanging import HangingMounts
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.left_over import LeftOver
 from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
+from holdfast.host.packets import Held
 from holdfast.host.passed_over import PassedOver
 from holdfast.host.pending import PendingStarts
 from holdfast.host.places import Places

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from holdfast.clock import monotonic
-from holdfast.host.estate import Held
 from holdfast.host.keeping import KeeperLink
+from holdfast.host.packets import Held
 from holdfast.host.process import HostedProcess
 
 if TYPE_CHECKING:
