@@ -85,7 +85,7 @@ def test_only_what_is_not_given_is_filled_in(
     naming = [] if name is None else ["--name", name]
     words = plistlib.loads(cli("service", "launchd", "exec-server", *naming, "--", *given).out)["ProgramArguments"]
     expected = [word.replace("STATE", str(home / "state")) for word in filled_in]
-    assert words[1:] == ["-m", "holdfast.host", *expected, *given]
+    assert words[1:] == ["-P", "-m", "holdfast.host", *expected, *given]
 
 
 def test_a_host_elsewhere_does_not_take_the_directory_of_the_first_one(home: Path, cli: Callable[..., Outcome]) -> None:

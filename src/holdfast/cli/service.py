@@ -111,9 +111,9 @@ def service(
     label = _LABELS[what] if name is None else f"{_LABELS[what]}-{name}"
     form = ["--log-format", log_format] if log_format != "text" else []
     if what == "daemon":
-        command = [sys.executable, "-m", "holdfast", "up", "--foreground", *form]
+        command = [sys.executable, "-P", "-m", "holdfast", "up", "--foreground", *form]
     else:
-        command = [sys.executable, "-m", "holdfast.host", *_host_options(arguments, name), *form]
+        command = [sys.executable, "-P", "-m", "holdfast.host", *_host_options(arguments, name), *form]
     text = _systemd(what, command) if manager == "systemd" else _launchd(what, label, command)
     if not install:
         terminal.write([text.encode()])

@@ -101,7 +101,7 @@ def _spawn(directory: Path, idle_exit: float | None) -> None:
     except OSError as error:
         raise DaemonStartFailed(f"The daemon's log cannot be written: {error}.", hint=f"Look at {log}.") from error
     ready_reader, ready_writer = os.pipe()
-    command = [sys.executable, "-m", "holdfast", "up", "--foreground", "--ready-fd", str(ready_writer)]
+    command = [sys.executable, "-P", "-m", "holdfast", "up", "--foreground", "--ready-fd", str(ready_writer)]
     if idle_exit is not None:
         command += ["--idle-exit", str(idle_exit)]
     log_start = os.fstat(log_fd).st_size

@@ -86,7 +86,7 @@ def _start(state_directory: Path, idle_exit: float | None) -> None:
         arguments += ["--idle-exit", str(idle_exit)]
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "holdfast.host", *arguments],
+            [sys.executable, "-P", "-m", "holdfast.host", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
