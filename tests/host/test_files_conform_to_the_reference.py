@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import errno
+import mmap
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .harness import RunningServer, WireClient
+from holdfast.host.files.refusal import describe
+
+from .harness import RunningServer, WireClient, needed_codex
 
 WALK = {"maxDepth": 64, "maxDirectories": 10_000, "maxEntries": 50_000, "followDirectorySymlinks": False}
 NOT_FOUND = (-32004, "No such file or directory (os error 2)")
@@ -56,6 +60,21 @@ class Files:
         }
         reply = await self.client.call("fs/copy", params)
         return (reply["error"]["code"], reply["error"]["message"]) if "error" in reply else reply["result"]
+
+
+@pytest.mark.real_agent
+def test_errors_have_the_words_of_the_reference() -> None:
+    with open(needed_codex(), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as program:
+        # The C library that it is linked with has them all in one place.
+        start = program.find(b"No error information\0")
+        if start < 0:
+            pytest.skip("this codex is no program, but starts one")
+        words = {word.decode() for word in program[start : start + 4096].split(b"\0")[:100]}
+    for number in (errno.ESPIPE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENOENT, errno.ENOSPC):
+        assert describe(OSError(number, "")).removesuffix(f" (os error {number})") in words, errno.errorcode[number]
+    told = {number: describe(OSError(number, "")).partition(" (")[0] for number in errno.errorcode}
+    # What is left are the errors for which it has no words.
+    assert all(word in words for number, word in told.items() if word != os.strerror(number))
 
 
 @pytest.fixture
