@@ -126,6 +126,10 @@ async def test_what_cannot_be_read_or_written(files: Files) -> None:
         assert await files.refused("readFile", name, followSymlinks=False) == (-32600, "path is not a regular file")
     for device in ("/dev/null", "/dev/zero"):
         assert await files.refused("readFile", path=f"file://{device}") == (-32600, f"path `{device}` is not a file")
+    for anything in (None, 1, "x", [], {}):
+        assert await files.do("readDirectory", "d", followSymlinks=anything)
+        assert await files.do("open", "f", handleId=f"{anything}", followSymlinks=anything)
+    assert (await files.refused("readFile", "f", followSymlinks=1))[0] == -32602
     assert await files.refused("readFile", "n" * 300) == (-32603, "Filename too long (os error 36)")
     assert await files.refused("writeFile", "no/dir", dataBase64="") == NOT_FOUND
     assert await files.refused("writeFile", "d", dataBase64="") == (-32603, "Is a directory (os error 21)")

@@ -7,12 +7,16 @@ is looked at, as with the reference implementation.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
 from holdfast.host.files.place import require_path
 from holdfast.host.parameters import NumberParameters, Parameters, Unsigned
 from holdfast.host.sandbox.permissions import SandboxContext
+
+#: Where the reference implementation does not know ``followSymlinks`` it may be anything; here false counts.
+Unasked = Any
 
 
 class FileParameters(Parameters, frozen=True, kw_only=True):
@@ -33,7 +37,7 @@ class OnePath(FileParameters, frozen=True, kw_only=True):
 class Directory(OnePath, frozen=True, kw_only=True):
     """``fs/readDirectory``."""
 
-    follow_symlinks: bool | None = None
+    follow_symlinks: Unasked = None
 
 
 class ReadFile(OnePath, frozen=True, kw_only=True):
@@ -64,7 +68,7 @@ class Copy(FileParameters, frozen=True, kw_only=True):
     source_path: str
     destination_path: str
     recursive: bool
-    follow_symlinks: bool | None = None
+    follow_symlinks: Unasked = None
 
     def __post_init__(self) -> None:
         require_path(self.source_path)
@@ -93,7 +97,7 @@ class OpenMode(StrEnum):
 class Open(OnePath, frozen=True, kw_only=True):
     handle_id: str
     mode: OpenMode = OpenMode.READ
-    follow_symlinks: bool | None = None
+    follow_symlinks: Unasked = None
 
 
 class ReadBlock(NumberParameters, frozen=True, kw_only=True):
