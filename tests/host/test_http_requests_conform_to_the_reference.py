@@ -475,6 +475,7 @@ def set_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"method": "foo bar"}, "http/request method is invalid: invalid HTTP method"),
         ({"bodyBase64": "!!"}, "Invalid symbol 33, offset 0."),
         ({"bodyBase64": "YR=="}, "Invalid last symbol 82, offset 1."),
+        ({"bodyBase64": "!!", "method": "foo bar", "url": "nope"}, "Invalid symbol 33, offset 0."),
         (
             {"headers": [{"name": "bad name", "value": "x"}]},
             "http/request header name is invalid: invalid HTTP header name",

@@ -155,6 +155,10 @@ def prepare(params: HttpRequest, environment: Mapping[str, str] = os.environ) ->
 
     :raises RpcError: it is not a request that can be sent
     """
+    try:
+        body = decode_base64(params.body_base64 or "")
+    except ValueError:
+        raise RpcError(INVALID_PARAMS, base64_fault(params.body_base64 or "")) from None
     if not _TOKEN.fullmatch(params.method):
         raise _invalid("method is invalid: invalid HTTP method")
     try:
@@ -167,10 +171,6 @@ def prepare(params: HttpRequest, environment: Mapping[str, str] = os.environ) ->
     if address.credentials is not None and not any(name == "authorization" for name, _ in headers):
         credentials = ":".join(address.credentials).encode()
         headers.append(("authorization", "Basic " + base64.b64encode(credentials).decode()))
-    try:
-        body = decode_base64(params.body_base64 or "")
-    except ValueError:
-        raise RpcError(INVALID_PARAMS, base64_fault(params.body_base64 or "")) from None
     wanted = tuple((name, value) for name, value in headers if name not in _FRAMING)
     confided = frozenset(header.name.lower() for header in params.headers if header.value_env_var is not None)
     return Request(params.method, address, wanted, body, confided)
