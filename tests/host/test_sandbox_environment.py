@@ -61,7 +61,7 @@ async def test_the_environment_cannot_say_what_the_sandbox_is(host: RunningServe
     words = "\0--bind\0/\0/"
     for env in ({"A": f"x{words}"}, {f"A{words}": "x"}):
         refusal = await client.error("process/start", {**params, "env": env, "sandbox": sandbox(workspace)})
-        assert refusal == (-32603, "nul byte found in provided data")
+        assert refusal == (-32603, "data provided contains a nul byte")
     many = {f"NAME{number}": "x" for number in range(4000)}
     code, message = await client.error("process/start", {**params, "env": many, "sandbox": sandbox(workspace)})
     assert (code, message.endswith("are more than 9000 words for bubblewrap")) == (-32602, True)

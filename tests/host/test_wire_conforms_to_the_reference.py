@@ -382,6 +382,9 @@ async def test_refused_starts(client: WireClient, tmp_path: Path) -> None:
         ({"cwd": f"file://{loop}"}, (-32603, "Symbolic link loop (os error 40)")),
         ({"argv": ["/bin/echo", "x" * 200_000]}, (-32603, "Argument list too long (os error 7)")),
         ({"argv": ["/bin/echo", "a\0b"]}, (-32603, "nul byte found in provided data")),
+        ({"argv": ["/bin/echo", "a\0b"], "env": {"A": "\0"}}, (-32603, "nul byte found in provided data")),
+        ({"env": {"A": "a\0b"}}, (-32603, "data provided contains a nul byte")),
+        ({"env": {"A\0": "b"}, "tty": True}, (-32603, "data provided contains a nul byte")),
     ]
     for number, (changes, expected) in enumerate(cases):
         assert await client.error("process/start", {"processId": f"s{number}", **start, **changes}) == expected, changes

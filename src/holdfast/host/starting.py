@@ -141,7 +141,7 @@ async def _start_in_sandbox(client: ClientConnection, params: parameters.Start, 
                 sandbox_type=b"linuxSeccomp",
             )
     except (OSError, ValueError) as error:
-        raise _failed(error) from None
+        raise _failed(error, params) from None
 
 
 def _start(
@@ -181,29 +181,35 @@ def _start(
     except DuplicateProcess as error:
         raise RpcError(INVALID_REQUEST, error.message) from None
     except (OSError, ValueError) as error:
-        raise _failed_at_terminal(error, program, cwd, env) if params.tty else _failed(error) from None
+        raise _failed_at_terminal(error, params, program, cwd, env) if params.tty else _failed(error, params) from None
     if extension.persistent:
         return _started(process, existing=False)
     client.push(process, 0)
     return b'{"processId":%s,"sandboxType":"%s"}' % (encode_json(params.process_id), sandbox_type)
 
 
-def _failed(error: OSError | ValueError) -> RpcError:
+def _failed(error: OSError | ValueError, params: parameters.Start) -> RpcError:
     if isinstance(error, ValueError):
-        return RpcError(INTERNAL_ERROR, "nul byte found in provided data")
+        # The reference has other words for one in the environment.
+        in_command = any("\0" in word for word in (params.arg0 or "", *params.argv))
+        return RpcError(
+            INTERNAL_ERROR, "nul byte found in provided data" if in_command else "data provided contains a nul byte"
+        )
     from holdfast.host.files.refusal import describe as describe_error
 
     return RpcError(INTERNAL_ERROR, describe_error(error))
 
 
-def _failed_at_terminal(error: OSError | ValueError, program: str, cwd: str, env: Mapping[str, str]) -> RpcError:
+def _failed_at_terminal(
+    error: OSError | ValueError, params: parameters.Start, program: str, cwd: str, env: Mapping[str, str]
+) -> RpcError:
     # Whatever failed in that directory or before it has nothing to do with the program.
     if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) and error.filename != cwd:
         from holdfast.host.terminal_refusal import why_not
 
         if (reason := why_not(program, cwd, env)) is not None:
             return RpcError(INTERNAL_ERROR, reason)
-    return _failed(error)
+    return _failed(error, params)
 
 
 def _started(process: HostedProcess, *, existing: bool) -> bytes:
