@@ -153,6 +153,7 @@ async def test_requests_before_the_handshake_are_refused(either: RunningServer) 
     ["{", "not json", "[]", "1", "null", "{}", '{"id":51}', '{"id":52,"method":5}', '{"id":null,"method":"x"}',
      '{"result":1}', '{"error":{"code":1,"message":"x"}}', '{"id":null,"result":1}',
      '{"id":1.5,"method":"x"}', '{"id":9223372036854775808,"method":"x"}', '{"id":1,"method":"x","trace":5}',
+     '{"id":1,"method":"x","trace":[1]}', '{"id":1,"method":"x","trace":["x","y","z"]}',
      '{"id":1,"error":null}', '{"id":1,"error":{"code":1e0,"message":"x"}}',
      '{"id":1,"error":{"code":9223372036854775808,"message":"x"}}'],
 )  # fmt: skip
@@ -182,6 +183,11 @@ async def test_ids_may_be_strings_and_any_signed_64_bit_number(client: WireClien
         '"error":5',
         '"error":{"code":"x"}',
         '"trace":null',
+        '"trace":{}',
+        '"trace":{"traceparent":"x","tracestate":null}',
+        '"trace":[]',
+        '"trace":["x"]',
+        '"trace":[null,"x"]',
     ],
 )
 async def test_what_means_nothing_in_a_request_changes_nothing(client: WireClient, members: str) -> None:

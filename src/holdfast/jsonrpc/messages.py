@@ -59,7 +59,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """W3C trace context; accepted and not used."""
+    """W3C trace context; accepted and not used.  It may also be an array of the two in this order, or of fewer."""
 
     traceparent: str | None = None
     tracestate: str | None = None
@@ -83,7 +83,8 @@ class Message(msgspec.Struct, frozen=True):
 
 _decoder = msgspec.json.Decoder(Message)
 _decode_error = msgspec.json.Decoder(ErrorBody | None).decode
-_decode_trace = msgspec.json.Decoder(Trace | None).decode
+_TraceArray = Annotated[list[str | None], msgspec.Meta(max_length=2)]
+_decode_trace = msgspec.json.Decoder(Trace | _TraceArray | None).decode
 _encoder = msgspec.json.Encoder()
 encode_json = _encoder.encode
 
