@@ -110,6 +110,8 @@ def start_host(
     if state is not None:
         arguments += ["--state-dir", str(state)]
     log = None if state is None else state.with_name(state.name + ".stderr")
+    # There pytest says which test runs, with its parameters, and what the host must not know may be among them.
+    env = {name: value for name, value in (env or os.environ).items() if name != "PYTEST_CURRENT_TEST"}
     return RunningServer([sys.executable, "-m", "holdfast.host", *arguments], env=env, stderr=log)
 
 

@@ -104,6 +104,36 @@ class KeptChild:
         self.handle = -1
 
 
+class KeptChildren:
+    """All of them, of one server."""
+
+    def __init__(self, link: KeeperLink, poller: Poller) -> None:
+        self._link = link
+        self._poller = poller
+        self._children: dict[int, KeptChild] = {}
+        link.on_ended = self._ended
+
+    def add(self, pid: int, started: int, handle: int) -> KeptChild:
+        """One more; *handle* is its pidfd, or -1."""
+        child = self._children[pid] = KeptChild(pid, started, self._link, self._poller, handle)
+        return child
+
+    def pids(self) -> set[int]:
+        """Those that have not ended, as far as the keeper has told."""
+        return set(self._children)
+
+    def _ended(self, pid: int, code: int, number: int) -> None:
+        child = self._children.pop(pid, None)
+        if child is not None:
+            child.told(code, number)
+
+    def forsaken(self) -> None:
+        """The keeper has died, and nobody takes its place for now: see by themselves how they end."""
+        children, self._children = self._children, {}
+        for child in children.values():
+            child.forsaken()
+
+
 class StrangersChild:
     """A child of a dead server and then of a dead keeper: whoever inherited it will reap it.
 

@@ -15,6 +15,7 @@ from holdfast.host.cgroup import recall
 from holdfast.host.child import Child
 from holdfast.host.description import Description, Started
 from holdfast.host.drop import SignalDrop
+from holdfast.host.events import Events
 from holdfast.host.input import Input
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
@@ -91,7 +92,8 @@ class HostedProcess:
         self.observers: set[Observer] = set()
         #: Those who wait for an answer, and get it before the others get theirs.
         self.askers: set[Asker] = set()
-        self.drop: SignalDrop | None = None
+        #: None if it has no drop, or they are over.
+        self.events: Events | None = None
         self._poller = poller
         self._on_closed = on_closed
         self._on_stdin_closed = on_stdin_closed
@@ -99,10 +101,6 @@ class HostedProcess:
         self._child: Child | None = None
         self._exit_recorded = False
         self._close_recorded = False
-        #: Whether more events are about to be collected.
-        self._collecting = False
-        #: Whether the next record waits for events that were there before it.
-        self.awaits_events = False
         self._sandbox_denied: bool | None = None
         self.writes = WriteLedger(directory)
         self.input = Input(self, self.writes, poller)
@@ -122,8 +120,8 @@ class HostedProcess:
         self.input.open(streams)
         self._output.open(streams)
         child.watch(self._end_seen)
-        if self.drop is not None:
-            self.drop.watch(self._events_arrived)
+        if self.events is not None:
+            self.events.watch()
 
     def not_started(self) -> None:
         """Watch nothing of a child that was killed because it could not be watched, and reap it."""
@@ -152,15 +150,14 @@ class HostedProcess:
         self.writes.recover()
         self.input.open(streams)
         self._output.open(streams)
-        self._child = child
         try:
             self.log.flush()
         except LogFull as error:
             self.stall(error)
         self._output.move_now()
-        if self.drop is not None:
-            self.drop.watch(self._events_arrived)
-            self._collect_events()
+        if self.events is not None:
+            self.events.watch()
+            self.events.collect()
         if child is not None:
             child.watch(self._end_seen)
         else:
@@ -192,51 +189,14 @@ class HostedProcess:
 
     # Output
 
-    def look_for_events(self) -> None:
-        """Look into a drop that cannot be watched."""
-        if self.drop is not None and not self.drop.watched:
-            self._events_arrived()
+    def take_events(self, drop: SignalDrop) -> None:
+        """Make records of what arrives in *drop*, from :meth:`started` or :meth:`restored` on."""
+        self.events = Events(self, drop, self.log)
 
-    def _events_arrived(self) -> None:
-        if self.stalled is None and not self._collecting and self._collect_events():
-            self.notify()
-
-    def _collect_events(self) -> bool:
-        # Nothing follows the record that says so, also while that one waits for room.
-        if self.drop is None or self._close_recorded:
-            return False
-        try:
-            found = self.drop.collect(self.log)
-        except LogFull as error:
-            self.stall(error)
-            return False
-        if self.drop.more and not self._collecting:
-            self._collecting = True
-            asyncio.get_running_loop().call_soon(self._collect_more)
-        return found
-
-    def _collect_more(self) -> None:
-        self._collecting = False
-        if self.stalled is None:
-            self._events_arrived()
-            self._end_seen()
-            self.check_closed()
-
-    def _all_collected(self) -> bool:
-        """Whether every event is recorded that was there when this was first asked; if not, it is asked again."""
-        if self.drop is None:
-            return True
-        if not self.awaits_events:
-            self.awaits_events = True
-            try:
-                if self.drop.waiting:
-                    self.drop.look()
-            except LogFull as error:
-                self.stall(error)
-            else:
-                self._collect_events()
-        self.awaits_events = self.drop.waiting or self.stalled is not None
-        return not self.awaits_events
+    def events_recorded(self) -> None:
+        """The end may have waited for them."""
+        self._end_seen()
+        self.check_closed()
 
     def stall(self, reason: LogFull) -> None:
         """Write to the log again when there may be room; what it took all the same is told now."""
@@ -255,7 +215,8 @@ class HostedProcess:
             self.stall(error)
             return
         self._output.go_on()
-        self._collect_events()
+        if self.events is not None:
+            self.events.collect()
         self._end_seen()
         self.check_closed()
         self.notify()
@@ -285,11 +246,11 @@ class HostedProcess:
         if end is None:
             return
         self._output.move_last_words()
-        if not self._exit_recorded and not self._all_collected() and self.stalled is None:
+        if not self._exit_recorded and not self._all_events_recorded() and self.stalled is None:
             return
         self.exit = end
         # With a drop there is one more look before that.
-        closed = not self._streams.outputs and self.drop is None
+        closed = not self._streams.outputs and self.events is None
         try:
             if not self._exit_recorded:
                 self._exit_recorded = True
@@ -311,9 +272,11 @@ class HostedProcess:
             return
         try:
             if not self._close_recorded:
-                if not self._all_collected():
+                if not self._all_events_recorded():
                     return
                 self._close_recorded = True
+                if self.events is not None:
+                    self.events.end()
                 self.log.append_end(exited=False, closed=True)
             self.log.flush()
         except LogFull as error:
@@ -321,15 +284,18 @@ class HostedProcess:
             return
         self.closed = True
         self.input.abandon()
-        if self.drop is not None:
-            self.drop.close()
-            self.drop = None
+        if self.events is not None:
+            self.events.close()
+            self.events = None
         try:
             self.notify()
         finally:
             self.log.close()
             self.writes.close()
             self._on_closed(self)
+
+    def _all_events_recorded(self) -> bool:
+        return self.events is None or self.events.all_recorded()
 
     @property
     def running(self) -> bool:

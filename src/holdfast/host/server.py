@@ -17,7 +17,8 @@ from holdfast.directories import private_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host import spawn
 from holdfast.host.cgroup import contain, find_delegation
-from holdfast.host.child import Child, KeptChild, OwnChild, StrangersChild
+from holdfast.host.child import Child, KeptChildren, OwnChild, StrangersChild
+from holdfast.host.custody import Custody
 from holdfast.host.description import Description, Started, write_description, write_started
 from holdfast.host.descriptor_limit import DescriptorLimit
 from holdfast.host.drop import Drops, SignalDrop
@@ -75,9 +76,6 @@ class ProcessHost:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._link = link
-        link.on_ended = self._kept_child_ended
-        link.on_unheld = self._not_held
-        self._kept: dict[int, KeptChild] = {}
         self._passed_over = PassedOver()
         self._staging = Staging(self._hold_staging)
         self.retention = Retention(retain_bytes)
@@ -94,6 +92,8 @@ class ProcessHost:
         self.instance_id = os.urandom(8).hex()
         self._places = Places(directory, self._processes_directory, self.instance_id)
         self._prepared = PreparedStarts(self._places, link)
+        self._custody = Custody(link, self.holdings, self._prepared.let_go)
+        self.kept_children = KeptChildren(link, self._poller)
         self._boot_id = boot_id()
         self.sessions = Sessions(link)
         #: Processes that live in the namespace of the host, by id.
@@ -152,8 +152,8 @@ class ProcessHost:
                 os.close(descriptor)
             self._link.let(key)
         self._staging.reserve(self._passed_over.streams)
-        unclaimed = self._passed_over.claim(pid for pid in children if pid not in self._kept)
-        self._link.adopt([*self._kept, *unclaimed])
+        kept = self.kept_children.pids()
+        self._link.adopt([*kept, *self._passed_over.claim(pid for pid in children if pid not in kept)])
         if self._link.outlived or lost:
             _log.warning("took over from a server that died: %d processes go on, %d were lost", len(self.live), lost)
 
@@ -168,21 +168,10 @@ class ProcessHost:
         elif running.stranger:
             child = StrangersChild(running.pid, running.started, self._poller, running.handle)
         else:
-            kept = KeptChild(running.pid, running.started, self._link, self._poller, running.handle)
-            child = self._kept[running.pid] = kept
-        process.drop = self._drops.recall(process.description)
+            child = self.kept_children.add(running.pid, running.started, running.handle)
+        if (drop := self._drops.recall(process.description)) is not None:
+            process.take_events(drop)
         process.restored(running.pid, running.started, running.streams, child)
-
-    def _kept_child_ended(self, pid: int, code: int, number: int) -> None:
-        child = self._kept.pop(pid, None)
-        if child is not None:
-            child.told(code, number)
-
-    def keeper_missing(self) -> None:
-        """The keeper has died and this server cannot take its place: see by itself how those end that it kept."""
-        kept, self._kept = self._kept, {}
-        for child in kept.values():
-            child.forsaken()
 
     def _new_process(self, description: Description, directory: str, log: ProcessLog) -> HostedProcess:
         return HostedProcess(
@@ -209,23 +198,6 @@ class ProcessHost:
             held[_STAGING] = staging
         return held
 
-    def _not_held(self, keys: list[str]) -> None:
-        """The keeper has no descriptors to spare: until it has, these would not outlive this server."""
-        _log.warning("the keeper has no free descriptors for %d more; they are offered again", len(keys))
-        # What is started next must not be one that is not held.
-        self._prepared.let_go()
-        self._loop.call_later(_SWEEP, self._hold_again, keys)
-
-    def _hold_again(self, keys: list[str]) -> None:
-        held = self.holdings()
-        for place, key in enumerate(keys):
-            if key in held:
-                try:
-                    self._link.hold({key: held[key]})
-                except OSError:
-                    self._loop.call_later(_SWEEP, self._hold_again, keys[place:])
-                    return
-
     async def stop(self) -> None:
         """End every process and release the directory."""
         self._stopping = True
@@ -243,7 +215,9 @@ class ProcessHost:
             try:
                 await asyncio.wait_for(self._all_closed.wait(), _LAST_CLOSE)
             except TimeoutError:
-                if not any(process.awaits_events and process.stalled is None for process in self.live):
+                if not any(
+                    process.events and process.events.awaited and process.stalled is None for process in self.live
+                ):
                     # A stranger holds a stream open, or the disk is full: recovery will say so.
                     break
         self._prepared.close()
@@ -378,7 +352,8 @@ class ProcessHost:
             ticks = self._start_clock.ticks(pid, before)
             child = OwnChild(pid, self._poller)
             process = self._new_process(description, directory, log)
-            process.drop = drop
+            if drop is not None:
+                process.take_events(drop)
             process.started(pid, ticks, preparation.streams, child)
         except BaseException:
             self._starts_sandbox = False
@@ -447,7 +422,8 @@ class ProcessHost:
             # First of all: whatever fails below is tried again.
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
         for process in tuple(self.live):
-            process.look_for_events()
+            if process.events is not None:
+                process.events.look()
         for process in self.sessions.end_the_forsaken():
             self._spawn_task(self._end(process))
         expired = self.sessions.expire(_SWEPT)

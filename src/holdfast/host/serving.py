@@ -118,7 +118,7 @@ async def _serve(
                 _log.error("this server cannot become the keeper (%s): it goes on without one, and tries again", error)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
                 loop.call_later(_SUCCESSION, keeper_died)
-                host.keeper_missing()
+                host.kept_children.forsaken()
 
     link.on_death = keeper_died
 
