@@ -433,6 +433,18 @@ async def test_what_is_not_shown_is_not_there(either: RunningServer, workspace: 
     await client.close()
 
 
+async def test_where_nothing_is_shown_nothing_can_be_made(host: RunningServer, workspace: Path) -> None:
+    client = await WireClient.connect(host.url)
+    asked = sandbox(workspace, path_entry(workspace / "denied", "deny"))
+    for path in (workspace / "new" / "deep", workspace, Path("/")):
+        params = {"path": f"file://{path}", "sandbox": asked}
+        assert (await client.error("fs/createDirectory", params))[0] == -32600
+        assert (await client.error("fs/writeFile", {**params, "dataBase64": ""}))[0] in (-32600, -32603, -32004)
+        assert (await client.error("fs/readDirectory", params))[0] in (-32600, -32004)
+    assert os.listdir(workspace) == [".git"]
+    await client.close()
+
+
 @bubblewrap
 async def test_what_looks_denied_is_told_as_the_reference_tells_it(either: RunningServer, workspace: Path) -> None:
     client = await WireClient.connect(either.url)

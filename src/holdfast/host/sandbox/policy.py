@@ -90,15 +90,15 @@ class Policy:
     def require_way(self, path: str) -> None:
         """Check that a real path can be seen at all, as a command in the sandbox would see it.
 
-        What nobody named is not there.  What is denied is not there either if there is a way through the directory that
-        is denied; else nothing can be known of what is in it.
+        The root always is there, and what nobody named is not.  What is denied is not there either if there is a way
+        through the directory that is denied; else nothing can be known of what is in it.
 
         :raises FileNotFoundError: it is not there
         :raises RpcError: it is denied
         """
         _refuse_proc(path)
         decides = self._deciding(path)
-        if (decides is not None and decides.access is not Access.DENY) or self.leads_on(path):
+        if path == "/" or (decides is not None and decides.access is not Access.DENY) or self.leads_on(path):
             return
         if decides is None or (path != decides.path and self.leads_on(decides.path)):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
