@@ -165,6 +165,8 @@ def crowd() -> int:
     if os.geteuid() == 0:
         # Root may.  Nobody else has this number.
         os.setresuid(*[2**31 - 4711] * 3)
+    # Whatever else is open leaves no room for those that arrive.
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     arrived: list[str] = []

@@ -292,19 +292,20 @@ async def test_a_terminal_sees_end_of_file(client: HostClient) -> None:
 async def test_what_is_said_on_a_terminal_that_was_closed_for_a_while_is_kept(
     host: RunningServer, client: HostClient, tmp_path: Path, killed: bool
 ) -> None:
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
+    gates = [tmp_path / word for word in ("one", "two", "three")]
+    for gate in gates:
+        os.mkfifo(gate)
     # As ssh and sudo ask for a password, whatever their streams are.
-    say = f"read x <{gate}; echo $x >/dev/tty; "
-    await client.start(spec("p", "sh", "-c", f"exec </dev/null >/dev/null 2>&1; {say * 3}exit 4", tty=True))
-    for word in ("one", "two", "three"):
+    say = "".join(f"read x <{gate}; echo $x >/dev/tty; " for gate in gates)
+    await client.start(spec("p", "sh", "-c", f"exec </dev/null >/dev/null 2>&1; {say}exit 4", tty=True))
+    for gate in gates:
         # It can be opened when the process waits there, and has closed its terminal.
         opened = await within(asyncio.to_thread(gate.open, "w"))
         if killed:
             await kill_server(host)
         assert await client.status("p") is not None
         with opened:
-            opened.write(f"{word}\n")
+            opened.write(f"{gate.name}\n")
     records = await collect(client, "p")
     assert output(records, Kind.PTY) == b"one\r\ntwo\r\nthree\r\n"
     assert [record.kind for record in records[-2:]] == [Kind.EXITED, Kind.CLOSED]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ NAMES = (".git", ".codex", ".agents", ".aws")
 
 def plain(path: Path, access: str) -> dict[str, Any]:
     return {"path": {"type": "path", "path": f"file://{path}"}, "access": access}
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One of these tests at a time: where / is writable the reference makes and removes what is protected there."""
+    with open(tmp_path_factory.getbasetemp().parent / "root.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -246,6 +246,7 @@ def test_events_wait_for_descriptors_to_be_read_with(state: Path, monkeypatch: p
 def test_of_many_events_some_are_taken_at_a_time_in_their_order(state: Path) -> None:
     watcher = DropWatcher(FakePoller())  # type: ignore[arg-type]
     drop = SignalDrop(state / "drop", watcher)
+    drop.make()
     (state / "log").mkdir()
     log = ProcessLog.create(state / "log")
 
@@ -260,6 +261,7 @@ def test_of_many_events_some_are_taken_at_a_time_in_their_order(state: Path) -> 
     assert 0 < log.last_seq < many / 10
     # Left by a server that was killed before it wrote the record of it, and what came while the others waited.
     drop = SignalDrop(state / "drop", watcher)
+    drop.make()
     os.rename(state / "drop" / "new" / f"event {log.last_seq}", state / "drop" / "cur" / f"{log.last_seq + 1:020d}-x")
     assert drop.collect(log)
     leave_numbered(many)
@@ -272,12 +274,13 @@ def test_of_many_events_some_are_taken_at_a_time_in_their_order(state: Path) -> 
     watcher.close()
 
 
-#: A host that takes its time for events, and has none when it ends.
+#: A host that takes its time for events, has none when it ends, and lets processes have theirs.
 TAKES_ITS_TIME = """
 import sys
 from holdfast.host import drop, entry, server
 drop._AT_ONCE = 1
 server._LAST_CLOSE = 0
+server.STOP_GRACE = 1000.0
 sys.exit(entry.main())
 """
 #: Leaves many events, and is gone.

@@ -56,9 +56,10 @@ def is_missing(path: str) -> bool:
     """Whether there is nothing at *path*, or only the mount point of another sandbox."""
     try:
         status = os.lstat(path)
+        return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX) and not os.listdir(path)
     except FileNotFoundError:
+        # Or there no longer is: that one has just tidied up.
         return True
-    return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX) and not os.listdir(path)
 
 
 def can_be_made(path: str) -> bool:
