@@ -83,7 +83,6 @@ def recover(
     """
     delete_forgotten(Path(processes_directory).parent)
     found: list[tuple[Description, Started | None, str]] = []
-
     for name in os.listdir(processes_directory):
         directory = f"{processes_directory}/{name}"
         try:
