@@ -154,6 +154,14 @@ def remove_directory(directory: str | os.PathLike[str]) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def remove(path: str | os.PathLike[str]) -> None:
+    """The same for *path*, be it a directory or anything else."""
+    try:
+        os.unlink(path)
+    except OSError:
+        remove_directory(path)
+
+
 def stored_bytes(directory: str | os.PathLike[str]) -> int:
     """Bytes that the file system gave to what is in *directory*; what vanishes, or cannot be seen, does not count."""
     total = 0

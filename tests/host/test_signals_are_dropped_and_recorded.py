@@ -165,6 +165,7 @@ async def test_whatever_a_process_does_to_its_drop_it_ends_and_the_host_goes_on(
     assert [(record.kind, record.exit_code) for record in records[-2:]] == [(Kind.EXITED, 5), (Kind.CLOSED, None)]
     assert [record.kind for record in records[:-2]] == ([] if mischief in (_gone, _file, _no_place) else [Kind.SIGNAL])
     assert [record.data for record in await read(client, "n") if record.kind is Kind.SIGNAL] == [b"1"]
+    assert os.listdir(drop.parent) == []
     await client.aclose()
     server.stop()
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from holdfast.directories import private_directory, remove_directory
+from holdfast.directories import private_directory, remove
 from holdfast.errors import HoldfastError
 from holdfast.host.description import Description
 from holdfast.host.log import ProcessLog
@@ -234,7 +234,7 @@ class SignalDrop:
             seq = _number(name)
             written = log.entries(seq - 1, 1)
             if written and written[0].kind == EntryKind.SIGNAL:
-                _remove(path)
+                remove(path)
                 return False
             log.flush()
             taken = path if seq == log.last_seq + 1 else self._take(path, log)
@@ -244,7 +244,8 @@ class SignalDrop:
         if taken is None:
             return False
         self._record(log, taken)
-        _remove(taken)
+        # One that stays was recorded all the same, and its number says so.
+        remove(taken)
         return True
 
     def _take(self, path: str, log: ProcessLog) -> str | None:
@@ -287,7 +288,7 @@ class SignalDrop:
     def close(self) -> None:
         """Remove the drop: no event is expected any more."""
         self._watcher.unwatch(self._handle)
-        remove_directory(self._directory)
+        remove(self._directory)
 
 
 def _names(directory: str) -> list[str]:
@@ -305,11 +306,3 @@ def _number(name: str) -> int:
     """The number that the host gave to an event; 0 if it gave none."""
     number = name.partition("-")[0]
     return int(number) if number.isascii() and number.isdigit() else 0
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        # A directory.  One that stays was recorded all the same, and its number says so.
-        remove_directory(path)

@@ -18,7 +18,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from holdfast.directories import private_directory, remove_directory, stored_bytes
+from holdfast.directories import private_directory, remove, stored_bytes
 from holdfast.errors import HoldfastError
 from holdfast.host.control import cannot_tell
 from holdfast.host.drop import drop_path
@@ -152,7 +152,7 @@ def _set_aside(state_directory: Path, process: HostedProcess) -> list[str]:
                 raise
             if source == drop:
                 # Now: its place is that of the next process with this id.
-                remove_directory(drop)
+                remove(drop)
                 continue
             os.truncate(f"{source}/process", 0)
             place = source
@@ -166,7 +166,7 @@ def _measure_and_delete(places: list[str], *, delete: bool) -> int:
     for place in places:
         total += stored_bytes(place)
         if delete:
-            remove_directory(place)
+            remove(place)
     return total
 
 
@@ -190,4 +190,4 @@ def delete_forgotten(state_directory: Path) -> None:
 
 def _delete(places: list[str]) -> None:
     for place in places:
-        remove_directory(place)
+        remove(place)
