@@ -34,7 +34,7 @@ def refuse(source, target):
     rename(source, target)
 
 def keep(*_):
-    forgetting.remove_directory = lambda directory: None
+    forgetting.remove = lambda directory: None
     print("kept", flush=True)
 
 os.rename = refuse
