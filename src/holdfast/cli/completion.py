@@ -64,6 +64,6 @@ def answer(instruction: str) -> int:
 def _offers(completer: ShellComplete) -> str:
     try:
         return completer.complete()
-    except HoldfastError:
-        # Completion is a courtesy: the command itself will say what is wrong.
+    except (HoldfastError, ValueError):
+        # Completion is a courtesy: the command itself will say what is wrong; a shell that asks wrongly gets nothing.
         return ""

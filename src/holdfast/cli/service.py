@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from holdfast.cli import completion_values, terminal
 from holdfast.cli.error_report import UsageError
-from holdfast.directories import config_file, state_directory
+from holdfast.directories import config_file, socket_path, state_directory
 from holdfast.errors import InvalidRequest
 from holdfast.host.cgroup import DELEGATED_UNIT
 
@@ -141,6 +141,7 @@ def _host_options(given: tuple[str, ...], name: str | None) -> list[str]:
 
     :raises InvalidRequest: no host, or no service, can be started with these options
     """
+    from holdfast.host.address import SOCKET_NAME
     from holdfast.host.command import checked_options
 
     directory = state_directory() / ("host" if name is None else f"host-{name}")
@@ -160,7 +161,8 @@ def _host_options(given: tuple[str, ...], name: str | None) -> list[str]:
                 f"{path} would be looked for where the service runs, which is not here.",
                 hint=f"Give the whole path: {path.absolute()}",
             )
-    if name is None and "--state-dir" in missing and "--listen" not in missing and options.listen != "unix://":
+    its_own = ("unix://", f"unix://{socket_path(state_directory() / 'host', SOCKET_NAME, make=False)}")
+    if options.state_dir == state_directory() / "host" and options.listen not in its_own:
         # The daemon would find nobody in that directory, and could start no host of its own there.
         raise InvalidRequest(
             f"The host of the state directory does not listen on {options.listen}.",

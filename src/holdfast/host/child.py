@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from holdfast.host.keeper import end_of, stat_fields
 from holdfast.host.keeping import KeeperLink
 from holdfast.host.tree import read_process
-from holdfast.jsonrpc.event_loop import READABLE, Poller
+from holdfast.jsonrpc.event_loop import ONCE_EACH, READABLE, Poller
 
 #: ``struct pidfd_info`` of ``linux/pidfd.h`` (first version) with the request to fill it in.
 _PIDFD_INFO: Final = struct.Struct("=QQ11Ii")
@@ -48,7 +48,8 @@ class OwnChild:
         self._poller = poller
 
     def watch(self, ended: Callable[[], None]) -> None:
-        self._poller.watch(self._pidfd, READABLE, lambda events: ended())
+        # Once: what has ended may have to wait for room in its log before it is reaped.
+        self._poller.watch(self._pidfd, READABLE | ONCE_EACH, lambda events: ended())
 
     def end(self) -> tuple[int, int] | None:
         info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
@@ -129,9 +130,13 @@ class KeptChildren:
 
     def forsaken(self) -> None:
         """The keeper has died, and nobody takes its place for now: see by themselves how they end."""
-        children, self._children = self._children, {}
-        for child in children.values():
-            child.forsaken()
+        for pid, child in tuple(self._children.items()):
+            try:
+                child.forsaken()
+            except OSError:
+                # No descriptors or watches are left; this is called again with the next try to find a keeper.
+                continue
+            del self._children[pid]
 
 
 class StrangersChild:
@@ -149,7 +154,7 @@ class StrangersChild:
 
     def watch(self, ended: Callable[[], None]) -> None:
         if self.handle >= 0:
-            self._poller.watch(self.handle, READABLE, lambda events: ended())
+            self._poller.watch(self.handle, READABLE | ONCE_EACH, lambda events: ended())
 
     def end(self) -> tuple[int | None, int] | None:
         if self._end is None and _readable(self.handle):
@@ -172,7 +177,11 @@ def _open_handle(pid: int, started: int) -> int:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
-    process = read_process(pid)
+    try:
+        process = read_process(pid)
+    except BaseException:
+        os.close(handle)
+        raise
     if process is None or process.started != started:
         os.close(handle)
         return -1

@@ -206,6 +206,8 @@ class SignalDrop:
             # The last one may have got its number, and be somewhere else.
             self._waiting.clear()
             raise
+        # What could not be moved will be there at the next look as well, and the one after that.
+        self._stale = self._stale and found
         return found
 
     def look(self) -> None:

@@ -35,6 +35,8 @@ class Events:
         self._log = log
         #: Whether more are about to be collected.
         self._collecting = False
+        #: Whether something arrived meanwhile.
+        self._more_arrived = False
         #: Whether the last record is written, or waits for room: nothing follows it.
         self._over = False
         #: Whether the next record waits for events that were there before it.
@@ -50,7 +52,9 @@ class Events:
             self._arrived()
 
     def _arrived(self) -> None:
-        if self._owner.stalled is None and not self._collecting and self.collect():
+        if self._collecting:
+            self._more_arrived = True
+        elif self._owner.stalled is None and self.collect():
             self._owner.notify()
 
     def collect(self) -> bool:
@@ -62,8 +66,8 @@ class Events:
         except LogFull as error:
             self._owner.stall(error)
             return False
-        if self._drop.more and not self._collecting:
-            self._collecting = True
+        if (self._drop.more or self._more_arrived) and not self._collecting:
+            self._collecting, self._more_arrived = True, False
             asyncio.get_running_loop().call_soon(self._collect_more)
         return found
 

@@ -79,6 +79,8 @@ async def _forget_when_closed(client: ClientConnection, process: HostedProcess, 
     """Who has just seen the exit, or ended the tree, need not know that streams are closed a moment later."""
     closing = _Closing(process)
     process.observers.add(closing)
+    # It may have closed since it was looked at.
+    closing.pump()
     try:
         await asyncio.wait_for(closing.future, _CLOSES_WITHIN)
     except TimeoutError:

@@ -134,7 +134,8 @@ class Output:
         moved = self._move(descriptor, EntryKind.PTY, _TURN)
         if moved and self._left_alone:
             self._leave_alone(descriptor, False)
-        if self._input.waiting:
+        if events & WRITABLE and self._input.waiting:
+            # Otherwise it takes nothing, and an attempt would be told of as if something had happened to it.
             self._input.feed()
         self._tell(descriptor, moved)
 
@@ -189,9 +190,11 @@ class Output:
 
     def _leave_alone(self, descriptor: int, alone: bool) -> None:
         """Nobody has the terminal open any more (*alone*), or somebody has again."""
+        assert self._streams is not None
         if alone != self._left_alone:
             self._left_alone = alone
-            self._poller.change(descriptor, self._terminal_events())
+            if descriptor in self._streams.outputs and descriptor not in self._waiting:
+                self._poller.change(descriptor, self._terminal_events())
 
     def _pour(self, kind: int, pipe: int) -> int:
         """Move what pours in by large portions."""

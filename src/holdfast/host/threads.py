@@ -20,8 +20,9 @@ _T = TypeVar("_T")
 class Threads(ThreadPoolExecutor):
     """An executor that needs no thread."""
 
-    def __init__(self) -> None:
-        super().__init__(initializer=hear_none)
+    def __init__(self, most: int | None = None, name: str = "") -> None:
+        """*most* threads there are, as many as usual if it is None; their names begin with *name*."""
+        super().__init__(most, name, hear_none)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         future: Future[_T] = Future()

@@ -236,7 +236,11 @@ def _open(process: OsProcess) -> int | None:
         handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return None
-    now = read_process(process.pid)
+    try:
+        now = read_process(process.pid)
+    except BaseException:
+        os.close(handle)
+        raise
     if now is None or now.started != process.started:
         os.close(handle)
         return None

@@ -126,6 +126,9 @@ class AttemptRunner:
                         return await self._ledger.end_attempt(self._attempt)
             if self._attempt.phase is Phase.PREPARED and not await self._start(launch):
                 return await self._ledger.end_attempt(self._attempt)
+            if self._facts.unreachable:
+                # A daemon before this one had given the host up, and did not come to say so.
+                self._facts.lost = self._facts.unreachable = False
             await self._patiently(self._follow)
             if self._unstored:
                 # Facts are never stored without their cursor: whoever reads on later would count twice.

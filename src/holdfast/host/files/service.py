@@ -11,17 +11,16 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from holdfast.host.ending import hear_none
 from holdfast.host.files.handles import Handles
 from holdfast.host.files.parameters import FileParameters
 from holdfast.host.files.place import ForeignPath
 from holdfast.host.files.refusal import from_os_error, refused
 from holdfast.host.files.scope import Scope
 from holdfast.host.files.watch import MissingWatch
+from holdfast.host.threads import Threads
 
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
@@ -40,8 +39,8 @@ _T = TypeVar("_T")
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_ALL_THREADS, thread_name_prefix="files", initializer=hear_none)
+def _threads() -> Threads:
+    return Threads(_ALL_THREADS, "files")
 
 
 @cache

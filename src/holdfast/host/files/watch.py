@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from holdfast.host.files.parameters import WatchMissing
-from holdfast.host.files.place import ForeignPath, path_of
+from holdfast.host.files.place import ForeignPath, locate, path_of
 from holdfast.host.files.scope import Scope
-from holdfast.jsonrpc.messages import encode_notification
+from holdfast.jsonrpc.messages import RpcError, encode_notification
 
 #: Missing paths in one watch, and directories on the way to them (the reference implementation's numbers).
 PATH_LIMIT: Final = 64
@@ -206,7 +206,13 @@ def prepare(scope: Scope, missing: list[str], present: str | None) -> _Inotify |
         return None
     if scope.limited:
         for path in paths:
-            scope.require(os.path.realpath(path), write=False)
+            try:
+                with locate(path, scope):
+                    pass
+            except OSError:
+                # It is missing, as it may be.  Where nothing is shown nothing appears, and of the way nothing is told.
+                if not _may_appear(path, scope):
+                    return None
     try:
         inotify = _Inotify()
     except OSError:
@@ -222,6 +228,14 @@ def prepare(scope: Scope, missing: list[str], present: str | None) -> _Inotify |
         inotify.close()
         return None
     return inotify
+
+
+def _may_appear(path: str, scope: Scope) -> bool:
+    try:
+        scope.require(os.path.realpath(path), write=False)
+    except RpcError:
+        return False
+    return True
 
 
 def discard(preparing: asyncio.Future[_Inotify | None]) -> None:

@@ -57,15 +57,18 @@ def is_missing(path: str) -> bool:
     try:
         status = os.lstat(path)
         return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX) and not os.listdir(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         # Or there no longer is: that one has just tidied up.
         return True
+    except PermissionError:
+        # Whatever is there is nothing of ours.
+        return False
 
 
 def can_be_made(path: str) -> bool:
     """Whether the account could make *path*, at least after it changed the mode of the directory above."""
     above = os.path.dirname(path)
-    if os.statvfs(above).f_flag & os.ST_RDONLY:
+    if not os.path.isdir(above) or os.statvfs(above).f_flag & os.ST_RDONLY:
         return False
     return os.stat(above).st_uid == os.geteuid() or os.access(above, os.W_OK)
 

@@ -164,7 +164,8 @@ def _place(path: str) -> str:
 
 def _grants(place: str, entry: Entry) -> list[Grant]:
     """One for the place, and if it is a symlink one for where it leads to."""
-    if entry.access is Access.READ and posixpath.basename(place) in METADATA and is_missing(place):
+    above, name = posixpath.split(place)
+    if entry.access is Access.READ and name in METADATA and os.path.isdir(above) and is_missing(place):
         return [Grant(place, Access.READ, False, reserved=True)]
     if os.path.lexists(place):
         return [Grant(found, entry.access, True) for found in {place, _real(place)}]
