@@ -312,6 +312,35 @@ async def test_what_is_said_on_a_terminal_that_was_closed_for_a_while_is_kept(
     assert records[-2].exit_code == 4
 
 
+async def test_a_terminal_that_was_closed_for_a_while_closes_with_its_last_user(
+    client: HostClient, tmp_path: Path
+) -> None:
+    gates = [tmp_path / word for word in ("again", "leave", "speak")]
+    for gate in gates:
+        os.mkfifo(gate)
+    away = "exec </dev/null >/dev/null 2>&1"
+    left = f"trap '' HUP; {away}; read x <{gates[0]}; exec 3>$T; read x <{gates[2]}; printf hello >&3"
+    await client.start(spec("p", "sh", "-c", f"T=$(tty); ({left}) & {away}; read x <{gates[1]}; exit 7", tty=True))
+    opened = [await within(asyncio.to_thread(gate.open, "w")) for gate in gates[:2]]
+    # Now nobody has it open; then one has again, says nothing, and stays when the process exits.
+    assert await client.status("p") is not None
+    print(file=opened[0], flush=True)
+    last = await within(asyncio.to_thread(gates[2].open, "w"))
+    print(file=opened[1], flush=True)
+    async for record in client.records("p"):
+        assert isinstance(record, Record)
+        if record.kind is Kind.EXITED:
+            print(file=last, flush=True)
+    records = await collect(client, "p")
+    assert [(record.kind, record.data) for record in records] == [
+        (Kind.EXITED, b""),
+        (Kind.PTY, b"hello"),
+        (Kind.CLOSED, b""),
+    ]
+    for gate in (*opened, last):
+        gate.close()
+
+
 async def test_any_signal_can_be_sent(client: HostClient) -> None:
     await client.start(spec("s", "sh", "-c", "trap 'echo usr1' USR1; echo up; read x; read x", stdin=True))
     async for record in client.records("s"):

@@ -113,6 +113,15 @@ async def test_all_being_writable_but_something_leaves_metadata_protected(
 
 
 @bubblewrap
+async def test_a_workspace_that_is_not_there_has_no_metadata(ours: WireClient, workspace: Path) -> None:
+    skipped = [special("project_roots", "read", name, missing_path_behavior="skip") for name in NAMES]
+    asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), *skipped)
+    (workspace / "file").touch()
+    asked["workspaceRoots"] += [f"file://{workspace}/gone", f"file://{workspace}/file"]
+    assert await run_in(ours, workspace, "echo runs", asked) == "runs\n"
+
+
+@bubblewrap
 async def test_metadata_that_is_named_is_protected_alone(client: WireClient, workspace: Path) -> None:
     named = special("project_roots", "read", ".git", missing_path_behavior="skip")
     await run_in(

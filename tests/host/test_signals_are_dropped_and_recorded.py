@@ -275,6 +275,24 @@ def test_of_many_events_some_are_taken_at_a_time_in_their_order(state: Path) -> 
     watcher.close()
 
 
+def test_events_that_cannot_be_moved_are_not_tried_for_ever(state: Path) -> None:
+    watcher = DropWatcher(FakePoller())  # type: ignore[arg-type]
+    drop = SignalDrop(state / "drop", watcher)
+    drop.make()
+    (state / "log").mkdir()
+    log = ProcessLog.create(state / "log")
+    for number in range(120):
+        leave(state / "drop", str(number), "1")
+    (state / "drop" / "cur").rmdir()
+    # Some at a time, until each of them was tried.
+    looks = [drop.more for _ in range(5) if not drop.collect(log)]
+    assert looks[0] and not looks[2]
+    assert not log.entries(0, 10)
+    drop.close()
+    log.close()
+    watcher.close()
+
+
 #: A host that takes its time for events, has none when it ends, and lets processes have theirs.
 TAKES_ITS_TIME = """
 import sys
