@@ -303,7 +303,12 @@ server.STOP_GRACE = 1000.0
 sys.exit(entry.main())
 """
 #: Leaves many events, and is gone.
-PARTING = "for i in $(seq 400); do echo $i >$1/tmp/$i; done; trap 'mv $1/tmp/* $1/new/; exit 3' TERM; echo up; cat"
+PARTING = """
+for i in $(seq 400); do echo $i >$1/tmp/$i; done
+trap 'mv $1/tmp/* $1/new/; exit 3' TERM
+echo up
+while :; do sleep 0.1; done
+"""
 
 
 @pytest.mark.parametrize("ending", ["killed host", "stopped host"])
