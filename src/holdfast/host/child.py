@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from holdfast.host.keeper import end_of, stat_fields
 from holdfast.host.keeping import KeeperLink
-from holdfast.host.tree import read_process
+from holdfast.host.tree import open_handle
 from holdfast.jsonrpc.event_loop import ONCE_EACH, READABLE, Poller
 
 #: ``struct pidfd_info`` of ``linux/pidfd.h`` (first version) with the request to fill it in.
@@ -73,7 +73,7 @@ class KeptChild:
         if handle < 0:
             # While it is there: if the keeper dies, whoever inherits the child may reap it at once.
             with contextlib.suppress(OSError):
-                self.handle = _open_handle(pid, started)
+                self.handle = open_handle(pid, started)
         self._end: tuple[int, int] | None = None
         self._ended: Callable[[], None] = lambda: None
         self._stranger: StrangersChild | None = None
@@ -148,7 +148,7 @@ class StrangersChild:
     def __init__(self, pid: int, started: int, poller: Poller, handle: int = -1) -> None:
         self._pid = pid
         self._poller = poller
-        self.handle = handle if handle >= 0 else _open_handle(pid, started)
+        self.handle = handle if handle >= 0 else open_handle(pid, started)
         # Without one it has ended, was reaped, and its pid may be another's by now.
         self._end: tuple[int | None, int] | None = None if self.handle >= 0 else (None, 0)
 
@@ -166,26 +166,6 @@ class StrangersChild:
             self._poller.unwatch(self.handle)
             os.close(self.handle)
             self.handle = -1
-
-
-def _open_handle(pid: int, started: int) -> int:
-    """A pidfd of the process that has *pid* and was *started* then (ticks since boot); -1 if it is gone.
-
-    :raises OSError: there are no free descriptors
-    """
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return -1
-    try:
-        process = read_process(pid)
-    except BaseException:
-        os.close(handle)
-        raise
-    if process is None or process.started != started:
-        os.close(handle)
-        return -1
-    return handle
 
 
 def _readable(descriptor: int) -> bool:

@@ -218,8 +218,8 @@ class Tree:
 
 def send(process: OsProcess, number: int) -> bool:
     """Send signal *number* to exactly this process; False if it is gone."""
-    handle = _open(process)
-    if handle is None:
+    handle = open_handle(process.pid, process.started)
+    if handle < 0:
         return False
     try:
         signal.pidfd_send_signal(handle, number)
@@ -230,20 +230,23 @@ def send(process: OsProcess, number: int) -> bool:
     return True
 
 
-def _open(process: OsProcess) -> int | None:
-    """A pidfd of exactly this process; None if it is gone."""
+def open_handle(pid: int, started: int) -> int:
+    """A pidfd of the process that has *pid* and was *started* then (ticks since boot); -1 if it is gone.
+
+    :raises OSError: there are no descriptors to open it, or to look, with
+    """
     try:
-        handle = os.pidfd_open(process.pid)
+        handle = os.pidfd_open(pid)
     except ProcessLookupError:
-        return None
+        return -1
     try:
-        now = read_process(process.pid)
+        now = read_process(pid)
     except BaseException:
         os.close(handle)
         raise
-    if now is None or now.started != process.started:
+    if now is None or now.started != started:
         os.close(handle)
-        return None
+        return -1
     return handle
 
 
@@ -331,8 +334,8 @@ class _EndingUnderWay:
             for process in members:
                 identity = (process.pid, process.started)
                 self._found.setdefault(identity, process)
-                handle = _open(process)
-                if handle is None:
+                handle = open_handle(process.pid, process.started)
+                if handle < 0:
                     continue
                 handles.append(handle)
                 if killing or identity not in self._asked:
