@@ -116,15 +116,20 @@ def test_ctrl_c_on_wait_only_stops_the_waiting(spawn: Spawn, daemon: FakeDaemon)
     assert task.cancels == 0
 
 
-@pytest.mark.parametrize("arguments", [["run", "codex", "go"], ["run", "codex", "go", "--json"]])
-def test_a_closed_pipe_is_no_matter_for_noise(spawn: Spawn, daemon: FakeDaemon, arguments: list[str]) -> None:
-    daemon.on_create = lambda task: task.finish(b"x" * 1_000_000)
+def without_reader(spawn: Spawn, arguments: list[str]) -> tuple[int, bytes]:
+    """Exit status and standard error of a command whose standard output nobody reads."""
     reader, writer = os.pipe()
     os.close(reader)
     process = spawn(*arguments, stdout=writer)
     os.close(writer)
     _, err = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, err) == (141, b"")
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("arguments", [["run", "codex", "go"], ["run", "codex", "go", "--json"]])
+def test_a_closed_pipe_is_no_matter_for_noise(spawn: Spawn, daemon: FakeDaemon, arguments: list[str]) -> None:
+    daemon.on_create = lambda task: task.finish(b"x" * 1_000_000)
+    assert without_reader(spawn, arguments) == (141, b"")
 
 
 def test_an_output_that_cannot_be_written_is_not_success(spawn: Spawn, daemon: FakeDaemon) -> None:
@@ -168,12 +173,7 @@ def test_whatever_is_printed_it_is_said_that_it_cannot_be(
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["gc", "--help"]])
 def test_a_reader_that_has_gone_needs_no_help(spawn: Spawn, arguments: list[str]) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = spawn(*arguments, stdout=writer)
-    os.close(writer)
-    _, err = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, err) == (141, b"")
+    assert without_reader(spawn, arguments) == (141, b"")
 
 
 def test_a_live_view_ends_with_its_reader(spawn: Spawn, daemon: FakeDaemon) -> None:
