@@ -163,6 +163,21 @@ async def test_a_path_is_read_as_browsers_read_a_url(files: Files, spelling: str
     assert (await files.do("canonicalize", path=uri)) == {"path": f"file://{name}"}
 
 
+async def test_nothing_leads_out_of_what_looks_like_a_drive(files: Files) -> None:
+    for name in ("c:", "C|"):
+        (files.top / name).mkdir()
+        for path in (f"{name}/..", f"{name}/../../.", f"{name}/x/../.."):
+            assert await files.do("canonicalize", path) == {"path": files.uri(name)}
+        assert await files.do("canonicalize", f"{name}x/..") == {"path": files.uri("")}
+
+
+async def test_the_root_has_no_name_by_which_its_content_could_be_had(files: Files) -> None:
+    expected = (-32600, "path must name an entry")
+    for root in ("file://", "file:///tmp/.."):
+        assert await files.refused("readFile", path=root, followSymlinks=False) == expected
+        assert await files.refused("writeFile", path=root, followSymlinks=False, dataBase64="") == expected
+
+
 @pytest.mark.parametrize(
     ("uri", "text"),
     [

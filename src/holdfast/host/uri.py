@@ -15,8 +15,9 @@ from holdfast.errors import InvalidRequest
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 #: The first step of a path on Windows, as it stands in a URI.
 _DRIVE: Final = re.compile(r"/[A-Za-z](:|%3[Aa])(/|$)")
-#: The same in the place of a server, and where there is none; a browser makes a colon of the bar.
-_DRIVE_FIRST: Final = re.compile(r"[A-Za-z][:|]$")
+#: The same as one step of a path or in the place of a server, and where there is none; a browser makes a colon of the
+#: bar.
+_DRIVE_LETTER: Final = re.compile(r"[A-Za-z][:|]$")
 _DRIVE_WITH_BAR: Final = re.compile(r"/?[A-Za-z]\|(/|$)")
 #: What is cut off at both ends of a URL, and what is left out of it wherever it stands.
 _AROUND: Final = "".join(map(chr, range(0x21)))
@@ -101,7 +102,7 @@ def normalize(uri: str) -> str:
     server = ""
     if rest.startswith("//"):
         authority, slash, tail = rest[2:].partition("/")
-        if _DRIVE_FIRST.match(authority):
+        if _DRIVE_LETTER.match(authority):
             rest = f"/{authority[0]}:{slash}{tail}"
         else:
             server, rest = _server(authority), slash + tail
@@ -148,8 +149,8 @@ def _resolve(path: str) -> str:
     for step in path.split("/"):
         dots = step.lower().replace("%2e", ".")
         if dots == "..":
-            # A drive is the top: nothing leads out of it.
-            if steps and not (len(steps) == 1 and _DRIVE.match(f"/{steps[0]}")):
+            # Nothing leads out of what looks like a drive, wherever it stands.
+            if steps and not _DRIVE_LETTER.match(steps[-1]):
                 steps.pop()
         elif dots != "." and (step or steps):
             steps.append(step)

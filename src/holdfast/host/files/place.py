@@ -48,6 +48,17 @@ def path_of(uri: str) -> str:
     return resolve_dots(path)
 
 
+def content_path(uri: str, *, follow: bool) -> str:
+    """The absolute path of a ``file:`` URI whose content is asked for.
+
+    :raises RpcError: it is none, or without *follow* the root, which has no name to open it by
+    """
+    path = path_of(uri)
+    if path == "/" and not follow:
+        raise refused("path must name an entry")
+    return path
+
+
 def require_path(uri: str) -> None:
     """Check what can be checked of a URI without touching a file.  One of another kind of machine is one.
 

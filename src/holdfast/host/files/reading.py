@@ -9,7 +9,7 @@ from typing import Final
 from pybase64 import b64encode
 
 from holdfast.host.files.parameters import ReadFile
-from holdfast.host.files.place import Place, locate, path_of
+from holdfast.host.files.place import Place, content_path, locate, path_of
 from holdfast.host.files.refusal import refused
 from holdfast.host.files.scope import Scope
 
@@ -56,7 +56,7 @@ def read_file(scope: Scope, params: ReadFile) -> bytes:
     :raises RpcError: it is no regular file, or too large
     """
     follow = params.follow_symlinks is not False
-    with locate(path_of(params.path), scope, follow=follow) as place:
+    with locate(content_path(params.path, follow=follow), scope, follow=follow) as place:
         descriptor = open_regular(place, follow=follow)
     try:
         return b'{"dataBase64":"%s"}' % b64encode(_read_all(descriptor))

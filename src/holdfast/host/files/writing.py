@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.files.parameters import WriteFile
-from holdfast.host.files.place import Place, locate, path_of
+from holdfast.host.files.place import Place, content_path, locate
 from holdfast.host.files.reading import not_a_file
 from holdfast.host.files.refusal import refused
 from holdfast.host.files.scope import Scope
@@ -40,7 +40,8 @@ def write_file(scope: Scope, params: WriteFile) -> bytes:
     except ValueError:
         problem = base64_fault(params.data_base64)
         raise refused(f"fs/writeFile requires valid base64 dataBase64: {problem}") from None
-    with locate(path_of(params.path), scope, follow=params.follow_symlinks is not False, write=True) as place:
+    follow = params.follow_symlinks is not False
+    with locate(content_path(params.path, follow=follow), scope, follow=follow, write=True) as place:
         replace(place, lambda descriptor: write_all(descriptor, data), scope)
     return b"{}"
 
