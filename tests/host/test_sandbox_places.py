@@ -86,3 +86,14 @@ async def test_a_command_whose_directory_is_not_shown_begins_in_the_root(
     await client.start("p", "/bin/sh", "-c", "pwd; echo $PWD", cwd=f"file://{workspace / cwd}", sandbox=asked)
     await client.until_closed("p")
     assert client.output("p").decode().split() == [str(workspace / begins)] * 2
+
+
+@bubblewrap
+@pytest.mark.parametrize(("root", "access"), [("write", "read"), ("write", "write"), ("read", "write")])
+async def test_what_programs_need_is_there_to_be_read_and_takes_nothing(
+    client: WireClient, workspace: Path, root: str, access: str
+) -> None:
+    asked = sandbox(workspace, special("minimal", access), special("root", root))
+    writable = "test -w /usr && echo yes; touch new"
+    assert ("yes" in await run_in(client, workspace, writable, asked)) is (root == "write")
+    assert (workspace / "new").exists() is (root == "write")

@@ -135,7 +135,8 @@ def policy_of(context: SandboxContext, temporary: str | None = None) -> Policy |
         temporary = os.environ.get("TMPDIR", "")
     grants: dict[str, Grant] = {}
     writable: set[str] = set()
-    named = [(entry, _paths(entry, context, temporary)) for entry in files.entries]
+    named = [(entry, _paths(entry, context, temporary)) for entry in files.entries if not _is_base(entry)]
+    base = [path for entry in files.entries if _is_base(entry) for path in _paths(entry, context, temporary)]
     for entry, paths in named:
         for path in paths:
             place = _place(path)
@@ -145,7 +146,7 @@ def policy_of(context: SandboxContext, temporary: str | None = None) -> Policy |
                 before = grants.get(grant.path)
                 if before is None or _STRICTNESS[before.access] < _STRICTNESS[grant.access]:
                     grants[grant.path] = grant
-    grants = _without_hidden(grants)
+    grants = _without_hidden(_with_base(grants, base))
     if not _is_everything(named):
         for grant in _protecting(Policy(_ordered(grants), network), writable):
             grants[grant.path] = grant
@@ -173,6 +174,18 @@ def _grants(place: str, entry: Entry) -> list[Grant]:
     return [] if entry.missing_path_behavior == "skip" else [Grant(place, entry.access, False)]
 
 
+def _is_base(entry: Entry) -> bool:
+    """Whether an entry says that programs can start; as with the reference that is all, also if it says write."""
+    return _is_special(entry, "minimal") and entry.access is not Access.DENY
+
+
+def _with_base(grants: dict[str, Grant], base: list[str]) -> dict[str, Grant]:
+    """The grants, and those to read the paths *base* where the others allow nothing and none names the place."""
+    given = Policy(_ordered(grants), network=False)
+    places = {found for path in map(_place, base) for found in (path, _real(path))}
+    return {path: Grant(path, Access.READ, True) for path in places if given.access(path) is Access.DENY} | grants
+
+
 def _without_hidden(grants: dict[str, Grant]) -> dict[str, Grant]:
     """The grants without those for reading in a directory that an entry denies: only writing opens it again."""
     kept: dict[str, Grant] = {}
@@ -195,8 +208,7 @@ def _is_everything(named: list[tuple[Entry, list[str]]]) -> bool:
 
 def _narrows(entry: Entry, paths: list[str], given: set[str]) -> bool:
     """Whether an entry takes something from the right to write everywhere; *given* is what others name as writable."""
-    # What programs need to start, as the reference has it, only ever adds something.
-    if entry.access is Access.WRITE or _is_special(entry, "minimal"):
+    if entry.access is Access.WRITE:
         return False
     return entry.access is Access.DENY or not paths or not given.issuperset(map(posixpath.normpath, paths))
 
