@@ -18,6 +18,7 @@ from holdfast.host.files.scope import Scope
 from holdfast.jsonrpc.messages import RpcError
 
 from .harness import RunningServer, WireClient, start_host, within
+from .sandboxes import sandbox
 
 WALK = {"maxDepth": 64, "maxDirectories": 10_000, "maxEntries": 50_000, "followDirectorySymlinks": True}
 # mount(2)
@@ -388,6 +389,33 @@ async def test_a_host_with_a_root_tells_nothing_of_what_a_symlink_leads_to_outsi
         # Nor by what the walk counts: only the symlinks that lead to something inside are looked at, with the others.
         options |= {"maxEntries": 5}
         assert not (await client.result("fs/walk", {"path": root.as_uri(), "options": options}))["truncated"]
+    finally:
+        await client.close()
+        server.stop()
+
+
+async def test_a_sandbox_in_a_root_tells_nothing_of_what_it_does_not_show(tmp_path: Path, state: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for directory in (root / "shown", root / "hidden", outside):
+        directory.mkdir(parents=True)
+    (root / "hidden" / "link").symlink_to(outside)
+    for name, target in (("out", outside), ("gone", outside / "none"), ("way", "../hidden/link")):
+        (root / "shown" / name).symlink_to(target)
+    asked = sandbox(root, {"path": {"type": "path", "path": str(root / "shown")}, "access": "read"})
+    server = start_host(state, "unix://", "--root", str(root))
+    client = await WireClient.connect(server.url)
+
+    async def error(path: Path) -> tuple[int, str]:
+        return await client.error("fs/getMetadata", {"path": path.as_uri(), "sandbox": asked})
+
+    try:
+        not_there = (-32004, "No such file or directory (os error 2)")
+        for name in ("hidden", "hidden/link", "hidden/link/f", "hidden/none/f", "none", "shown/way", "shown/way/f"):
+            assert await error(root / name) == not_there, name
+        refused = await error(outside)
+        assert refused[0] == -32600
+        for path in (outside / "none", root.parent / "none", root / "shown" / "out", root / "shown" / "gone" / "f"):
+            assert await error(path) == refused, path
     finally:
         await client.close()
         server.stop()

@@ -13,7 +13,7 @@ import posixpath
 from typing import Final
 
 from holdfast.host.files.refusal import refused
-from holdfast.host.files.scope import Scope
+from holdfast.host.files.scope import NotShown, Scope
 from holdfast.host.uri import ForeignUri, InvalidUri, resolve_dots, uri_to_path
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError
 
@@ -150,9 +150,9 @@ def locate_entry(path: str, scope: Scope, *, follow: bool = True, write: bool = 
 def _locate(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, write: bool, tree: bool) -> Place:
     try:
         return _follow(path, scope, on_the_way=on_the_way, at_the_end=at_the_end, write=write, tree=tree)
-    except OSError:
+    except OSError as error:
         # What is missing out there must look like what is not.
-        scope.require_inside(path)
+        scope.require_inside(path, error)
         raise
 
 
@@ -165,7 +165,7 @@ def _follow(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, writ
         if on_the_way and not scope.limited:
             directory = os.open(parent or "/", _DIRECTORY)
         else:
-            directory = _walk_to(parent, scope, follow=on_the_way)
+            directory = _walk_to(parent, scope, follow=on_the_way, name=name)
         try:
             real = _real_name(directory, name) if scope.limited else ""
             _require_way(real, scope, write=write)
@@ -186,7 +186,7 @@ def _follow(path: str, scope: Scope, *, on_the_way: bool, at_the_end: bool, writ
 def _require_way(path: str, scope: Scope, *, write: bool) -> None:
     try:
         scope.require_way(path)
-    except FileNotFoundError:
+    except NotShown:
         if write:
             # There is nothing, and nothing may be made.
             scope.require(path, write=True)
@@ -211,8 +211,10 @@ def _real_name(directory: int, name: str) -> str:
     return parent if name == "." else posixpath.join(parent, name)
 
 
-def _walk_to(path: str, scope: Scope, *, follow: bool) -> int:
+def _walk_to(path: str, scope: Scope, *, follow: bool, name: str) -> int:
     """Open a directory step by step, so that the scope is asked of each before anything is told of it.
+
+    *name* is what is looked for in there.
 
     :raises NotADirectoryError: there is something else on the way, without *follow* a symlink
     :raises RpcError: the scope does not allow it
@@ -225,7 +227,11 @@ def _walk_to(path: str, scope: Scope, *, follow: bool) -> int:
             if step in ("", "."):
                 continue
             following = posixpath.dirname(place) if step == ".." else posixpath.join(place, step)
-            scope.require_way(following)
+            try:
+                scope.require_way(following)
+            except NotShown as hidden:
+                hidden.lead_on([*reversed(steps), name])
+                raise
             try:
                 opened = os.open(step, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
             except NotADirectoryError:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+import posixpath
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.host.files.refusal import refused
+from holdfast.host.uri import resolve_dots
 
 
 def is_below(path: str, top: str) -> bool:
     """Whether *path* is *top* or in it; both absolute, without ``..``."""
     return top == "/" or path == top or path.startswith(top + "/")
+
+
+class NotShown(FileNotFoundError):
+    """There is nothing at the real path *path* for whom a rule limits, whatever there is."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ENOENT, os.strerror(errno.ENOENT))
+        #: Where the way that ended there was to lead, as far as that may be known: without looking.
+        self.path = path
+
+    def lead_on(self, steps: Iterable[str]) -> None:
+        """There was more to come."""
+        self.path = resolve_dots(posixpath.join(self.path, *steps))
 
 
 class Rule(Protocol):
@@ -27,7 +43,7 @@ class Rule(Protocol):
     def require_way(self, path: str) -> None:
         """Check that it may be known whether there is anything at a real path, and where a symlink there leads.
 
-        :raises FileNotFoundError: there is nothing for whom this limits
+        :raises NotShown: there is nothing for whom this limits
         :raises RpcError: it may not be known
         """
 
@@ -79,20 +95,20 @@ class Scope:
     def require_way(self, path: str) -> None:
         """Check a real path on the way to another one against every rule.
 
-        :raises FileNotFoundError: there is nothing for whom a rule limits
+        :raises NotShown: there is nothing for whom a rule limits
         :raises RpcError: whether there is anything may not be known
         """
         for rule in self.rules:
             rule.require_way(path)
 
-    def require_inside(self, path: str) -> None:
-        """Check that *path*, which may not exist and may lead anywhere, leads to no place outside of a root.
+    def require_inside(self, path: str, missing: OSError) -> None:
+        """Check that *path*, which leads nowhere because of *missing*, does so inside of every root.
 
-        :raises RpcError: it does; the error is the same whatever is there, or is not
+        :raises RpcError: it does not; the error is the same whatever is there, or is not
         """
         roots = [rule for rule in self.rules if isinstance(rule, Root)]
         if roots:
-            real = os.path.realpath(path)
+            real = missing.path if isinstance(missing, NotShown) else os.path.realpath(path)
             for root in roots:
                 root.require(real, write=False)
 

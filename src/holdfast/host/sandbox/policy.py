@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from holdfast.host.files.scope import is_below
+from holdfast.host.files.scope import NotShown, is_below
 from holdfast.host.sandbox.metadata import METADATA, git_directory
 from holdfast.host.sandbox.mount_points import is_missing
 from holdfast.host.sandbox.own_places import own_places
@@ -93,7 +92,7 @@ class Policy:
         The root always is there, and what nobody named is not.  What is denied is not there either if there is a way
         through the directory that is denied; else nothing can be known of what is in it.
 
-        :raises FileNotFoundError: it is not there
+        :raises NotShown: it is not there
         :raises RpcError: it is denied
         """
         _refuse_proc(path)
@@ -101,7 +100,7 @@ class Policy:
         if path == "/" or (decides is not None and decides.access is not Access.DENY) or self.leads_on(path):
             return
         if decides is None or (path != decides.path and self.leads_on(decides.path)):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise NotShown(path)
         raise RpcError(INVALID_REQUEST, f"the sandbox does not allow reading `{path}`")
 
 
