@@ -138,6 +138,9 @@ async def test_requests_before_the_handshake_are_refused(either: RunningServer) 
     )
     assert await client.error("process/read", {}) == (-32602, "missing field `processId`")
     assert await client.error("nope/nope", {}) == (-32601, "exec-server stub does not implement `nope/nope` yet")
+    no_uri = {"cwd": "/", "configPaths": [], "requirementsPaths": []}
+    for method in ("environmentConfig/read", "capabilities/discoverV2"):
+        assert await client.error(method, no_uri) == (-32602, "invalid URI: relative URL without a base")
     await client.result("initialize", {"clientName": "x"})
     assert await client.error("process/read", read) == (
         -32600,

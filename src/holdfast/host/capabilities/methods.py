@@ -17,7 +17,7 @@ from holdfast.host.capabilities.skills import DiscoveryRoot, FreeSkill, read_ski
 from holdfast.host.configuration.layers import SYSTEM_DIRECTORY, codex_home, user_home
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.files.parameters import FileParameters
-from holdfast.host.files.place import ForeignPath, locate, path_of
+from holdfast.host.files.place import locate, require_path
 from holdfast.host.files.refusal import from_os_error
 from holdfast.host.files.scope import Scope
 from holdfast.host.files.service import FileService
@@ -32,18 +32,16 @@ _METADATA_MISSING: Final = "some capability metadata could not be loaded; discov
 class DiscoverCapabilities(FileParameters, frozen=True):
     """``capabilities/discoverV2``."""
 
-    #: URI of a directory; it need not exist.
+    #: URI of a directory; it need not exist, nor be one of this machine.
     cwd: str
+
+    def __post_init__(self) -> None:
+        require_path(self.cwd)
 
 
 @method("capabilities/discoverV2", DiscoverCapabilities, "capability discovery")
 async def discover_capabilities(client: ClientConnection, params: DiscoverCapabilities) -> bytes:
     """Plugins, skills that are part of none, and warnings; 4 MiB of them at most."""
-    try:
-        path_of(params.cwd)
-    except ForeignPath:
-        # It is a URI, if not one of this machine.
-        pass
     service = client.resource(FileService, FileService)
     return await service.in_thread(_discover, service, params)
 

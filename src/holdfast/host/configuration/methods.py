@@ -11,7 +11,7 @@ from holdfast.host.configuration.layers import Layers, codex_home, load, user_ho
 from holdfast.host.configuration.reading import Files, cannot_load
 from holdfast.host.configuration.toml import InvalidToml, render
 from holdfast.host.dispatch import ClientConnection
-from holdfast.host.files.place import path_of
+from holdfast.host.files.place import path_of, require_path
 from holdfast.host.files.scope import Scope
 from holdfast.host.files.service import FileService
 from holdfast.host.methods import method
@@ -28,6 +28,9 @@ class ReadConfiguration(Parameters, frozen=True):
     #: Each a path of keys through nested tables.
     config_paths: list[list[str]]
     requirements_paths: list[list[str]]
+
+    def __post_init__(self) -> None:
+        require_path(self.cwd)
 
 
 @method("environmentConfig/read", ReadConfiguration, "environment config")
