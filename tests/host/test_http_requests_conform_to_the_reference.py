@@ -77,6 +77,7 @@ MALFORMED = (
     b" HTTP/1.1 200 OK\r\n",
     b"HTTP/1.2 200 OK\r\n",
     b"HTTP/1.11 200 OK\r\n",
+    b"HTTP/1.1 099 Nearly\r\n\r\nHTTP/1.1 200 OK\r\n",
     b"HTTP/1.1 200 O\x01K\r\n",
     b"HTTP/1.1 200 O\rK\r\n",
     b"HTTP/1.1 200 OK\r\nA: b\r\r\n",

@@ -26,7 +26,7 @@ _BUFFER: Final = 64 * 1024
 _LENGTH_LIMIT: Final = 2**64 - 3
 _BODILESS: Final = frozenset({101, 204, 304})
 #: What is read as an answer, and nothing else: what one program takes for a header may be none to another.
-_STATUS: Final = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?\r?\n")
+_STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d{2})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?\r?\n")
 _HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,65535}):([^\x00-\x08\x0a-\x1f\x7f]*)\r?\n")
 _CHUNK: Final = re.compile(rb"0*([0-9A-Fa-f]{1,16})[\t ]*(?:;[^\r\n]*)?\r\n")
 _BLANKS: Final = b" \t"
