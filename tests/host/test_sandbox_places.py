@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .harness import PATH, WireClient
+from .harness import PATH, RunningServer, WireClient
 from .sandboxes import bubblewrap, run_in, sandbox, special
 
 
@@ -97,3 +97,29 @@ async def test_what_programs_need_is_there_to_be_read_and_takes_nothing(
     writable = "test -w /usr && echo yes; touch new"
     assert ("yes" in await run_in(client, workspace, writable, asked)) is (root == "write")
     assert (workspace / "new").exists() is (root == "write")
+
+
+@bubblewrap
+@pytest.mark.parametrize("access", ["read", "deny"])
+async def test_what_is_said_of_a_symlink_is_said_of_what_it_leads_to(
+    host: RunningServer, workspace: Path, access: str
+) -> None:
+    client = await WireClient.connect(host.url)
+    (workspace / "target").mkdir()
+    (workspace / "target" / "f").write_text("told")
+    link = workspace.parent / "link"
+    link.symlink_to(workspace / "target")
+    entry = {"path": {"type": "path", "path": f"file://{link}"}, "access": access}
+    asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), entry)
+    for directory in (link, workspace / "target"):
+        output = await run_in(
+            client, workspace, f"touch {directory}/new; cat {directory}/f; touch in-the-workspace", asked
+        )
+        assert ("told" in output) is (access == "read")
+        reading = {"path": f"file://{directory}/f", "sandbox": asked}
+        assert ("result" in await client.call("fs/readFile", reading)) is (access == "read")
+        writing = {"path": f"file://{directory}/new", "dataBase64": "", "sandbox": asked}
+        assert "error" in await client.call("fs/writeFile", writing)
+    assert os.listdir(workspace / "target") == ["f"]
+    assert (workspace / "in-the-workspace").exists()
+    await client.close()
