@@ -45,6 +45,16 @@ REQUESTS: list[tuple[str, str, int, str]] = [
     ("GET /", UPGRADE + "A(: x\r\n", 400, ""),
     ("GET /", UPGRADE + "A : x\r\n", 400, ""),
     ("GET /", UPGRADE + "A\r\n", 400, ""),
+    *(
+        (line, f"{headers}{framing}\r\n", 400, "")
+        for line, headers in (("GET /", UPGRADE), ("GET /readyz", ""), ("POST /x", ""))
+        for framing in (
+            *("Content-Length: x", "Content-Length: -1", "Content-Length: 5, 6"),
+            "Content-Length: 18446744073709551616",
+            *("Transfer-Encoding: x", "Transfer-Encoding: chunked, gzip"),
+        )
+    ),
+    ("GET /", UPGRADE + "Transfer-Encoding: gzip, chunked\r\nContent-Length: 0\r\n", 101, ""),
     ("GET /readyz", "", 200, ""),
     ("GET /readyz?x", UPGRADE, 200, ""),
     ("HEAD /readyz", "", 200, ""),

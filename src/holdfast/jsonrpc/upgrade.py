@@ -26,6 +26,9 @@ _KEY_SIZE: Final = 16
 #: Names of methods and headers; and a whole header, whose value has no control characters but tabs.
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER: Final = re.compile(rf"({_TOKEN.pattern}):([^\x00-\x08\x0a-\x1f\x7f]*)")
+#: What can be said of where the body of a request ends.
+_LENGTH: Final = re.compile(r"[0-9]{1,19}")
+_CHUNKED: Final = re.compile(r"(^|,)[ \t]*chunked$", re.IGNORECASE)
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -271,6 +274,10 @@ def _parse_request(head: bytes) -> tuple[str, str, dict[str, str]]:
     headers = _parse_headers(rest)
     if "host" not in headers:
         raise ValueError("HTTP/1.1 wants a Host")
+    if not _LENGTH.fullmatch(headers.get("content-length", "0")) or not _CHUNKED.search(
+        headers.get("transfer-encoding", "chunked")
+    ):
+        raise ValueError("nobody knows where the request ends")
     return method, target, headers
 
 
