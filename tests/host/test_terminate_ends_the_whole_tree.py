@@ -247,6 +247,23 @@ async def test_what_an_exited_process_left_is_ended(client: HostClient) -> None:
     assert [record async for record in client.records("e")][-1].kind == "closed"  # type: ignore[union-attr]
 
 
+async def test_what_ended_unnoticed_was_not_running(host: RunningServer, client: HostClient, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    await client.start(spec("u", "sh", "-c", f"echo up $$; read line < {fifo}"))
+    pid = (await announced(client, "u", 1))["up"]
+    os.kill(host.server_pid, signal.SIGSTOP)
+    try:
+        # It is asked first, and comes to it when the process has ended.
+        asked = asyncio.ensure_future(client.terminate("u"))
+        await asyncio.wait({asked}, timeout=0.1)
+        fifo.write_bytes(b"\n")
+        await until_dead(pid)
+    finally:
+        os.kill(host.server_pid, signal.SIGCONT)
+    assert not (await within(asked)).was_running
+
+
 async def test_neighbours_are_left_alone(client: HostClient) -> None:
     await client.start(spec("a", "sleep", "1000"))
     await client.start(spec("b", "sleep", "1000"))

@@ -281,6 +281,34 @@ async def test_a_host_that_thaws_in_time_ends_what_reached_its_limit(
         await service.aclose()
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("wanted", ["limit", "cancel"])
+async def test_what_had_ended_before_a_host_that_hung_could_end_it_is_told_as_it_ended(
+    bench: Bench, frozen: FreezingHost, monkeypatch: pytest.MonkeyPatch, wanted: str, late: bool
+) -> None:
+    if not late:
+        monkeypatch.setattr(attempt_module, "HOST_PATIENCE", PATIENCE)
+    total = 0.5 if wanted == "limit" else None
+    async with await Store.open(bench.directory / "holdfast.db") as store:
+        service, request = await bench.running(store, talk, limits=Limits(total_s=total, idle_s=None, start_s=None))
+        (process,) = frozen.processes.values()
+        frozen.thawed.clear()
+        if wanted == "cancel":
+            await service.cancel(request.task_id)
+        await until(service, store, request.task_id, lambda view: view.state is State.STOPPING)
+        if late:
+            await service.wait(request.task_id, PATIENCE)
+            assert (await service.result(request.task_id)).status is Status.OUTCOME_UNKNOWN
+        # Whenever that was: a host that hangs does not know, and writes down when it came to read it.
+        succeed(process)
+        frozen.thawed.set()
+        ended = (None, Status.OUTCOME_UNKNOWN)
+        await until(service, store, request.task_id, lambda view: view.status not in ended)
+        result = await service.result(request.task_id)
+        assert (result.status, result.limits.hit, result.message.text) == (Status.COMPLETED, None, "all done")
+        await service.aclose()
+
+
 async def test_what_ends_while_the_host_hangs_is_told_when_it_thaws(bench: Bench, frozen: FreezingHost) -> None:
     async with await Store.open(bench.directory / "holdfast.db") as store:
         service, request = await bench.running(store, talk, limits=Limits(total_s=PATIENCE, idle_s=None, start_s=None))

@@ -159,7 +159,7 @@ def cannot_tell(process: HostedProcess, error: OSError) -> RpcError:
 
 
 async def _terminate_tree(process: HostedProcess, grace: float) -> bytes:
-    was_running = process.running
+    was_running = not process.has_ended
     tree = process.tree
     ended: list[OsProcess] = []
     survivors: list[OsProcess] = []

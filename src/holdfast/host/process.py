@@ -299,8 +299,13 @@ class HostedProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the process itself (not what it left behind) is alive."""
+        """Whether the process itself (not what it left behind) is alive, as far as its end was noticed."""
         return self._child is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, be it that this server stood still and has not noticed yet."""
+        return self._child is None or self._child.end() is not None
 
     @property
     def lost(self) -> bool:

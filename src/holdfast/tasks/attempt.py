@@ -248,6 +248,8 @@ class AttemptRunner:
                     # Looked at here, because below it is not when the stream broke first.
                     termination.exception()
         if termination is not None:
+            if not termination.result().was_running:
+                self._facts.stopped_too_late()
             self._note_termination(termination.result())
         if self._unstored or termination is not None:
             await self._fold()

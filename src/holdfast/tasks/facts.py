@@ -150,6 +150,14 @@ class AttemptFacts(msgspec.Struct, kw_only=True):
         """Whether the agent reported an end, good or bad."""
         return self.completions + self.failures > 0
 
+    def stopped_too_late(self) -> None:
+        """The process had ended when it was to be stopped: if that was a success, it was not for our doing.
+
+        When it ended is not known: a host that hung tells the time at which it came to read that.
+        """
+        if self.exited and not self.lost and self.exit_code == 0 and self.completions and not self.failures:
+            self.stop = self.stopped_at = None
+
     @property
     def did_nothing(self) -> bool:
         """Whether the attempt provably left no trace: no tool use and no message."""

@@ -129,10 +129,13 @@ class LateOutcomes:
                 await self._read(last, agent, host)
         except TimeoutError:
             facts.stop, facts.stopped_at = facts.stop or StopCause.TOTAL, facts.stopped_at or wall()
-            await answered(self._hosts, host.terminate(last.process_id, grace=STOP_GRACE))
+            stopped = await answered(self._hosts, host.terminate(last.process_id, grace=STOP_GRACE))
+            running = stopped.was_running
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_GRACE):
                     await self._read(last, agent, host)
+        if not running:
+            facts.stopped_too_late()
         termination = await answered(self._hosts, host.terminate(last.process_id, grace=1.0))
         facts.survivors = [member.pid for member in termination.survivors]
         return await self._ledger.end_attempt(last)
