@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,23 @@ def test_a_machine_in_order(cli: Callable[..., Any], daemon: FakeDaemon) -> None
     text = outcome.out.decode()
     assert "The daemon answers: process" in text
     assert "The host is not running; it is started when it is needed." in text
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_host_that_says_nothing_is_what_is_wrong(
+    cli: Callable[..., Any], state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.cli.doctor._PATIENCE", 0.1)
+    (state / "host").mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(socket_path(state / "host", "host.sock")))
+        mute.listen()
+        outcome = cli("doctor", "--json")
+    assert outcome.status == 1
+    (wrong,) = [each["finding"] for each in json.loads(outcome.out)["results"] if each["finding"]["level"] == "error"]
+    assert wrong["summary"] == "The host does not answer."
+    assert "takes connections, but does not answer" in wrong["detail"]
+    assert str(state / "host" / "lock") in wrong["hint"]
 
 
 @pytest.mark.usefixtures("agent")

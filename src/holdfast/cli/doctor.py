@@ -24,6 +24,7 @@ from holdfast.doctor.report import CheckResult, Report, apply_fixes, diagnose
 from holdfast.doctor.standard import standard_checks
 from holdfast.host.address import SOCKET_NAME as HOST_SOCKET
 from holdfast.host.client import HostClient
+from holdfast.host.port import HostUnavailable
 
 #: Seconds for the daemon or the host to give a sign of life.
 _PATIENCE: Final = 5.0
@@ -77,12 +78,19 @@ async def _ask_host(directory: Path) -> str | None:
     path = socket_path(directory, HOST_SOCKET, make=False)
     if not _listens(path):
         return None
-    host = await HostClient.connect(f"unix://{path}", reconnect_for=_PATIENCE)
     try:
-        kept = len(await host.list())
-        endings = host_command.endings(await host.overview())
-    finally:
-        await host.aclose()
+        async with asyncio.timeout(_PATIENCE):
+            host = await HostClient.connect(f"unix://{path}", reconnect_for=_PATIENCE)
+            try:
+                kept = len(await host.list())
+                endings = host_command.endings(await host.overview())
+            finally:
+                await host.aclose()
+    except TimeoutError:
+        raise HostUnavailable(
+            f"The host takes connections, but does not answer within {_PATIENCE:g} s.",
+            hint=f"Look at its process, whose number is in {directory / 'lock'}.",
+        ) from None
     return f"The host answers and keeps {kept} process{'es' * (kept != 1)}; it ends them {endings}."
 
 
