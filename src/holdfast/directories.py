@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from holdfast.errors import InvalidRequest
 
@@ -28,23 +30,39 @@ class UnusableDirectory(InvalidRequest):
 
 
 def state_directory() -> Path:
-    """The directory of everything Holdfast stores: ``HOLDFAST_STATE_DIR``, else the platform's state directory."""
-    override = os.environ.get("HOLDFAST_STATE_DIR")
-    if override:
-        return Path(override).expanduser().absolute()
-    import platformdirs
+    """The directory of everything Holdfast stores: ``HOLDFAST_STATE_DIR``, else the platform's state directory.
 
-    return Path(platformdirs.user_state_dir("holdfast", appauthor=False))
+    :raises UnusableDirectory: it is in a home directory that is not known
+    """
+    return _place("HOLDFAST_STATE_DIR", lambda platform: platform.user_state_dir("holdfast", appauthor=False))
 
 
 def config_file() -> Path:
-    """The user's configuration: ``HOLDFAST_CONFIG``, else ``config.toml`` in the platform's config directory."""
-    override = os.environ.get("HOLDFAST_CONFIG")
-    if override:
-        return Path(override).expanduser().absolute()
-    import platformdirs
+    """The user's configuration: ``HOLDFAST_CONFIG``, else ``config.toml`` in the platform's config directory.
 
-    return Path(platformdirs.user_config_dir("holdfast", appauthor=False)) / "config.toml"
+    :raises UnusableDirectory: it is in a home directory that is not known
+    """
+    return _place(
+        "HOLDFAST_CONFIG",
+        lambda platform: os.path.join(platform.user_config_dir("holdfast", appauthor=False), "config.toml"),
+    )
+
+
+def _place(variable: str, default: Callable[[Any], str]) -> Path:
+    """What *variable* names, else the *default* that platformdirs knows.
+
+    :raises UnusableDirectory: it is in a home directory that is not known
+    """
+    path = os.environ.get(variable)
+    try:
+        if path:
+            return Path(path).expanduser().absolute()
+        import platformdirs
+
+        return Path(default(platformdirs)).expanduser()
+    except RuntimeError as error:
+        what = f"The home directory in {variable}={path}" if path else "Your home directory"
+        raise UnusableDirectory(f"{what} is not known.", hint=f"Set {variable} to an absolute path.") from error
 
 
 def private_directory(path: Path) -> Path:

@@ -137,8 +137,9 @@ def test_a_sandbox_that_is_not_declared_is_not_assumed(configure) -> None:
         agent.launch(agent.find({}), Work(cwd=Path("/")), {})
 
 
-def test_a_declared_agent_may_be_missing_and_may_tell_its_version(configure) -> None:
-    configure('[agents.gone]\ncommand = ["no-such-program"]\n')
+@pytest.mark.parametrize("command", ["no-such-program", "~nobody-of-that-name/program"])
+def test_a_declared_agent_may_be_missing_and_may_tell_its_version(configure, command: str) -> None:
+    configure(f'[agents.gone]\ncommand = ["{command}"]\n')
     with pytest.raises(AgentMissing) as caught:
         find_agent("gone").find({"PATH": "/usr/bin"})
     assert "agents.gone.command" in (caught.value.hint or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,36 @@ def test_a_state_directory_that_cannot_be_made(
         f"error: {file}/state cannot be made: {file} is not a directory.\n"
         f"hint: Move {file} away, or set HOLDFAST_STATE_DIR to a directory of your own.\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "arguments"),
+    [
+        ("HOLDFAST_STATE_DIR", ["list"]),
+        ("HOLDFAST_STATE_DIR", ["run", "rehearsal", "x"]),
+        ("HOLDFAST_STATE_DIR", ["doctor"]),
+        ("HOLDFAST_CONFIG", ["agents"]),
+    ],
+)
+def test_a_home_directory_that_nobody_has(
+    cli, monkeypatch: pytest.MonkeyPatch, variable: str, arguments: list[str]
+) -> None:
+    monkeypatch.setenv(variable, "~nobody-of-that-name/x")
+    outcome = cli(*arguments)
+    assert outcome.status == 2
+    assert outcome.err == (
+        f"error: The home directory in {variable}=~nobody-of-that-name/x is not known.\n"
+        f"hint: Set {variable} to an absolute path.\n"
+    )
+
+
+def test_who_has_no_home_directory_gets_none_in_the_current_one(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOLDFAST_STATE_DIR", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    outcome = cli("list")
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: Your home directory is not known.\nhint: Set HOLDFAST_STATE_DIR ")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ def locate(command: str, environment: Mapping[str, str]) -> Path | None:
     A command with a slash is a path (``~`` is understood); any other is looked up in ``PATH``.
     """
     if "/" in command:
-        path = Path(command).expanduser().absolute()
+        # Unlike that of pathlib, this one takes a home that there is not for a name.
+        path = Path(os.path.expanduser(command)).absolute()
         return path if path.is_file() and os.access(path, os.X_OK) else None
     found = shutil.which(command, path=environment.get("PATH", os.defpath))
     return Path(found).absolute() if found else None

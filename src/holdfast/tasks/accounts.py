@@ -83,7 +83,7 @@ class Accounts:
 
 def _transcript(source: str, environment: Mapping[str, str]) -> Path:
     """Only Claude Code's own transcripts: an import copies whatever it is given into another program's records."""
-    home = environment.get("CLAUDE_CONFIG_DIR") or str(Path(environment.get("HOME", "~")).expanduser() / ".claude")
+    home = environment.get("CLAUDE_CONFIG_DIR") or Path(environment.get("HOME") or Path.home()) / ".claude"
     projects = Path(home) / "projects"
     path = Path(source)
     hint = f"Give a file of the kind {projects}/*/*.jsonl."
