@@ -8,7 +8,16 @@ import pytest
 
 from holdfast.clock import monotonic
 from holdfast.host.dummy import DummyHost, DummyProcess
-from holdfast.host.port import HostUnavailable, Kind, ProcessSpec, ProcessStatus, Record, Termination, TreeMember
+from holdfast.host.port import (
+    HostUnavailable,
+    Kind,
+    ProcessSpec,
+    ProcessStatus,
+    Record,
+    StartRefused,
+    Termination,
+    TreeMember,
+)
 from holdfast.store.store import Store
 from holdfast.tasks import attempt as attempt_module
 from holdfast.tasks import late
@@ -231,6 +240,25 @@ async def test_a_host_that_refuses_is_unavailable_with_its_reason(service: TaskS
     assert (result.status, result.exit.wrapper_code) == (Status.UNAVAILABLE, 127)
     assert result.error is not None
     assert "no such program" in result.error.message
+
+
+@pytest.mark.parametrize("gone", ["the prompt", "the directory", "neither"])
+async def test_who_is_not_started_for_what_is_gone_is_not_called_missing(
+    service: TaskService, bench: Bench, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    async def refuse(spec: ProcessSpec) -> ProcessStatus:
+        if gone == "the prompt":
+            assert spec.stdin_file is not None
+            spec.stdin_file.unlink()
+        elif gone == "the directory":
+            bench.workspace.rmdir()
+        raise StartRefused("The host did not start it.")
+
+    monkeypatch.setattr(bench.host, "start", refuse)
+    result = await outcome(service, bench)
+    assert result.status is Status.UNAVAILABLE
+    assert result.error is not None
+    assert result.error.error_class == ("backend_missing" if gone == "neither" else "bad_request")
 
 
 async def test_a_host_that_goes_away_in_the_middle_leaves_the_outcome_unknown(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -170,15 +171,19 @@ class AttemptRunner:
         try:
             await self._patiently(start)
         except StartRefused as refusal:
-            self._refuse(refusal.message, refusal.hint)
+            there = await asyncio.to_thread(lambda: os.path.isdir(spec.cwd) and os.path.isfile(prompt))
+            failure_class = FailureClass.BACKEND_MISSING if there else FailureClass.BAD_REQUEST
+            self._refuse(refusal.message, refusal.hint, failure_class)
         if started:
             self._attempt = await self._ledger.mark_started(self._attempt, at=at, monotonic_at=monotonic_at)
             self._on_start()
         return started
 
-    def _refuse(self, message: str, hint: str | None) -> None:
+    def _refuse(
+        self, message: str, hint: str | None, failure_class: FailureClass = FailureClass.BACKEND_MISSING
+    ) -> None:
         self._facts.start_failure = Failure(
-            failure_class=FailureClass.BACKEND_MISSING,
+            failure_class=failure_class,
             message=f"{self._agent.title} could not be started: {message}",
             remedy=[Remedy(text=hint or "Check the installation.", argv=["holdfast", "doctor"])],
         )
