@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from typing import IO
 
 import pytest
 
+from holdfast.daemon.client import DaemonClient
 from holdfast.tasks.result import Status
 
 from .fake_daemon import PATIENCE, FakeDaemon
@@ -65,6 +68,27 @@ def test_a_second_ctrl_c_leaves_at_once(spawn: Spawn, daemon: FakeDaemon) -> Non
     assert process.returncode == 130
     assert task.cancels == 1
     assert f"Task {task.id} is being ended".encode() in err
+
+
+def test_a_ctrl_c_just_before_the_waiting_begins_is_heard(daemon: FakeDaemon) -> None:
+    task = daemon.add()
+    heard = threading.Event()
+    in_time: list[bool] = []
+
+    def interrupt() -> None:
+        daemon.wait_for_request("GET", "/progress")
+        # As a signal does then: it interrupts no system call.
+        _thread.interrupt_main()
+        in_time.append(heard.wait(PATIENCE / 4))
+        task.finish()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(DaemonClient(daemon.directory / "daemon.sock").progress(task.id))
+    heard.set()
+    interrupting.join()
+    assert in_time == [True]
 
 
 def test_whoever_is_very_impatient_gets_the_cancel_through_all_the_same(spawn: Spawn, daemon: FakeDaemon) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT: Final = 30.0
 #: Seconds of silence on a followed stream after which the reader looks whether the daemon still answers.
 STREAM_SILENCE: Final = 60.0
+#: Longest wait in one system call, seconds: one that begins just after a signal came is not interrupted by it.
+_TURN: Final = 1.0
 #: What helps against a daemon that is not there.
 HINT: Final = "Try again; if that does not help, run: holdfast doctor"
 
@@ -204,7 +206,7 @@ class Response:
         if self._ended or self._left == 0:
             return b""
         if not self._buffer:
-            self._buffer = self._connection.recv(CHUNK)
+            self._buffer = self._receive()
         if not self._buffer:
             if self._left is not None:
                 raise _Malformed("the connection ended")
@@ -228,12 +230,24 @@ class Response:
                 pass
             self._ended = True
 
+    def _receive(self) -> bytes:
+        left = self._timeout
+        while True:
+            turn = min(left, _TURN)
+            self._connection.settimeout(turn)
+            try:
+                return self._connection.recv(CHUNK)
+            except TimeoutError:
+                left -= turn
+                if left <= 0:
+                    raise
+
     def _until(self, end: bytes, limit: int) -> bytes:
         """What comes before *end*, which is taken away with it."""
         while (length := self._buffer.find(end)) < 0:
             if len(self._buffer) >= limit + len(end):
                 raise _Malformed("it says more than it may")
-            part = self._connection.recv(CHUNK)
+            part = self._receive()
             if not part:
                 raise _Malformed("the connection ended")
             self._buffer += part
