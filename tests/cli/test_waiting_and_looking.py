@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 
 import pytest
@@ -217,3 +218,14 @@ def test_a_log_that_fails_on_the_way_is_not_taken_for_whole(cli, daemon: FakeDae
 def test_version(cli) -> None:
     assert cli("version").out.startswith(b"holdfast 0.")
     assert set(json.loads(cli("version", "--json").out)) == {"holdfast", "python"}
+
+
+@pytest.mark.parametrize("task_id", ["", "/", "a/b", "..", "a?b", "A", os.fsdecode(b"\xff")])
+@pytest.mark.parametrize("command", ["status", "result", "wait", "logs", "cancel", "approve", "resume"])
+def test_what_cannot_be_an_id_is_that_of_no_task(cli, daemon: FakeDaemon, command: str, task_id: str) -> None:
+    daemon.add()
+    outcome = cli(command, task_id, *(["go on"] if command == "resume" else []))
+    assert (outcome.status, outcome.err) == (
+        2,
+        f"error: There is no task {task_id!r}.\nhint: See 'holdfast list --all'.\n",
+    )

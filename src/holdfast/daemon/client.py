@@ -11,11 +11,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 
-from holdfast.daemon.documents import SOCKET_NAME
+from holdfast.daemon.documents import SOCKET_NAME, task_path
 from holdfast.daemon.refusal import rebuild_typed
 from holdfast.daemon.transport import ANSWER_TIMEOUT, STREAM_SILENCE, Transport
 from holdfast.directories import socket_path
@@ -193,11 +193,11 @@ class DaemonClient:
 
         :raises NotFound: there is none
         """
-        return self._ask("GET", _task_path(task_id), TaskView)
+        return self._ask("GET", task_path(task_id), TaskView)
 
     def wait(self, task_id: str, timeout: float = WAIT_BOUND) -> TaskView:
         """The task as soon as it is finished, or as it is after *timeout* seconds."""
-        target = _target(_task_path(task_id, "wait"), {"timeout_s": f"{min(timeout, WAIT_BOUND):g}"})
+        target = _target(task_path(task_id, "wait"), {"timeout_s": f"{min(timeout, WAIT_BOUND):g}"})
         return self._ask("GET", target, TaskView, timeout=timeout + ANSWER_TIMEOUT)
 
     def result(self, task_id: str) -> Result:
@@ -209,7 +209,7 @@ class DaemonClient:
 
     def result_document(self, task_id: str) -> bytes:
         """The result as the daemon encodes it: one JSON document on one line, whatever version wrote it."""
-        return self._transport.call("GET", _task_path(task_id, "result"))
+        return self._transport.call("GET", task_path(task_id, "result"))
 
     @staticmethod
     def decode_result(document: bytes) -> Result:
@@ -218,7 +218,7 @@ class DaemonClient:
 
     def cancel(self, task_id: str, *, timeout: float = ANSWER_TIMEOUT) -> TaskView:
         """Ask for the end of a task; a finished one stays as it is."""
-        return self._ask("POST", _task_path(task_id, "cancel"), TaskView, timeout=timeout)
+        return self._ask("POST", task_path(task_id, "cancel"), TaskView, timeout=timeout)
 
     def usage(self, seconds: float, agents: list[str], environment: Mapping[str, str]) -> UsageReport:
         """What tasks used within the last *seconds*, and what *agents* say of their allowance."""
@@ -249,12 +249,12 @@ class DaemonClient:
         """
         # Named here, so that a lost answer is asked for again and nothing is said twice.
         body = _Steering(text=text, command_id=os.urandom(8).hex())
-        return self._ask("POST", _task_path(task_id, "steer"), TaskView, body, timeout=COMMAND_TIMEOUT)
+        return self._ask("POST", task_path(task_id, "steer"), TaskView, body, timeout=COMMAND_TIMEOUT)
 
     def decide(self, task_id: str, decision: str, request_id: str | None = None) -> TaskView:
         """Answer what a task's agent asks: ``accept``, ``accept_for_session``, ``decline`` or ``cancel``."""
         body = _Decision(decision=decision, request_id=request_id, command_id=os.urandom(8).hex())
-        return self._ask("POST", _task_path(task_id, "decide"), TaskView, body, timeout=COMMAND_TIMEOUT)
+        return self._ask("POST", task_path(task_id, "decide"), TaskView, body, timeout=COMMAND_TIMEOUT)
 
     def shutdown(self, *, cancel: bool = False) -> Stopping:
         """Stop the daemon; with *cancel* the active tasks are ended first, and the answer comes when they have."""
@@ -266,7 +266,7 @@ class DaemonClient:
     def message(self, task_id: str, *, offset: int | None = None, limit: int | None = None) -> Iterator[bytes]:
         """The bytes of the answer, or of the range of it that is asked for, in chunks."""
         query = {"offset": offset, "limit": limit}
-        with self._transport.response("GET", _target(_task_path(task_id, "message"), query)) as response:
+        with self._transport.response("GET", _target(task_path(task_id, "message"), query)) as response:
             while chunk := response.read_some():
                 yield chunk
 
@@ -278,7 +278,7 @@ class DaemonClient:
         :raises StreamSilent: nothing came for *silence* seconds
         """
         query = {"after": after, "follow": "1" if follow else None}
-        target = _target(_task_path(task_id, "progress"), query)
+        target = _target(task_path(task_id, "progress"), query)
         return self._lines(target, Progress, silence if follow else ANSWER_TIMEOUT)
 
     def log(
@@ -291,7 +291,7 @@ class DaemonClient:
     ) -> Iterator[LogEntry]:
         """The records of the log of the task's process behind sequence number *after*."""
         query = {"after": after or None, "attempt": attempt, "follow": "1" if follow else None}
-        return self._lines(_target(_task_path(task_id, "log"), query), LogEntry, _silence(follow))
+        return self._lines(_target(task_path(task_id, "log"), query), LogEntry, _silence(follow))
 
     def changes(self, *, after: int = 0, follow: bool = False) -> Iterator[Change]:
         """The change feed behind *after*."""
@@ -334,11 +334,6 @@ def decode(data: bytes, kind: type[_T]) -> _T:
 def _target(path: str, query: Mapping[str, object]) -> str:
     given = {name: value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path
-
-
-def _task_path(task_id: str, verb: str | None = None) -> str:
-    path = f"/v1/tasks/{quote(task_id, safe='')}"
-    return path if verb is None else f"{path}/{verb}"
 
 
 def _silence(follow: bool) -> float:

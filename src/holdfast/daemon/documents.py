@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from holdfast.daemon import refusal
 from holdfast.daemon.transport import ANSWER_TIMEOUT, HINT, STREAM_SILENCE, DaemonGone, StreamSilent, Transport
 from holdfast.directories import socket_path, state_directory
+from holdfast.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,14 +29,21 @@ Document = dict[str, Any]
 SOCKET_NAME: Final = "daemon.sock"
 #: Seconds to wait before each further try in a row; a daemon that is not back after the last is given up.
 PAUSES: Final = (0.0, 0.2, 1.0, 3.0)
+#: The characters that ids of tasks are made of.
+_OF_TASK_IDS: Final = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-")
 _T = TypeVar("_T")
 
 
-def task_path(task_id: str) -> str:
-    """Where the task is that *task_id*, or the beginning of an id, names."""
-    from urllib.parse import quote
+def task_path(task_id: str, verb: str | None = None) -> str:
+    """Where the task is, or *verb* of it, that *task_id* names, or the beginning of an id.
 
-    return f"/v1/tasks/{quote(task_id, safe='')}"
+    :raises NotFound: no id begins so
+    """
+    if not task_id or not _OF_TASK_IDS.issuperset(task_id):
+        # The path would be that of something else.
+        raise NotFound(f"There is no task {task_id!r}.", hint="See 'holdfast list --all'.")
+    path = f"/v1/tasks/{task_id}"
+    return path if verb is None else f"{path}/{verb}"
 
 
 class Documents:
