@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import base64
 import os
 import signal
 import subprocess
@@ -210,4 +211,21 @@ def test_a_live_view_ends_with_its_reader(spawn: Spawn, daemon: FakeDaemon) -> N
     task.say("tool", "Bash: pwd")
     task.say("tool", "Bash: id")
     process.wait(timeout=PATIENCE)
+    assert process.returncode == 141
+
+
+def test_what_a_process_wrote_to_standard_error_goes_there_or_is_no_success(spawn: Spawn, daemon: FakeDaemon) -> None:
+    task = daemon.add()
+    said = base64.b64encode(b"some words\n").decode()
+    task.log = [{"attempt": 1, "seq": 1, "kind": "stderr", "time": 1.5, "data_base64": said}]
+    task.finish()
+    with open("/dev/full", "wb") as full:
+        process = spawn("logs", "--raw", task.id, stderr=full)
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 74
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = spawn("logs", "--raw", task.id, stderr=writer)
+    os.close(writer)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 141

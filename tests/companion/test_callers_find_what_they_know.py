@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -534,3 +535,11 @@ def test_the_end_of_a_session_ends_its_own_jobs(user: User, tmp_path: Path) -> N
     (tmp_path / "gate").touch()
     assert user.run("status", other, "--wait", "--json").json["job"]["status"] == "completed"
     assert [job["id"] for job in user.state["jobs"]] == [other]
+
+
+def test_what_cannot_be_written_is_said_and_is_no_success(user: User) -> None:
+    with open("/dev/full", "w") as full:
+        outcome = user.run("status", stdout=full)
+    assert (outcome.status, outcome.err) == (74, "Standard output cannot be written: No space left on device.\n")
+    outcome = user.run("status", stdout=None, preexec_fn=lambda: os.close(1))
+    assert (outcome.status, outcome.err) == (74, "Standard output is closed.\n")

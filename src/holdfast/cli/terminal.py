@@ -22,11 +22,11 @@ STORED: Final = "The result is stored: holdfast list shows it, holdfast result I
 
 
 class PipeClosed(Exception):
-    """Whoever read our standard output went away; nobody is left to be told."""
+    """Whoever read our output went away; nobody is left to be told."""
 
 
 class OutputFailed(HoldfastError):
-    """Standard output cannot be written (disk full, closed)."""
+    """Standard output, or standard error with what it is the only place for, cannot be written (disk full, closed)."""
 
     code = "output_failed"
     exit_code = 74
@@ -44,7 +44,7 @@ def write(chunks: Iterable[bytes], *, hint: str = ELSEWHERE) -> int:
         raise OutputFailed("Standard output is closed.", hint=hint)
     for chunk in chunks:
         if chunk:
-            _guarded(chunk, hint)
+            _guarded(sys.stdout, chunk, hint)
             last = chunk[-1]
     return last
 
@@ -69,21 +69,17 @@ def write_record(kind: str, data: bytes) -> None:
     """Write what a process wrote, byte for byte, to the stream of that name.
 
     *kind* is one of :class:`holdfast.host.port.Kind`; records of other kinds hold nothing that the process wrote there.
+    Who has closed standard error does not want to know.
+
+    :raises PipeClosed: the reader is gone
+    :raises OutputFailed: the bytes cannot be written
     """
     from holdfast.host.port import Kind
 
     if kind in (Kind.STDOUT, Kind.PTY):
         write([data])
     elif kind == Kind.STDERR and sys.stderr is not None:
-        sys.stderr.buffer.write(data)
-        sys.stderr.buffer.flush()
-
-
-def discard_output() -> None:
-    """Point standard output at nothing, so that leaving cannot fail on what is still buffered."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
+        _guarded(sys.stderr, data, ELSEWHERE)
 
 
 def printable(text: str) -> str:
@@ -124,13 +120,21 @@ class Style:
         return f"\x1b[{_CODES[name]}m{text}\x1b[0m" if self.enabled else text
 
 
-def _guarded(chunk: bytes, hint: str) -> None:
+def _guarded(stream: TextIO, chunk: bytes, hint: str) -> None:
+    descriptor, name = (2, "error") if stream is sys.stderr else (1, "output")
     try:
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
+        stream.buffer.write(chunk)
+        stream.buffer.flush()
     except BrokenPipeError as error:
-        discard_output()
+        _discard(descriptor)
         raise PipeClosed from error
     except OSError as error:
-        discard_output()
-        raise OutputFailed(f"Standard output cannot be written: {error.strerror or error}.", hint=hint) from error
+        _discard(descriptor)
+        raise OutputFailed(f"Standard {name} cannot be written: {error.strerror or error}.", hint=hint) from error
+
+
+def _discard(descriptor: int) -> None:
+    """Point *descriptor* at nothing, so that leaving cannot fail on what is still buffered for it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote
@@ -13,6 +12,7 @@ from holdfast.companion import foreign, job
 from holdfast.companion.daemon import Daemon, Document
 from holdfast.companion.narration import Entry, narrate, reasoning
 from holdfast.companion.outcome import Outcome, outcome
+from holdfast.companion.output import note
 from holdfast.companion.refusal import JobNotFound, Refused
 from holdfast.companion.view import Record, View, ViewUnavailable, by_age, is_active
 from holdfast.companion.workspace import Workspace
@@ -48,7 +48,7 @@ class Jobs:
             change()
         except ViewUnavailable as error:
             self._view_failed = True
-            sys.stderr.write(f"{error.message} {error.hint}\n")
+            note(f"{error.message} {error.hint}")
 
     def log(self, record: Record, entry: Entry) -> None:
         """Add an entry to the log of a job."""
@@ -104,7 +104,7 @@ class Jobs:
         try:
             return self.view.records()
         except ViewUnavailable as error:
-            sys.stderr.write(f"{error.message} {error.hint}\n")
+            note(f"{error.message} {error.hint}")
             return []
 
     def _current(self, session: str | None, limit: int) -> list[Record]:

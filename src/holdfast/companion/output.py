@@ -19,19 +19,29 @@ def put(payload: object, text: str, *, as_json: bool) -> None:
 def write(text: str) -> None:
     """Write *text* to standard output, whole.
 
-    A reader that has gone away ends the command quietly with status 141, as SIGPIPE would.
+    A reader that has gone away ends the command quietly with status 141, as SIGPIPE would; what cannot be written at
+    all ends it with status 74.
     """
+    if sys.stdout is None:
+        # What was opened since may have its number.
+        note("Standard output is closed.")
+        raise SystemExit(74)
     data = memoryview(text.encode("utf-8", "backslashreplace"))
-    sys.stdout.flush()
     try:
+        sys.stdout.flush()
         while data:
             data = data[os.write(1, data) :]
     except BrokenPipeError:
         raise SystemExit(141) from None
+    except OSError as error:
+        note(f"Standard output cannot be written: {error.strerror}.")
+        raise SystemExit(74) from None
 
 
 def note(text: str) -> None:
     """Write a line to standard error, if anybody reads it."""
+    if sys.stderr is None:
+        return
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
