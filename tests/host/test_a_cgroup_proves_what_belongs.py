@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import sys
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.clock import boot_id
 from holdfast.host import cgroup
 from holdfast.host.cgroup import contain, find_delegation, recall
 from holdfast.host.client import HostClient
 from holdfast.host.port import ProcessSpec, Record
 from holdfast.host.tree import Tree, start_time
+from holdfast.jsonrpc.messages import RpcError
 
 from .harness import BOUND, PATH, RunningServer, alive, kill_server, start_host, until_dead, within
 from .promises import eventually
@@ -39,6 +42,18 @@ if os.fork() == 0:
 os.wait()
 if len(sys.argv) > 1:
     time.sleep(1000)
+"""
+
+#: A host whose later servers have no descriptors to read a note with.
+POOR = """
+import errno, os, sys
+from holdfast.host import entry, process
+
+def refuse(place, boot):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+process.recall = refuse
+sys.exit(entry.main())
 """
 
 
@@ -273,6 +288,34 @@ async def test_a_cgroup_that_cannot_be_used_is_no_cgroup(tmp_path: Path, monkeyp
     finally:
         child.kill()
         await child.wait()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_note_that_cannot_be_read_for_want_of_descriptors_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    assert recall(str(tmp_path), boot_id()) is None
+
+    def refuse(path: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cgroup, "open", refuse, raising=False)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        recall(str(tmp_path), boot_id())
+
+
+async def test_without_descriptors_to_look_for_its_cgroup_nothing_of_a_process_counts_as_ended(state: Path) -> None:
+    server = RunningServer([sys.executable, "-c", POOR, "--listen", "unix://", "--state-dir", str(state)])
+    client = await HostClient.connect(server.url, reconnect_for=60.0)
+    await client.start(ProcessSpec(process_id="p", argv=["true"], cwd=Path("/"), env={"PATH": PATH}))
+    async for _ in client.records("p"):
+        pass
+    await kill_server(server)
+    for request in (client.members("p"), client.terminate("p", grace=0.0)):
+        with pytest.raises(RpcError, match="what is alive of process p cannot be told: Too many open files"):
+            await within(request)
+    await client.aclose()
+    assert server.stop() == 0
 
 
 async def test_a_host_without_one_says_why(state: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 from holdfast.clock import boot_id
 from holdfast.host.mounts import TABLE, Mount, read_mounts
 from holdfast.host.tree import OsProcess, Tree, read_process
+from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: The file in the directory of a process that names its cgroup.
 _NOTE: Final = "cgroup"
@@ -159,13 +160,18 @@ def _move(cgroup: Path, process: OsProcess) -> None:
 
 
 def recall(place: str, boot: str) -> str | None:
-    """The cgroup that an earlier server of this boot made for the process whose directory is *place*."""
+    """The cgroup that an earlier server of this boot made for the process whose directory is *place*.
+
+    :raises OSError: there are no descriptors to look with
+    """
     if boot != boot_id():
         return None
     try:
         with open(f"{place}/{_NOTE}") as note:
             cgroup = Path(note.read())
-    except OSError:
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         return None
     known = cgroup.name == f"{_PREFIX}{os.path.basename(place)}" and (cgroup / "cgroup.kill").exists()
     return str(cgroup) if known else None

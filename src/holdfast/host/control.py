@@ -11,7 +11,7 @@ from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.input import INPUT_LIMIT
 from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess, NotPermitted
-from holdfast.host.status import describe_member
+from holdfast.host.status import cannot_tell, describe_member
 from holdfast.host.tree import OsProcess, end_tree
 from holdfast.host.writes import WriteState
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, RpcError, encode_json
@@ -153,23 +153,17 @@ def terminate(client: ClientConnection, params: parameters.Terminate) -> Reply:
     return b'{"running":true}' if process.kill_group() else b'{"running":false}'
 
 
-def cannot_tell(process: HostedProcess, error: OSError) -> RpcError:
-    """That there are no descriptors to look with."""
-    return RpcError(INTERNAL_ERROR, f"what is alive of process {process.process_id} cannot be told: {error.strerror}")
-
-
 async def _terminate_tree(process: HostedProcess, grace: float) -> bytes:
     was_running = not process.has_ended
-    tree = process.tree
     ended: list[OsProcess] = []
     survivors: list[OsProcess] = []
-    if tree is not None:
-        process.terminating = True
-        try:
-            ending = await end_tree(tree, grace=grace)
-        except OSError as error:
-            raise cannot_tell(process, error) from None
-        ended, survivors = ending.ended, ending.survivors
+    try:
+        if process.tree is not None:
+            process.terminating = True
+            ending = await end_tree(process.tree, grace=grace)
+            ended, survivors = ending.ended, ending.survivors
+    except OSError as error:
+        raise cannot_tell(process, error) from None
     return encode_json(
         {
             "running": was_running,

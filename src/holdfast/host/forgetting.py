@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.directories import private_directory, remove, stored_bytes
 from holdfast.errors import HoldfastError
-from holdfast.host.control import cannot_tell
 from holdfast.host.drop import drop_path
 from holdfast.host.methods import Reply, method
 from holdfast.host.parameters import Parameters
+from holdfast.host.status import cannot_tell
 from holdfast.host.threads import in_background
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_REQUEST, RpcError, encode_json
 from holdfast.jsonrpc.streams import EXHAUSTED

@@ -135,6 +135,7 @@ class HostedProcess:
         :raises OSError: there are no descriptors, or no memory, to read with
         """
         self.pid, self._ticks = pid, ticks
+        self._tree = self._recall_tree()
         self._streams = streams
         self._child = child
         try:
@@ -170,13 +171,19 @@ class HostedProcess:
 
     @property
     def tree(self) -> Tree | None:
-        """All that it runs or has left; None if it is of another boot."""
+        """All that it runs or has left; None if it is of another boot.
+
+        :raises OSError: it has closed, and there are no descriptors to look with
+        """
         if self._tree is None and self.description.boot_id == boot_id():
-            # Made for who asks: tens of thousands may be remembered.  Killed before its pid was written down: then only
-            # the marker can find anything.
-            cgroup = recall(self.directory, self.description.boot_id)
-            self._tree = Tree(self.pid or 0, self._ticks, self.description.marker, cgroup=cgroup)
+            # Made for who asks: tens of thousands may be remembered.
+            self._tree = self._recall_tree()
         return self._tree
+
+    def _recall_tree(self) -> Tree:
+        cgroup = recall(self.directory, self.description.boot_id)
+        # Killed before its pid was written down: then only the marker can find anything.
+        return Tree(self.pid or 0, self._ticks, self.description.marker, cgroup=cgroup)
 
     def holdings(self) -> dict[str, int]:
         """The descriptors that the process cannot do without, by name."""

@@ -10,8 +10,8 @@ from holdfast.clock import boot_id
 from holdfast.host import parameters
 from holdfast.host.methods import Reply, method
 from holdfast.host.process import HostedProcess
-from holdfast.host.tree import OsProcess, Tree
-from holdfast.jsonrpc.messages import encode_json
+from holdfast.host.tree import OsProcess
+from holdfast.jsonrpc.messages import INTERNAL_ERROR, RpcError, encode_json
 
 if TYPE_CHECKING:
     from holdfast.host.dispatch import ClientConnection
@@ -69,13 +69,20 @@ def _listed(process: HostedProcess) -> dict[str, Any]:
     return {**describe(process), "command": command, "age": round(age / 1e9, 3)}
 
 
+def cannot_tell(process: HostedProcess, error: OSError) -> RpcError:
+    """That there are no descriptors to look with."""
+    return RpcError(INTERNAL_ERROR, f"what is alive of process {process.process_id} cannot be told: {error.strerror}")
+
+
 @method("process/members", parameters.OneProcess)
 def members(client: ClientConnection, params: parameters.OneProcess) -> Reply:
     """Extension: what is alive of a process's tree."""
-    tree = client.require(params.process_id).tree
-    return b'{"members":[]}' if tree is None else _members(tree)
+    return _members(client.require(params.process_id))
 
 
-async def _members(tree: Tree) -> bytes:
-    found = await asyncio.to_thread(tree.members)
+async def _members(process: HostedProcess) -> bytes:
+    try:
+        found = [] if process.tree is None else await asyncio.to_thread(process.tree.members)
+    except OSError as error:
+        raise cannot_tell(process, error) from None
     return encode_json({"members": [describe_member(process) for process in found]})
