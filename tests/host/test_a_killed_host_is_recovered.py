@@ -282,6 +282,27 @@ async def test_who_cannot_be_read_goes_on_and_keeps_nobody_else_waiting(
     server.stop()
 
 
+@pytest.mark.parametrize("fault", ["stream", "index"])
+async def test_who_cannot_be_read_leaves_nothing_open(state: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    async with running(state) as (client, _):
+        await client.start(spec("m", "echo", "words"))
+        await read(client, "m")
+    directory = directory_of(state, "m")
+    os.truncate(directory / "index", RECORD.size * 3 // 2)
+    if fault == "stream":
+        (directory / "stdout").unlink()
+        (directory / "stdout").symlink_to("stdout")
+    else:
+
+        def fail(descriptor: int, length: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "ftruncate", fail)
+    before = os.listdir("/proc/self/fd")
+    assert recovered(state) == []
+    assert os.listdir("/proc/self/fd") == before
+
+
 async def test_an_orderly_stop_ends_also_who_cannot_be_read(state: Path) -> None:
     server = start_host(state)
     client = await HostClient.connect(server.url, reconnect_for=60.0)

@@ -59,9 +59,15 @@ class ProcessLog:
         """Open a log for writing after a crash: index what was written but not indexed, or is left in *staging*.
 
         What the disk does not take now stays in memory for :meth:`flush`.
+
+        :raises OSError: it cannot be read; nothing stays open
         """
         log = cls.create(directory)
-        log._index_the_rest(staging)
+        try:
+            log._index_the_rest(staging)
+        except BaseException:
+            log.close()
+            raise
         return log
 
     @classmethod

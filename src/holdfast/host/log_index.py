@@ -61,12 +61,19 @@ class LogIndex:
 
     @classmethod
     def writable(cls, path: str) -> LogIndex:
-        """Open the index at *path*, or begin one; half of a record at its end is cut off."""
+        """Open the index at *path*, or begin one; half of a record at its end is cut off.
+
+        :raises OSError: that cannot be done; nothing stays open
+        """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        size = os.fstat(descriptor).st_size
-        count, surplus = divmod(size, RECORD.size)
-        if surplus:
-            os.ftruncate(descriptor, size - surplus)
+        try:
+            size = os.fstat(descriptor).st_size
+            count, surplus = divmod(size, RECORD.size)
+            if surplus:
+                os.ftruncate(descriptor, size - surplus)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return cls(path, descriptor, count)
 
     @classmethod
