@@ -12,9 +12,9 @@ import pytest
 
 from holdfast.host.client import HostClient
 from holdfast.host.port import ProcessState
-from holdfast.host.threads import Threads
+from holdfast.host.threads import NoThread, Threads
 
-from .harness import RunningServer, alive, kill_server
+from .harness import RunningServer, WireClient, alive, kill_server
 from .promises import spec
 
 #: A host in which no thread can be made.
@@ -60,6 +60,16 @@ async def test_without_any_trees_are_ended_and_processes_forgotten(state: Path) 
     assert "Traceback" not in (state.parent / "stderr").read_text()
 
 
+async def test_without_any_a_name_is_not_looked_for_and_the_reason_told(state: Path) -> None:
+    server = RunningServer([sys.executable, "-c", HOST, "--listen", "unix://", "--state-dir", str(state)])
+    client = await WireClient.connect(server.url)
+    wanted = {"method": "GET", "url": "http://nowhere.invalid/", "requestId": "r"}
+    _, message = await client.error("http/request", wanted)
+    assert message.startswith("http/request failed: no thread can be made")
+    await client.close()
+    assert server.stop() == 0
+
+
 def refuse(thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
@@ -76,3 +86,14 @@ def test_what_was_done_without_a_thread_is_not_done_again_when_there_is_one(monk
                 failed.result()
         threads.submit(done.append, "with").result()
     assert done == ["without", "with"]
+
+
+def test_what_nobody_but_a_thread_may_do_is_refused_and_not_done_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    with Threads(needed=True) as threads:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(NoThread):
+                threads.submit(done.append, "without")
+        threads.submit(done.append, "with").result()
+    assert done == ["with"]

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from holdfast.errors import HoldfastError
 from holdfast.host.http.request import Request
 from holdfast.host.http.resolving import Resolver, connect
+from holdfast.host.threads import NoThread
 
 #: Bytes of a body handed on at once.
 PIECE: Final = 256 * 1024
@@ -183,6 +184,8 @@ async def exchange(request: Request, resolver: Resolver) -> AsyncGenerator[Answe
         stream, writer = await asyncio.open_connection(sock=connected, limit=_BUFFER)
     except (OSError, ValueError) as error:
         raise _unsent(request) from error
+    except NoThread as error:
+        raise ExchangeFailed(error.message) from error
     try:
         try:
             reader: Reader = stream

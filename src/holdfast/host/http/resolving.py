@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from holdfast.host.ending import hear_none
+from holdfast.host.threads import Threads
 
 #: Names that are looked for at the same time, for one connection and for all of them.
 _THREADS: Final = 8
@@ -29,8 +28,8 @@ class Place(NamedTuple):
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_ALL_THREADS, thread_name_prefix="names", initializer=hear_none)
+def _threads() -> Threads:
+    return Threads(_ALL_THREADS, "names", needed=True)
 
 
 def _look(host: str, port: int, flags: int = 0) -> list[Place]:
@@ -48,6 +47,7 @@ class Resolver:
 
         :raises OSError: nobody knows, or nobody answers
         :raises ValueError: it can be no name
+        :raises NoThread: there is nobody to wait for a name server
         """
         try:
             return _look(host, port, socket.AI_NUMERICHOST)
@@ -70,6 +70,7 @@ async def connect(resolver: Resolver, host: str, port: int) -> socket.socket:
 
     :raises OSError: it is unknown or cannot be reached, and why not at each of its addresses
     :raises ValueError: it can be no name
+    :raises NoThread: there is nobody to wait for a name server
     """
     failures: list[OSError] = []
     for place in await resolver.places(host, port):
