@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +20,7 @@ from holdfast.host.port import Kind, Record, StartRefused
 from holdfast.host.prepared import Prepared, PreparedStarts
 
 from .harness import RunningServer
-from .promises import spec
+from .promises import eventually, spec
 
 
 class Keeper:
@@ -187,3 +188,40 @@ async def test_a_start_that_cannot_be_watched_is_refused_and_does_not_run(state:
         await client.forget("other")
     await client.aclose()
     assert server.stop() == 0
+
+
+#: A host that has no descriptors left, at one moment or another, for a child that it may not kill.
+POWERLESS = """
+import errno, os, sys
+from holdfast.host import child, entry, server
+
+def refuse(*arguments):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+def forbid(*arguments):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+{place} = refuse
+os.killpg = forbid
+sys.exit(entry.main())
+"""
+
+
+@pytest.mark.parametrize("place", ["server.OwnChild", "child.OwnChild.watch"])
+async def test_of_a_refused_start_that_may_not_be_killed_nothing_is_kept(state: Path, place: str) -> None:
+    stderr = state.parent / "stderr"
+    script = POWERLESS.format(place=place)
+    server = RunningServer(
+        [sys.executable, "-c", script, "--listen", "unix://", "--state-dir", str(state)], stderr=stderr
+    )
+    client = await HostClient.connect(server.url)
+    try:
+        # It goes on for as long as somebody has the other end of its output.
+        with pytest.raises(StartRefused, match="No file descriptors available"):
+            await client.start(spec("p", "sh", "-c", "while echo up; do sleep 0.05; done"))
+        (told,) = re.findall(r"pid (\d+), left over by refused process 'p'", stderr.read_text())
+        await eventually(lambda: not os.path.exists(f"/proc/{told}"), f"{told} is kept")
+        assert await client.status("p") is None
+    finally:
+        await client.aclose()
+        assert server.stop() == 0

@@ -56,7 +56,8 @@ class OwnChild:
         return None if info is None else end_of(info)
 
     def reap(self) -> None:
-        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        # One that has not ended is left to be reaped as an orphan.
+        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         self._poller.forget(self._pidfd)
         os.close(self._pidfd)
 

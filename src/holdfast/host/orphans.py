@@ -1,9 +1,10 @@
 """Reaping what became a child of the server because its own parent died.
 
-The server is a subreaper, so whatever a hosted process leaves behind ends up with it.  It has other children as well,
-which are not to be reaped here: hosted processes, whose exit status is reaped when it is on disk, and programs that a
-thread runs through :mod:`subprocess`, which must find their exit status.  The latter are in the server's own session.
-What comes from a hosted process never is: each leads a session of its own, and no process can enter another's session.
+The server is a subreaper, so whatever a hosted process leaves behind ends up with it; what could not be hosted is left
+to this as well.  It has other children, which are not to be reaped here: hosted processes, whose exit status is reaped
+when it is on disk, and programs that a thread runs through :mod:`subprocess`, which must find their exit status.  The
+latter are in the server's own session.  What comes from a hosted process never is: each leads a session of its own, and
+no process can enter another's session.
 """
 
 from __future__ import annotations

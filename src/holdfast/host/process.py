@@ -124,7 +124,7 @@ class HostedProcess:
             self.events.watch()
 
     def not_started(self) -> None:
-        """Watch nothing of a child that was killed because it could not be watched, and reap it."""
+        """Watch nothing of a child that could not be watched, and was killed if that may be."""
         assert self._child is not None
         self._output.abandon()
         self._child.reap()

@@ -301,7 +301,8 @@ class ProcessHost:
 
         :raises DuplicateProcess: the id is taken
         :raises RpcError: the host is stopping, or *stdin_file* cannot be standard input
-        :raises OSError: the reason why it did not start; nothing runs and nothing is left
+        :raises OSError: the reason why it did not start; nothing is left, and nothing runs but what has become somebody
+            else's
         :raises HoldfastError: there is no place for what the host makes; nothing runs and nothing is left
         :raises ValueError: a NUL byte where there cannot be one
         """
@@ -359,10 +360,13 @@ class ProcessHost:
             self._starts_sandbox = False
             if pid is not None:
                 # No descriptors or watches are left: what cannot be looked after must not run.
-                os.killpg(pid, signal.SIGKILL)
-                if process is None:
-                    os.waitpid(pid, 0)
-                else:
+                try:
+                    os.killpg(pid, signal.SIGKILL)
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+                except PermissionError:
+                    _log.error("pid %d, left over by refused process %r, runs as somebody else", pid, process_id)
+                # Who is not reaped here is reaped as an orphan.
+                if process is not None:
                     process.not_started()
             if drop is not None:
                 drop.close()
