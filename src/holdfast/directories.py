@@ -144,7 +144,7 @@ def socket_path(directory: Path, name: str, *, make: bool = True) -> Path:
 
     It lies in the directory itself unless that path is longer than a socket address can be; then in a private
     directory under ``/tmp``, named by user and by a digest of the directory.  That one is there afterwards, so that
-    nobody else can make it; without *make*, for whoever only looks, it may be missing.
+    nobody else can make it, until it is given up; without *make*, for whoever only looks, it may be missing.
 
     :raises InsecureDirectory: somebody else has made it
     """
@@ -155,12 +155,28 @@ def socket_path(directory: Path, name: str, *, make: bool = True) -> Path:
 
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     # Not $TMPDIR: whoever looks for the socket must find the same place, and that one may be too long as well.
-    replacement = Path("/tmp") / f"holdfast-{os.geteuid()}-{digest}"
+    replacement = Path(f"{_replacements()}{digest}")
     if make:
         private_directory(replacement)
     elif os.path.lexists(replacement):
         _check(replacement, replacement.lstat())
     return replacement / name
+
+
+def give_up_socket_path(path: str) -> None:
+    """Remove what :func:`socket_path` made for the socket *path*, which is gone, unless there is another one."""
+    replacement = os.path.dirname(path)
+    if replacement.startswith(_replacements()):
+        try:
+            os.rmdir(replacement)
+        except OSError:
+            # Not empty, or gone already.
+            pass
+
+
+def _replacements() -> str:
+    """How the paths of the directories begin that are made for sockets with overlong paths."""
+    return f"/tmp/holdfast-{os.geteuid()}-"
 
 
 def remove_directory(directory: str | os.PathLike[str]) -> None:

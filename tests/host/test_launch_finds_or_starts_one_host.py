@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+from holdfast.directories import socket_path
 from holdfast.host.launch import ensure_host
 from holdfast.host.port import HostUnavailable, ProcessSpec
 
-from .harness import server_of, until_dead, within
+from .harness import server_of, start_host, until_dead, within
 
 
 def host_pid(state: Path) -> int:
@@ -55,6 +57,23 @@ async def test_a_dead_host_is_replaced(state: Path) -> None:
     assert second.instance_id != first.instance_id
     await second.aclose()
     await until_dead(host_pid(state))
+
+
+def test_a_host_with_an_overlong_path_leaves_nothing_elsewhere_that_is_its_own(tmp_path: Path) -> None:
+    state = tmp_path / ("deep" * 30)
+    place = socket_path(state, "x", make=False).parent
+    server = start_host(state)
+    try:
+        assert server.url == f"unix://{place}/host.sock"
+        (place / "another.sock").touch()
+        assert server.stop() == 0
+        # It is somebody else's as well.
+        assert os.listdir(place) == ["another.sock"]
+        (place / "another.sock").unlink()
+        assert start_host(state).stop() == 0
+        assert not place.exists()
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 async def test_a_host_that_cannot_start_says_why(state: Path) -> None:

@@ -51,10 +51,15 @@ class Estate:
     def clean_up(self) -> None:
         """Remove what does not outlive the host."""
         if self.url.startswith("unix://"):
+            # Not before it is needed: the keeper is as small as it can be.
+            from holdfast.directories import give_up_socket_path
+
+            path = self.url.removeprefix("unix://")
             try:
-                os.unlink(self.url.removeprefix("unix://"))
+                os.unlink(path)
             except FileNotFoundError:
                 pass
+            give_up_socket_path(path)
         if self.own_directory:
             import shutil
 
