@@ -145,6 +145,36 @@ async def test_what_is_about_a_process_waits_for_its_start(host: RunningServer, 
     await other.close()
 
 
+async def test_the_end_of_a_subscription_does_not_overtake_it(host: RunningServer, program: Hung, hung: Path) -> None:
+    client = await WireClient.connect(host.url)
+    await client.start("other", "sleep", "1000", holdfast={"persistent": True})
+    start = {"processId": "p", "argv": ["echo", "hello"], "cwd": "file:///tmp", "tty": False}
+    start |= {"env": {"PATH": f"{hung}/bin:/usr/bin:/bin"}, "holdfast": {"persistent": True}}
+    about = [
+        client.request("process/start", start),
+        client.request("process/subscribe", {"processId": "p", "subscriptionId": 1}),
+        client.request("process/unsubscribe", {"subscriptionId": 1}),
+        client.request("process/subscribe", {"processId": "other", "subscriptionId": 1, "follow": False}),
+    ]
+    # Another one waits for nothing.
+    assert await client.result("process/unsubscribe", {"subscriptionId": 2}) == {}
+    assert not set(about) & set(client.replies)
+    program.end()
+    replies = [await client.reply(identity) for identity in about]
+    assert [reply["result"]["status"]["processId"] for reply in (replies[0], replies[1], replies[3])] == [
+        "p",
+        "p",
+        "other",
+    ]
+    reading = {"processId": "p", "waitMs": 10_000}
+    while not (await client.result("process/read", reading))["closed"]:
+        pass
+    await client.until(lambda: client.notifications)
+    await client.result("environment/status")
+    assert [told["params"]["records"] for told in client.notifications] == [[]]
+    await client.close()
+
+
 @pytest.mark.parametrize("resumed", [False, True], ids=["closed", "resumed"])
 async def test_a_start_whose_connection_is_lost_before_it_is_decided_does_not_happen(
     host: RunningServer, program: Hung, hung: Path, tmp_path: Path, resumed: bool

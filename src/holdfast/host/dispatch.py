@@ -17,6 +17,7 @@ import msgspec
 from holdfast.errors import HoldfastError
 from holdfast.host import control, handshake, parameters, reading, starting, status, subscribing
 from holdfast.host.methods import METHODS, Deferred, Method, decode_params, find_method
+from holdfast.host.pending import Waiting
 from holdfast.host.process import HostedProcess
 from holdfast.host.push import Cursor, Notifications, Subscription
 from holdfast.host.server import ProcessHost
@@ -159,7 +160,8 @@ class ClientConnection:
 
         :raises RpcError: nothing more may wait
         """
-        if self.session is None or (waiting := self.host.pending_starts.before(self.session, value)) is None:
+        waiting = self.host.pending_starts.before(self, value)
+        if waiting is None:
             return False
         self.require_place()
         self._behind_starts += 1
@@ -168,7 +170,7 @@ class ClientConnection:
             self._behind_starts -= 1
             self._carry_out(identity, name, method, value)
 
-        waiting.append(carry_out)
+        waiting.append(Waiting(self, value, carry_out))
         return True
 
     @property

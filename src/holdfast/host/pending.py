@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.host.methods import Deferred
 from holdfast.host.parameters import Start
@@ -23,19 +23,33 @@ def key_of(session: Session, params: Start) -> Key:
     return None if persistent else session.session_id, params.process_id
 
 
+class Waiting(NamedTuple):
+    """A request that waits for a start."""
+
+    client: ClientConnection
+    params: object
+    carry_out: Callable[[], None]
+
+
 class PendingStarts:
     """The starts of a host that are not decided yet, and in their order the requests that came after each."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Key, list[Callable[[], None]]] = {}
+        self._waiting: dict[Key, list[Waiting]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def before(self, session: Session, params: object) -> list[Callable[[], None]] | None:
-        """Where a request has to wait until a start is decided which it is about; None if it need not."""
+    def before(self, client: ClientConnection, params: object) -> list[Waiting] | None:
+        """Where a request of *client* has to wait until a start is decided which it is about; None if it need not."""
+        session = client.session
+        if session is None:
+            return None
         if isinstance(params, Start):
             return self._waiting.get(key_of(session, params))
+        subscription_id = getattr(params, "subscription_id", None)
+        if subscription_id is not None and (behind := self._behind_subscription(client, subscription_id)) is not None:
+            return behind
         process_id = getattr(params, "process_id", None)
         if process_id is None:
             return None
@@ -44,14 +58,22 @@ class PendingStarts:
             waiting = self._waiting.get((None, process_id))
         return waiting
 
+    def _behind_subscription(self, client: ClientConnection, subscription_id: int) -> list[Waiting] | None:
+        """Where others wait that are about the same subscription, which has no other process than theirs."""
+        for waiting in self._waiting.values():
+            for other in waiting:
+                if other.client is client and getattr(other.params, "subscription_id", None) == subscription_id:
+                    return waiting
+        return None
+
     def begin(self, key: Key) -> None:
         """A start begins; none is pending for the same id."""
         self._waiting[key] = []
 
     def decided(self, key: Key) -> None:
         """It runs, or it does not and will not: whoever waited goes on, or waits for the next start among them."""
-        for carry_out in self._waiting.pop(key):
-            carry_out()
+        for waiting in self._waiting.pop(key):
+            waiting.carry_out()
 
 
 class PendingStart(Deferred):
