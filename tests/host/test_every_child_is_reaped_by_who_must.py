@@ -60,26 +60,38 @@ def test_orphans_are_reaped_and_what_others_wait_for_is_not() -> None:
     assert (done.stdout, done.stderr) == ("nobody is left\n", "")
 
 
+def describe(**changes: object) -> Description:
+    told = {"process_id": "p", "session_id": None, "argv": [], "cwd": "/", "tty": False, "marker": None}
+    # The wall clock says what it likes.
+    usual = {"created_ns": 1 << 62, "created_boottime_ns": 0, "boot_id": boot_id()}
+    return Description(**{**told, **usual, **changes})  # type: ignore[arg-type]
+
+
 def test_a_child_that_ended_before_it_was_noted_is_found_by_the_clock_of_the_boot() -> None:
     before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 0"], {}, setsid=True)
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-        def description(**changes: object) -> Description:
-            told = {"process_id": "p", "session_id": None, "argv": [], "cwd": "/", "tty": False, "marker": None}
-            # The wall clock says what it likes.
-            usual = {"created_ns": 1 << 62, "created_boottime_ns": before, "boot_id": boot_id()}
-            return Description(**{**told, **usual, **changes})  # type: ignore[arg-type]
-
         streams = Streams(-1, {}, False)
         second = os.sysconf("SC_CLK_TCK")
         later = (start_time(pid) + second) * 1_000_000_000 // second
-        assert _find(description(created_boottime_ns=later), streams, {pid}) is None
-        assert _find(description(boot_id="another"), streams, {pid}) is None
-        found = _find(description(), streams, {pid})
+        assert _find(describe(created_boottime_ns=later), streams, {pid}) is None
+        assert _find(describe(created_boottime_ns=before, boot_id="another"), streams, {pid}) is None
+        found = _find(describe(created_boottime_ns=before), streams, {pid})
         assert found is not None
         assert (found.pid, found.started) == (pid, start_time(pid))
+    finally:
+        os.waitpid(pid, 0)
+
+
+def test_a_fork_that_became_no_program_before_it_ended_is_no_start() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os._exit(0)
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert _find(describe(), Streams(-1, {}, False), {pid}) is None
     finally:
         os.waitpid(pid, 0)
 

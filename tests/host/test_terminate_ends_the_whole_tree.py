@@ -314,7 +314,7 @@ async def test_the_marker_finds_what_everything_else_lost() -> None:
 
 
 async def test_unkillable_members_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = OsProcess(999_999_999, 1, 1, 1, 1, "stuck", True)
+    stuck = OsProcess(999_999_999, 1, 1, 1, 1, "stuck", True, True)
     monkeypatch.setattr(tree, "_KILL_PATIENCE", 0.05)
     monkeypatch.setattr(Tree, "members", lambda self: [stuck])  # pyright: ignore[reportUnknownLambdaType]
     monkeypatch.setattr(os, "pidfd_open", _gone)

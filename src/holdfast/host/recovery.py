@@ -179,7 +179,9 @@ def _find(description: Description, streams: Streams, candidates: set[int]) -> S
     """The child of a server that was killed between starting it and writing down its pid, if there is one.
 
     It is the one that has the other end of a pipe that the keeper held, or that carries the marker.  One that has ended
-    already shows neither; but it leads a session and cannot be older than its description.
+    already shows neither; but it leads a session, has become its program, and cannot be older than its description.
+    Nothing tells it from another program that led a session, lost its parent and ended in the few milliseconds between
+    the description and the death of the server.
     """
     pipes = {f"pipe:[{os.fstat(descriptor).st_ino}]" for descriptor in streams.outputs}
     marker = f"{MARKER}={description.marker}".encode() if description.marker else None
@@ -193,7 +195,8 @@ def _find(description: Description, streams: Streams, candidates: set[int]) -> S
         else:
             # Both by the clock that counts from the boot: the wall clock may have been set in between.
             started_by = (process.started + 1) * 1_000_000_000 // ticks_per_second
-            belongs = description.boot_id == boot_id() and started_by >= description.created_boottime_ns
+            young = description.boot_id == boot_id() and started_by >= description.created_boottime_ns
+            belongs = young and process.executed
         if belongs:
             candidates.discard(pid)
             return Started(pid=pid, started=start_time(pid))

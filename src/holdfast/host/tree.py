@@ -21,6 +21,8 @@ from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: The variable that marks the children of a hosted process; see :class:`Tree`.
 MARKER: Final = "HOLDFAST_PROCESS"
+#: ``linux/sched.h``: among the flags of a process.
+_PF_FORKNOEXEC: Final = 0x40
 #: Clock ticks, in which the operating system tells start times, are this long.
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 #: Seconds to wait after SIGKILL before a process counts as unkillable (stuck in the kernel).
@@ -42,6 +44,8 @@ class OsProcess(NamedTuple):
     command: str
     #: False for a zombie: it has ended and only waits to be reaped.
     alive: bool
+    #: Whether it became another program after it was forked.
+    executed: bool
 
 
 def read_process(pid: int) -> OsProcess | None:
@@ -64,6 +68,7 @@ def read_process(pid: int) -> OsProcess | None:
         started=int(fields[19]),
         command=before.partition(b"(")[2].decode("utf-8", "replace"),
         alive=fields[0] not in (b"Z", b"X"),
+        executed=not int(fields[6]) & _PF_FORKNOEXEC,
     )
 
 
