@@ -10,7 +10,7 @@ import shutil
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -216,7 +216,7 @@ async def test_no_event_is_lost_or_doubled_when_the_server_is_killed(state: Path
     server.stop()
 
 
-@pytest.mark.parametrize("call", ["listdir", "open"])
+@pytest.mark.parametrize("call", ["scandir", "open"])
 def test_events_wait_for_descriptors_to_be_read_with(state: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     watcher = DropWatcher(FakePoller())  # type: ignore[arg-type]
     drop = SignalDrop(state / "drop", watcher)
@@ -270,6 +270,54 @@ def test_of_many_events_some_are_taken_at_a_time_in_their_order(state: Path) -> 
         drop.collect(log)
     found = [log.data(entry) for entry in log.entries(0, 2 * many)]
     assert found == [str(number).encode() for number in range(many + 1)]
+    drop.close()
+    log.close()
+    watcher.close()
+
+
+def test_however_many_events_are_there_at_once_others_have_their_turn(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = DropWatcher(FakePoller())  # type: ignore[arg-type]
+    drop = SignalDrop(state / "drop", watcher)
+    drop.make()
+    (state / "log").mkdir()
+    log = ProcessLog.create(state / "log")
+    many = 2500
+    for number in range(many):
+        leave(state / "drop", f"{number * 7919 % many}", str(number))
+        os.utime(state / "drop" / "new" / f"{number * 7919 % many}", ns=(number, number))
+    seen = 0
+
+    class Counted:
+        def __init__(self, directory: str) -> None:
+            self._entries = scandir(directory)
+
+        def __enter__(self) -> Counted:
+            return self
+
+        def __exit__(self, *reason: object) -> None:
+            self._entries.close()
+
+        def __iter__(self) -> Iterator[os.DirEntry[str]]:
+            nonlocal seen
+            for entry in self._entries:
+                seen += 1
+                yield entry
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", Counted)
+    assert not drop.collect(log)
+    assert drop.more
+    # A look that is not at its end may begin anew.
+    drop.look()
+    most = seen
+    while drop.more:
+        before = seen
+        drop.collect(log)
+        most = max(most, seen - before)
+    assert 0 < most < many / 2
+    assert [log.data(entry) for entry in log.entries(0, 2 * many)] == [str(number).encode() for number in range(many)]
     drop.close()
     log.close()
     watcher.close()

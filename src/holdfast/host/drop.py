@@ -13,10 +13,10 @@ import hashlib
 import logging
 import os
 import stat
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from heapq import heappop, heappush
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from holdfast.directories import private_directory, remove
 from holdfast.errors import HoldfastError
@@ -29,8 +29,10 @@ from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: The largest event, in bytes; of a larger one only its size is recorded.
 EVENT_LIMIT: Final = 1024 * 1024
-#: Events that become records at one go; somebody may leave tens of thousands at once, and others have their turn.
+#: Events that become records at one go, and events that are seen at one go; somebody may leave hundreds of thousands at
+#: once, and others have their turn.
 _AT_ONCE: Final = 50
+_SEEN_AT_ONCE: Final = 1000
 
 _IN_MOVED_TO: Final = 0x80
 _IN_CREATE: Final = 0x100
@@ -147,6 +149,15 @@ class Drops:
             self._watcher.close()
 
 
+class _Waiting(NamedTuple):
+    """An event, in the order in which they become records: those that have a number first."""
+
+    arrived: bool
+    #: The number that the host gave to it, or since when (ns) it is as it is.
+    age: int
+    name: str
+
+
 class SignalDrop:
     """The drop of one process."""
 
@@ -156,8 +167,10 @@ class SignalDrop:
         self._current = f"{self._directory}/cur"
         self._watcher = watcher
         self._handle = -1
-        #: The events that were there at the last look and are not recorded yet, oldest first.
-        self._waiting: deque[str] = deque()
+        #: The events that were there at the last look and are not recorded yet: a heap, the oldest on top.
+        self._waiting: list[_Waiting] = []
+        #: Goes on with that look, some events further at each step; None if it is at its end.
+        self._look: Generator[None] | None = None
         #: Whether something may have arrived since then.
         self._stale = False
 
@@ -180,13 +193,13 @@ class SignalDrop:
 
     @property
     def waiting(self) -> bool:
-        """Whether there are events that were seen and are not recorded yet."""
-        return bool(self._waiting)
+        """Whether there are events that were there at the last look, as far as is known, and are not recorded yet."""
+        return self._look is not None or bool(self._waiting)
 
     @property
     def more(self) -> bool:
         """Whether :meth:`collect` has left something for the next time, or may have."""
-        return self._stale or bool(self._waiting)
+        return self._stale or self.waiting
 
     def collect(self, log: ProcessLog) -> bool:
         """Turn the oldest events that have arrived into records, some at a time; returns whether there was one.
@@ -195,45 +208,73 @@ class SignalDrop:
 
         :raises LogFull: no room, or no descriptors; what is not recorded stays where it is
         """
-        self._stale = bool(self._waiting)
+        self._stale = self.waiting
         if not self._stale:
             self.look()
         found = False
         try:
+            if self._look is not None:
+                # The oldest may be the last that is seen.
+                for _ in self._look:
+                    return False
+                self._look = None
             for _ in range(min(len(self._waiting), _AT_ONCE)):
-                found |= self._collect(self._waiting.popleft(), log)
+                found |= self._collect(heappop(self._waiting), log)
         except LogFull:
             # The last one may have got its number, and be somewhere else.
-            self._waiting.clear()
+            self._forget_look()
             raise
         # What could not be moved will be there at the next look as well, and the one after that.
         self._stale = self._stale and found
         return found
 
     def look(self) -> None:
-        """See what there is: :meth:`collect` comes to the end of that, whatever arrives meanwhile.
+        """See anew what there is: :meth:`collect` comes to the end of that, whatever arrives meanwhile."""
+        self._forget_look()
+        self._look = self._see()
+
+    def _forget_look(self) -> None:
+        if self._look is not None:
+            self._look.close()
+            self._look = None
+        self._waiting = []
+
+    def _see(self) -> Generator[None]:
+        """Put into the heap what there is, and pause now and then.
 
         :raises LogFull: no descriptors
         """
-        waiting = deque(f"{self._current}/{name}" for name in sorted(_names(self._current)) if _number(name))
-        arrivals: list[tuple[int, str]] = []
-        for name in _names(self._new):
+        for arrived, directory in enumerate((self._current, self._new)):
             try:
-                arrivals.append((os.lstat(f"{self._new}/{name}").st_mtime_ns, name))
-            except OSError:
-                continue
-        waiting.extend(f"{self._new}/{name}" for _, name in sorted(arrivals))
-        self._waiting = waiting
+                with os.scandir(directory) as entries:
+                    for seen, entry in enumerate(entries):
+                        if seen and seen % _SEEN_AT_ONCE == 0:
+                            yield
+                        self._wait_for(entry, arrived=bool(arrived))
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    # Not that there are none: whoever takes it for that loses them.
+                    raise log_full(f"records of the events in {directory}", error) from error
+                # The process has removed it, or closed it to itself: no events.
 
-    def _collect(self, path: str, log: ProcessLog) -> bool:
+    def _wait_for(self, entry: os.DirEntry[str], *, arrived: bool) -> None:
+        try:
+            age = entry.stat(follow_symlinks=False).st_mtime_ns if arrived else _number(entry.name)
+        except OSError:
+            # Gone again.
+            return
+        if arrived or age:
+            heappush(self._waiting, _Waiting(arrived, age, entry.name))
+
+    def _collect(self, event: _Waiting, log: ProcessLog) -> bool:
         """Turn one event into a record; False if it is one already, or cannot be moved.
 
         :raises LogFull: no room
         """
-        directory, _, name = path.rpartition("/")
-        if directory == self._current:
+        path = f"{self._new if event.arrived else self._current}/{event.name}"
+        if not event.arrived:
             # Left by a crash, or a full disk: its number tells whether the record was written.
-            seq = _number(name)
+            seq = event.age
             written = log.entries(seq - 1, 1)
             if written and written[0].kind == EntryKind.SIGNAL:
                 remove(path)
@@ -289,19 +330,9 @@ class SignalDrop:
 
     def close(self) -> None:
         """Remove the drop: no event is expected any more."""
+        self._forget_look()
         self._watcher.unwatch(self._handle)
         remove(self._directory)
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError as error:
-        if error.errno in EXHAUSTED:
-            # Not that there are none: whoever takes it for that loses them.
-            raise log_full(f"records of the events in {directory}", error) from error
-        # The process has removed it, or closed it to itself: no events.
-        return []
 
 
 def _number(name: str) -> int:

@@ -81,13 +81,9 @@ class Events:
         """Whether all are that were there when this was first asked; if not, it is asked again."""
         if not self.awaited:
             self.awaited = True
-            try:
-                if self._drop.waiting:
-                    self._drop.look()
-            except LogFull as error:
-                self._owner.stall(error)
-            else:
-                self.collect()
+            if self._drop.waiting:
+                self._drop.look()
+            self.collect()
         self.awaited = self._drop.waiting or self._owner.stalled is not None
         return not self.awaited
 
