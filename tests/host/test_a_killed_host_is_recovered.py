@@ -20,7 +20,7 @@ from holdfast.host.description import Description
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import RECORD
 from holdfast.host.passed_over import PassedOver
-from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record
+from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record, StartRefused
 from holdfast.host.process import HostedProcess
 from holdfast.host.recovery import Recovered, recover
 from holdfast.host.staging import Staging
@@ -268,6 +268,10 @@ async def test_who_cannot_be_read_goes_on_and_keeps_nobody_else_waiting(
         assert (status.state, status.stalled is not None) == (ProcessState.RUNNING, True)
     else:
         assert status is None
+        if unreadable == "index":
+            # What may run is not run twice.
+            with pytest.raises(StartRefused, match="already exists, and cannot be read"):
+                await client.start(shell)
     (directory / unreadable).rmdir()
     os.rename(aside, directory / unreadable)
     await kill_server(server)

@@ -1,7 +1,8 @@
 """What may run and cannot be read: the processes whose directories a server has to pass over when it takes over.
 
 The keeper goes on holding their streams, for a server that can read them.  Which of its children they are is not known
-either: none of those that nobody claims is reaped, and an orderly stop ends them all.
+either: none of those that nobody claims is reaped, and an orderly stop ends them all.  Where the description could be
+read, its id stays taken; which ids the others have nobody knows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from holdfast.host.description import Description
 from holdfast.host.packets import Held
 from holdfast.host.tree import Ending, Tree, end_tree, start_time
 from holdfast.jsonrpc.streams import EXHAUSTED
@@ -24,9 +26,11 @@ class PassedOver:
     def __init__(self) -> None:
         #: Their streams, by process directory and name.
         self.streams: Held = {}
+        #: Why it cannot be read, by session (None for the namespace of the host) and process id.
+        self.reasons: dict[tuple[str | None, str], OSError] = {}
         self._trees: list[Tree] = []
 
-    def add(self, directory: str, error: OSError, held: Held) -> None:
+    def add(self, directory: str, description: Description | None, error: OSError, held: Held) -> None:
         """Pass over the process of *directory*, and take its streams out of *held*.
 
         :raises OSError: *error*, if it says that nothing can be read at the moment
@@ -34,6 +38,8 @@ class PassedOver:
         if error.errno in EXHAUSTED:
             raise error
         _log.error("%s cannot be read: %s", directory, error)
+        if description is not None:
+            self.reasons[description.session_id, description.process_id] = error
         key = os.path.basename(directory)
         if key in held:
             self.streams[key] = held.pop(key)

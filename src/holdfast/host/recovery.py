@@ -88,7 +88,7 @@ def recover(
         try:
             told = read_description(directory)
         except OSError as error:
-            passed_over.add(directory, error, held)
+            passed_over.add(directory, None, error, held)
             continue
         if told is None:
             remove_directory(directory)
@@ -102,7 +102,7 @@ def recover(
         try:
             recovered = takeover.bring_back(description, started, directory)
         except OSError as error:
-            passed_over.add(directory, error, held)
+            passed_over.add(directory, description, error, held)
             continue
         if recovered is not None:
             yield recovered

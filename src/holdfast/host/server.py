@@ -311,13 +311,17 @@ class ProcessHost:
         namespace = self.persistent if session is None else session.processes
         if process_id in namespace:
             raise DuplicateProcess(f"process {process_id} already exists")
+        session_id = None if session is None else session.session_id
+        if (reason := self._passed_over.reasons.get((session_id, process_id))) is not None:
+            # It may run.
+            raise DuplicateProcess(f"process {process_id} already exists, and cannot be read: {reason}")
         marker: str | None = None
         if session is None:
             marker = os.urandom(16).hex()
             env = {**env, MARKER: marker}
         description = Description(
             process_id=process_id,
-            session_id=None if session is None else session.session_id,
+            session_id=session_id,
             argv=argv,
             cwd=cwd,
             tty=tty,
