@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.host.log import ProcessLog
-from holdfast.host.log_format import CHUNK, RECORD, EntryKind
+from holdfast.host.log_format import CHUNK, RECORD, STREAM_FILES, EntryKind
 from holdfast.host.log_index import LogFull
 from holdfast.host.page_cache import STEP, WINDOW
 from holdfast.host.writes import WriteLedger, WriteState
@@ -73,6 +73,48 @@ def test_whatever_part_of_the_index_a_crash_leaves_no_byte_is_lost(
         ]
         assert [seq for seq, _, _ in found] == list(range(1, len(found) + 1))
         log.close()
+
+
+@given(pieces=PIECES, data=st.data())
+def test_whatever_part_of_a_log_the_medium_lost_what_is_told_is_true_and_the_rest_is_gone(
+    pieces: list[tuple[EntryKind, bytes]], data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        log = ProcessLog.create(directory)
+        for kind, piece in pieces:
+            log.append(kind, piece)
+        log.append_end(exit_code=3, exited=True, closed=True)
+        before = contents(log)
+        log.close()
+        index = Path(directory) / "index"
+        records = bytearray(index.read_bytes())
+        for place in data.draw(st.sets(st.integers(0, len(before) - 1), max_size=5)):
+            records[place * RECORD.size : (place + 1) * RECORD.size] = bytes(RECORD.size)
+        records += data.draw(st.binary(max_size=3 * RECORD.size))
+        index.write_bytes(records)
+        for name in STREAM_FILES.values():
+            path = Path(directory) / name
+            if path.exists() and data.draw(st.booleans()):
+                os.truncate(path, data.draw(st.integers(0, path.stat().st_size)))
+        log = ProcessLog.complete(directory)
+        found = contents(log)
+        assert [seq for seq, _, _ in found] == list(range(1, log.last_seq + 1))
+        assert all(this == that or this[1:] == (EntryKind.GONE, b"") for this, that in zip(found, before, strict=False))
+        assert all(this[1:] == (EntryKind.GONE, b"") for this in found[len(before) :])
+        log = ProcessLog.recover(directory)
+        log.append_end(exit_code=None, exited=True, closed=True)
+        log.close()
+        for stream in (EntryKind.STDOUT, EntryKind.STDERR):
+            # What is there is told, once, and in order.
+            whole = b"".join(piece for kind, piece in pieces if kind == stream)
+            told = [(seq, piece) for seq, kind, piece in contents(log) if kind == stream]
+            assert is_subsequence(b"".join(piece for _, piece in told), whole)
+            assert [seq for seq, _ in told] == sorted(seq for seq, _ in told)
+
+
+def is_subsequence(part: bytes, whole: bytes) -> bool:
+    rest = iter(whole)
+    return all(byte in rest for byte in part)
 
 
 def test_large_output_is_spliced_in_chunks(tmp_path: Path) -> None:
@@ -199,6 +241,50 @@ def test_a_full_disk_loses_nothing_and_shows_nothing_half(
     os.close(read_end)
     os.close(write_end)
     log.close()
+
+
+def test_output_that_cannot_be_deleted_is_still_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ProcessLog.create(tmp_path)
+    log.append(EntryKind.STDOUT, b"output")
+    log.append_end(exit_code=0, exited=True, closed=True)
+    log.close()
+    genuine = os.open
+
+    def read_only(path: str, flags: int = 0) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return genuine(path, flags)
+
+    def refuse(path: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(OSError, match="Read-only"):
+        log.drop_output()
+    log.hold_index()
+    for one in (log, ProcessLog.complete(tmp_path)):
+        assert contents(one)[0] == (1, EntryKind.STDOUT, b"output")
+    log.close()
+
+
+def test_output_is_deleted_where_there_is_room_for_nothing_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ProcessLog.create(tmp_path)
+    log.append(EntryKind.STDOUT, b"output")
+    log.append_end(exit_code=0, exited=True, closed=True)
+    log.close()
+    genuine = os.open
+
+    def full(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return genuine(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", full)
+    log.drop_output()
+    assert log.stored_bytes() == 0
+    for one in (log, ProcessLog.complete(tmp_path)):
+        assert [entry.kind for entry in one.entries(0, 10)] == [EntryKind.GONE, EntryKind.EXITED, EntryKind.CLOSED]
 
 
 def test_an_event_without_room_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

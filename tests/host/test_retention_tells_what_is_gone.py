@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from holdfast.host.client import HostClient
+from holdfast.host.log_format import RECORD
 from holdfast.host.port import Gap, Kind, ProcessSpec, ProcessState, Record
 
 from .harness import PATH, WireClient, kill_server, start_host, within
@@ -50,25 +52,57 @@ async def test_the_oldest_output_goes_first_and_its_absence_is_a_gap(state: Path
         server.stop()
 
 
-def beside_the_mark(state: Path) -> Path:
-    """Where the standard error of the only process was whose output was dropped."""
-    (mark,) = state.glob("processes/*/dropped")
-    return mark.with_name("stderr")
+def used_place(state: Path) -> Path:
+    """The directory of the only process that said something."""
+    (output,) = state.glob("processes/*/stdout")
+    return output.parent
 
 
-async def test_what_a_kill_left_of_it_is_deleted_by_the_next_server(state: Path) -> None:
-    server = start_host(state, "unix://", "--retain-bytes", "1000")
+async def test_what_a_kill_left_of_it_is_still_told_and_the_rest_is_a_gap(state: Path) -> None:
+    server = start_host(state)
     client = await HostClient.connect(server.url)
-    await client.start(spec("p", "head -c 2000 /dev/zero; echo error >&2"))
-    await read(client, "p")
-    leftover = beside_the_mark(state)
-    assert not leftover.exists()
-    leftover.write_bytes(b"error\n")
+    await client.start(spec("p", "echo output; sleep 0.1; echo error >&2"))
+    before = await read(client, "p")
+    assert [record.kind for record in before if isinstance(record, Record)][:2] == [Kind.STDOUT, Kind.STDERR]
+    directory = used_place(state)
+    (directory / "stdout").unlink()
     await kill_server(server)
-    await client.status("p")
-    assert not leftover.exists()
-    gap, *ends = await read(client, "p")
-    assert isinstance(gap, Gap)
-    assert [end.kind for end in ends if isinstance(end, Record)] == [Kind.EXITED, Kind.CLOSED]
+    assert await read(client, "p") == [Gap(first=1, last=1), *before[1:]]
+    await client.aclose()
+    server.stop()
+
+
+def lose_power(directory: Path) -> None:
+    """What was not on the disk yet is zeros afterwards, or is not there."""
+    records = bytearray((directory / "index").read_bytes())
+    records[RECORD.size : 3 * RECORD.size] = bytes(2 * RECORD.size)
+    (directory / "index").write_bytes(records)
+    os.truncate(directory / "stdout", 11)
+
+
+async def test_what_a_loss_of_power_took_from_a_log_is_named_and_hangs_nobody(state: Path) -> None:
+    server = start_host(state)
+    client = await HostClient.connect(server.url)
+    await client.start(spec("p", "for word in a b c d e f; do echo $word; sleep 0.05; done; exit 5"))
+    before = await read(client, "p")
+    assert len(before) == 8
+    server.stop()
+    directory = used_place(state)
+    lose_power(directory)
+    server = start_host(state)
+    client = await HostClient.connect(server.url)
+    expected = [before[0], Gap(first=2, last=3), *before[3:5], Gap(first=6, last=6), *before[6:]]
+    assert await read(client, "p") == expected
+    wire = await WireClient.connect(server.url)
+    chunks: list[int] = []
+    gaps: list[dict[str, int]] = []
+    following = 1
+    while following <= len(before):
+        reply = await wire.result("process/read", {"processId": "p", "afterSeq": following - 1})
+        following = reply["nextSeq"]
+        chunks += [chunk["seq"] for chunk in reply["chunks"]]
+        gaps += [reply["gap"]] if "gap" in reply else []
+    assert (chunks, gaps) == ([1, 4, 5], [{"first": 2, "last": 3}, {"first": 6, "last": 6}])
+    await wire.close()
     await client.aclose()
     server.stop()

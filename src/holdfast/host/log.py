@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from holdfast.host.log_format import CHUNK, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind
+from holdfast.host.log_format import CHUNK, STREAM_FILES, UNKNOWN_EXIT, Entry, EntryKind, gone
 from holdfast.host.log_index import LogFull, LogIndex, log_full
 from holdfast.host.page_cache import STEP, WINDOW, drop_behind
 from holdfast.host.pipe import holds_something
@@ -29,14 +29,12 @@ from holdfast.host.whole import write_all_at
 #: Bytes of a block as ``stat`` counts them, and how many bytes behind the end of a file are worth being given back.
 _BLOCK: Final = 512
 _SURPLUS: Final = 64 * 1024
-#: The file whose existence says that the output was deleted.
-_DROPPED: Final = "dropped"
 
 
 class ProcessLog:
     """The log in one directory: a single writer, any number of readers, no memory that grows with it."""
 
-    __slots__ = ("_directory", "_files", "_index", "_pending", "_pourings", "_sizes", "dropped")
+    __slots__ = ("_directory", "_files", "_index", "_pending", "_pourings", "_sizes", "_written", "dropped")
 
     def __init__(self, directory: str, index: LogIndex) -> None:
         self._directory = directory
@@ -46,7 +44,9 @@ class ProcessLog:
         #: The streams that pour, by kind, and the one whose output is not in its file yet.
         self._pourings: dict[int, Pouring] = {}
         self._pending: int | None = None
-        #: Whether the output was deleted by retention; readers are told of gaps instead.
+        #: Whether this log writes its files, and so knows that everything is in them.
+        self._written = True
+        #: Whether this was forgotten: what lies at its place is about to be deleted, or another process's.
         self.dropped = False
 
     @classmethod
@@ -74,7 +74,7 @@ class ProcessLog:
     def complete(cls, directory: Path | str) -> ProcessLog:
         """Open a log that nobody will write to any more; it holds no descriptor."""
         log = cls(os.fspath(directory), LogIndex.complete(f"{directory}/index"))
-        log.dropped = os.path.exists(f"{directory}/{_DROPPED}")
+        log._written = False
         return log
 
     @property
@@ -90,7 +90,7 @@ class ProcessLog:
     def _index_the_rest(self, staging: Staging | None) -> None:
         ends = dict.fromkeys(STREAM_FILES, 0)
         for after in range(0, self.last_seq, 4096):
-            for entry in self.entries(after, 4096):
+            for entry in self._there(self.entries(after, 4096)):
                 if entry.kind in ends:
                     ends[EntryKind(entry.kind)] = entry.offset + entry.length
         left = None if staging is None else staging.claim(self._key)
@@ -275,15 +275,35 @@ class ProcessLog:
     # Reading
 
     def entries(self, after: int, limit: int) -> list[Entry]:
-        """Up to *limit* records with sequence numbers above *after*, in order."""
-        return self._index.entries(after, limit)
+        """Up to *limit* records with sequence numbers above *after*, in order; *gone* are those without their bytes."""
+        entries = self._index.entries(after, limit)
+        return entries if self._written else self._there(entries)
+
+    def _there(self, entries: list[Entry]) -> list[Entry]:
+        sizes: dict[int, int] = {}
+        found: list[Entry] = []
+        for entry in entries:
+            if entry.length:
+                if entry.kind not in sizes:
+                    sizes[entry.kind] = 0 if self.dropped else self._stored(EntryKind(entry.kind))
+                if entry.offset + entry.length > sizes[entry.kind]:
+                    entry = gone(entry.seq)
+            found.append(entry)
+        return found
+
+    def _stored(self, kind: EntryKind) -> int:
+        """Bytes in the file of *kind*."""
+        try:
+            return os.lstat(f"{self._directory}/{STREAM_FILES[kind]}").st_size
+        except FileNotFoundError:
+            return 0
 
     def last(self, kind: EntryKind) -> Entry | None:
         """The newest record of *kind*, looking backwards."""
         return self._index.last(kind)
 
     def data(self, entry: Entry) -> bytes:
-        """The bytes that *entry* describes; none for ``EXITED`` and ``CLOSED``."""
+        """The bytes that *entry* describes; none if it describes none."""
         if not entry.length:
             return b""
         descriptor = self._files.get(entry.kind)
@@ -332,11 +352,10 @@ class ProcessLog:
         return total
 
     def drop_output(self) -> None:
-        """Delete the bytes of a complete log; its index, and so the knowledge of what is gone, stays."""
-        os.close(
-            os.open(f"{self._directory}/{_DROPPED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        )
-        self.dropped = True
+        """Delete the bytes of a complete log; its index, and so the knowledge of what is gone, stays.
+
+        :raises OSError: they cannot be deleted, or not all of them
+        """
         for name in STREAM_FILES.values():
             try:
                 os.unlink(f"{self._directory}/{name}")
@@ -349,6 +368,7 @@ class ProcessLog:
 
     def close(self) -> None:
         """Close the files; reading goes on working, writing does not."""
+        self._written = False
         for pouring in self._pourings.values():
             pouring.close()
         self._pourings = {}

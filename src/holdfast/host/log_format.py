@@ -20,6 +20,9 @@ UNKNOWN_EXIT: Final = -1
 class EntryKind(IntEnum):
     """What a record of the index describes; the values are part of the file format."""
 
+    #: Nothing that could be had any more: retention deleted it, or a loss of power left no record (zeros, most often)
+    #: or not all of its bytes.
+    GONE = 0
     STDOUT = 1
     STDERR = 2
     PTY = 3
@@ -51,6 +54,11 @@ class Entry(NamedTuple):
     #: ``EXITED`` only: the signal that ended the process, or 0.
     signal: int
     kind: int
+
+
+def gone(seq: int) -> Entry:
+    """What stands in the place of a record that cannot be had any more."""
+    return Entry(seq, 0, 0, 0, 0, 0, EntryKind.GONE)
 
 
 #: Makes an entry of a tuple, without the function that a named tuple has for it.

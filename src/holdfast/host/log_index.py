@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final
 
 from holdfast.errors import HoldfastError
-from holdfast.host.log_format import RECORD, Entry, EntryKind, new_entry
+from holdfast.host.log_format import RECORD, STREAM_FILES, Entry, EntryKind, gone, new_entry
 from holdfast.host.whole import write_all_at
 
 #: How many of the newest records are also held in memory, for readers that are up to date.
@@ -23,6 +23,9 @@ _TAIL: Final = 64
 _NO_TAIL: Final[deque[Entry]] = deque(maxlen=0)
 #: How many records are read at a time when one is looked for.
 _STRIDE: Final = 512
+
+#: The kinds that describe no bytes.
+_ENDS: Final = frozenset({EntryKind.EXITED, EntryKind.CLOSED})
 
 #: Errors of a file system that say that there is no room.
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -121,7 +124,10 @@ class LogIndex:
         self.waiting.clear()
 
     def entries(self, after: int, limit: int) -> list[Entry]:
-        """Up to *limit* records with sequence numbers above *after*, in order."""
+        """Up to *limit* records with sequence numbers above *after*, in order.
+
+        None is missing: where the file holds none that was ever written there stands one that is *gone*.
+        """
         last = self.last_seq
         if after >= last:
             return []
@@ -138,7 +144,11 @@ class LogIndex:
                 packed = os.pread(descriptor, size, position)
             finally:
                 os.close(descriptor)
-        return [Entry._make(fields) for fields in RECORD.iter_unpack(packed)]
+        entries: list[Entry] = []
+        for seq, fields in enumerate(RECORD.iter_unpack(packed.ljust(size, b"\0")), after + 1):
+            entry = new_entry(Entry, fields)
+            entries.append(entry if entry.seq == seq and _makes_sense(entry) else gone(seq))
+        return entries
 
     def last(self, kind: EntryKind) -> Entry | None:
         """The newest record of *kind*, looking backwards."""
@@ -167,4 +177,8 @@ class LogIndex:
             os.close(descriptor)
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _makes_sense(entry: Entry) -> bool:
+    return entry.kind in STREAM_FILES or (not entry.length and entry.kind in _ENDS)

@@ -208,10 +208,10 @@ class Subscription(Cursor):
             size = 0
             position = self.position
             for entry in log.entries(position, min(_BATCH, end - position)):
-                if size and size + entry.length > TURN and not log.dropped:
+                if size and size + entry.length > TURN:
                     break
                 position = entry.seq
-                if log.dropped and entry.kind in STREAM_FILES:
+                if entry.kind == EntryKind.GONE:
                     gap = (gap[0] if gap else entry.seq, entry.seq)
                     continue
                 if gap is not None:

@@ -92,11 +92,15 @@ def _read_now(process: HostedProcess, params: parameters.Read, after: int) -> by
     while position < end and not cut:
         for entry in log.entries(position, min(256, end - position)):
             position = entry.seq
+            if entry.kind == EntryKind.GONE:
+                # An answer tells of one range, and there is output behind that.
+                if gap is not None and last > gap[1]:
+                    cut = True
+                    break
+                gap = (gap[0] if gap else entry.seq, entry.seq)
+                continue
             stream = _STREAM_NAMES.get(entry.kind)
             if stream is None:
-                continue
-            if log.dropped:
-                gap = (gap[0] if gap else entry.seq, entry.seq)
                 continue
             if chunks and size + entry.length > limit:
                 cut = True

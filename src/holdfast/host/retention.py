@@ -27,9 +27,6 @@ class Retention:
             return
         self._sizes[process] = size
         self.kept += size
-        if process.log.dropped:
-            # An earlier server was killed while it deleted that.
-            self._drop(process)
         while self.kept > self.budget and self._sizes:
             if not self._drop(next(iter(self._sizes))):
                 break

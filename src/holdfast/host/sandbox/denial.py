@@ -45,11 +45,14 @@ def _last_output(log: ProcessLog) -> list[bytes]:
     exited = log.last(EntryKind.EXITED)
     end = log.last_seq if exited is None else exited.seq - 1
     chunks: dict[int, list[bytes]] = {kind: [] for kind in _STREAMS}
-    left = 0 if log.dropped else _LOOKED_AT
+    left = _LOOKED_AT
     while end > 0 and left > 0:
         begin = max(0, end - 64)
         for entry in reversed(log.entries(begin, end - begin)):
-            if entry.kind in chunks and left > 0:
+            if entry.kind == EntryKind.GONE:
+                # What is older is gone as well.
+                left = 0
+            elif entry.kind in chunks and left > 0:
                 chunks[entry.kind].append(log.data(entry)[-left:])
                 left -= entry.length
         end = begin
