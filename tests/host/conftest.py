@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from .harness import BOTH, RunningServer, WireClient, needed_codex, start_codex, start_host
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heard() -> None:
+    """A run of the tests that was put aside ignores these, and so would every host."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture

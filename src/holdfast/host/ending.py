@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import signal
 
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Not those that whoever started the host had it ignore: ``nohup`` does so, and a shell with what it puts aside.
+ENDING = (
+    signal.SIGTERM,
+    *(number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN),
+)
 
 
 def hear_none() -> None:

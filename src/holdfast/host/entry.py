@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 
 # Not from typing: the keeper is as small as it can be.
@@ -77,7 +78,7 @@ def _tell_manager() -> None:
 
 
 def prepare_process() -> int:
-    """Inherit nothing to children, and use all descriptors that there can be; returns how many it was before.
+    """Inherit nothing to children, hear of their ends, and use all descriptors; returns how many there were before.
 
     The numbers of standard input, output and errors are never anything else's: what is closed becomes ``/dev/null``.
     """
@@ -95,6 +96,9 @@ def prepare_process() -> int:
             except OSError:
                 # The descriptor of the listing itself, closed meanwhile.
                 pass
+    # Where it is ignored nobody can know how a child ended, and where it is blocked nobody is told that it did.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
