@@ -97,6 +97,30 @@ def test_it_waits_until_there_is_room_for_a_server(monkeypatch: pytest.MonkeyPat
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
+def test_a_stop_does_not_wait_for_ever_until_there_is_room_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 9
+        try:
+            signal.alarm(int(BOUND))
+            left = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True)
+            os.write(tell, str(left).encode())
+            monkeypatch.setattr(os, "fork", refuse)
+            monkeypatch.setattr(keeper, "_PAUSE", 0.01)
+            status = Keeper(lambda *_: 8, held={}).run()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert not alive(int(os.read(told, 20)))
+    os.close(told)
+    os.close(tell)
+
+
 @pytest.mark.parametrize("number", sorted(packets.NO_ROOM))
 def test_what_finds_no_room_is_handed_over_all_the_same(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     genuine = packets.send

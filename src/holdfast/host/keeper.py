@@ -152,9 +152,10 @@ class Keeper:
         except OSError:
             if not self._worked:
                 raise
-            # No process, memory or descriptor is to be had: what is held here waits until one is.
+            # No process, memory or descriptor is to be had: what is held here waits until one is.  For who asks the
+            # host to stop that is a server that was killed.
             time.sleep(_PAUSE)
-            return None
+            return self._judge(1, signal.SIGKILL)
         first, self._first = self._first, False
         self._server = pid
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
