@@ -193,7 +193,7 @@ async def test_a_start_that_cannot_be_watched_is_refused_and_does_not_run(state:
 #: A host that has no descriptors left, at one moment or another, for a child that it may not kill.
 POWERLESS = """
 import errno, os, sys
-from holdfast.host import child, entry, server
+from holdfast.host import child, entry, spawner
 
 def refuse(*arguments):
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -207,7 +207,7 @@ sys.exit(entry.main())
 """
 
 
-@pytest.mark.parametrize("place", ["server.OwnChild", "child.OwnChild.watch"])
+@pytest.mark.parametrize("place", ["spawner.OwnChild", "child.OwnChild.watch"])
 async def test_of_a_refused_start_that_may_not_be_killed_nothing_is_kept(state: Path, place: str) -> None:
     stderr = state.parent / "stderr"
     script = POWERLESS.format(place=place)

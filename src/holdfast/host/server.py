@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Collection, Coroutine, Iterator, Mapping
 from pathlib import Path
@@ -15,13 +14,11 @@ from typing import Any, Final
 from holdfast.clock import boot_id, monotonic
 from holdfast.directories import private_directory
 from holdfast.errors import InvalidRequest
-from holdfast.host import spawn
 from holdfast.host.cgroup import contain, find_delegation
-from holdfast.host.child import Child, KeptChildren, OwnChild, StrangersChild
+from holdfast.host.child import Child, KeptChildren, StrangersChild
 from holdfast.host.custody import Custody
-from holdfast.host.description import Description, Started, write_description, write_started
-from holdfast.host.descriptor_limit import DescriptorLimit
-from holdfast.host.drop import Drops, SignalDrop
+from holdfast.host.description import Description
+from holdfast.host.drop import Drops
 from holdfast.host.hanging import HangingMounts
 from holdfast.host.keeper import become_subreaper
 from holdfast.host.keeping import KeeperLink
@@ -37,8 +34,9 @@ from holdfast.host.process import HostedProcess, NotPermitted
 from holdfast.host.recovery import Running, recover
 from holdfast.host.retention import Retention
 from holdfast.host.session import Session, Sessions
+from holdfast.host.spawner import Spawner
 from holdfast.host.staging import Staging
-from holdfast.host.tree import MARKER, StartClock, end_tree
+from holdfast.host.tree import MARKER, end_tree
 from holdfast.jsonrpc.event_loop import running_poller
 from holdfast.jsonrpc.messages import STOPPING, RpcError
 
@@ -83,8 +81,6 @@ class ProcessHost:
         self._processes_directory = os.fspath(private_directory(directory / "processes"))
         #: The cgroup in which each persistent process gets one of its own, or why there is none.
         self.delegation = find_delegation()
-        self._descriptor_limit = DescriptorLimit(child_descriptors)
-        self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         #: Where a start must not go unprepared.
         self.hanging = HangingMounts()
         self._poller = running_poller()
@@ -94,7 +90,6 @@ class ProcessHost:
         self._prepared = PreparedStarts(self._places, link)
         self._custody = Custody(link, self.holdings, self._prepared.let_go)
         self.kept_children = KeptChildren(link, self._poller)
-        self._boot_id = boot_id()
         self.sessions = Sessions(link)
         #: Processes that live in the namespace of the host, by id.
         self.persistent: dict[str, HostedProcess] = {}
@@ -107,7 +102,14 @@ class ProcessHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self.left_over = LeftOver(STOP_GRACE)
         self._drops = Drops(directory, self._poller)
-        self._start_clock = StartClock()
+        self._spawner = Spawner(
+            self._prepared,
+            self._drops,
+            link,
+            self._poller,
+            self._new_process,
+            child_descriptors=child_descriptors,
+        )
         self._stopping = False
         self._all_closed = asyncio.Event()
         become_subreaper()
@@ -226,7 +228,7 @@ class ProcessHost:
             task.cancel()
         self._drops.close()
         self.hanging.close()
-        os.close(self._home)
+        self._spawner.close()
 
     async def _end(self, process: HostedProcess) -> None:
         if process.tree is None:
@@ -301,8 +303,7 @@ class ProcessHost:
 
         :raises DuplicateProcess: the id is taken
         :raises RpcError: the host is stopping, or *stdin_file* cannot be standard input
-        :raises OSError: the reason why it did not start; nothing is left, and nothing runs but what has become somebody
-            else's
+        :raises OSError: the reason why it did not start; see :meth:`holdfast.host.spawner.Spawner.start`
         :raises HoldfastError: there is no place for what the host makes; nothing runs and nothing is left
         :raises ValueError: a NUL byte where there cannot be one
         """
@@ -330,66 +331,25 @@ class ProcessHost:
             sandboxed=sandboxed,
             created_ns=time.time_ns(),
             created_boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-            boot_id=self._boot_id,
+            boot_id=boot_id(),
         )
-        prepared = self._prepared.take(tty=tty, pipe_stdin=pipe_stdin, stdin_file=stdin_file)
-        (directory, record, log), preparation, _ = prepared
-        drop: SignalDrop | None = None
-        pid: int | None = None
-        process: HostedProcess | None = None
+        # It may mount what protects it before it is known to live.
+        self._starts_sandbox = sandboxed
         try:
-            write_description(record, description)
-            drop = self._drops.make(description)
-            before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            # It may mount what protects it before it is known to live.
-            self._starts_sandbox = sandboxed
-            pid = spawn.spawn(
-                preparation,
-                argv,
+            process = self._spawner.start(
+                description,
                 program=program,
-                cwd=cwd,
                 env=env,
-                home=self._home,
-                limit=self._descriptor_limit,
+                pipe_stdin=pipe_stdin,
+                stdin_file=stdin_file,
                 descriptors=descriptors,
             )
-            preparation.release()
-            ticks = self._start_clock.ticks(pid, before)
-            child = OwnChild(pid, self._poller)
-            process = self._new_process(description, directory, log)
-            if drop is not None:
-                process.take_events(drop)
-            process.started(pid, ticks, preparation.streams, child)
-        except BaseException:
-            self._starts_sandbox = False
-            if pid is not None:
-                # No descriptors or watches are left: what cannot be looked after must not run.
-                try:
-                    os.killpg(pid, signal.SIGKILL)
-                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-                except PermissionError:
-                    _log.error("pid %d, left over by refused process %r, runs as somebody else", pid, process_id)
-                # Who is not reaped here is reaped as an orphan.
-                if process is not None:
-                    process.not_started()
-            if drop is not None:
-                drop.close()
-            prepared.discard(self._link)
-            raise
-        self._prepared.look_ahead()
-        self._places.replenish()
-        try:
-            write_started(record, Started(pid=pid, started=ticks))
-        except OSError:
-            # A full disk right after the start.  Recovery would find the process by its marker or not at all, which
-            # only matters if the host is killed as well; the process runs and is not punished for it.
-            pass
+            self.live.add(process)
         finally:
-            os.close(record)
-        _log.info("started process %r: pid %d", process_id, pid)
+            self._starts_sandbox = False
+        self._places.replenish()
+        _log.info("started process %r: pid %d", process_id, process.pid)
         namespace[process_id] = process
-        self.live.add(process)
-        self._starts_sandbox = False
         if session is None and self.delegation.directory is not None:
             self._spawn_task(self._contain(process, self.delegation.directory))
         return process
