@@ -7,6 +7,7 @@ import base64
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import IO
@@ -229,3 +230,32 @@ def test_what_a_process_wrote_to_standard_error_goes_there_or_is_no_success(spaw
     os.close(writer)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 141
+
+
+#: Ctrl-C just when the module is imported that the first argument names.
+INTERRUPTED_IMPORT = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == interrupted:
+            raise KeyboardInterrupt
+interrupted = sys.argv.pop(1)
+sys.meta_path.insert(0, Interrupting())
+from holdfast.cli.entry import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("click", "list"), ("holdfast.cli.list", "list"), ("holdfast.companion.inspection", "companion status")],
+)
+@pytest.mark.usefixtures("state")
+def test_ctrl_c_before_anything_is_done_is_no_fault_of_ours(module: str, command: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, module, *command.split()],
+        check=False,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr.strip()) == (130, b"", b"")

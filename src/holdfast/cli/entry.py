@@ -11,8 +11,20 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
+#: Exit status of a command that Ctrl-C ended.
+_INTERRUPTED = 130
+
+
 def main() -> NoReturn:
     """Run the command line of this process and leave."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        # Also before there is a command that could say something: what it needs takes its time to be imported.
+        sys.exit(_INTERRUPTED)
+
+
+def _run() -> NoReturn:
     # Claude Code's hooks and commands call it many times a session; click alone would take as long as its whole work.
     if sys.argv[1:2] == ["companion"] and "_HOLDFAST_COMPLETE" not in os.environ:
         from holdfast.companion.main import run
