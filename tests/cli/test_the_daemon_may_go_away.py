@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,18 @@ def test_a_command_that_does_the_work_itself_says_so(cli, daemon: FakeDaemon, mo
     outcome = cli("run", "codex", "go")
     assert (outcome.status, outcome.out, outcome.err) == (0, b"done", "notice: Doing it here.\n")
     assert closed == [True]
+
+
+@pytest.mark.parametrize("arguments", [["down"], ["run", "rehearsal", "x"]])
+def test_a_daemon_that_hangs_is_not_called_missing_and_no_other_is_started(
+    cli, state: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(lifecycle, "ANSWER_TIMEOUT", 0.1)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(state / "daemon.sock"))
+        mute.listen(64)
+        outcome = cli(*arguments)
+    assert outcome.status == 127
+    assert outcome.err.startswith("error: The daemon takes connections, but does not answer within 0.1 s.\nhint: ")
+    assert str(state / "daemon.lock") in outcome.err
+    assert not (state / "daemon.log").exists()

@@ -13,7 +13,7 @@ from typing import Final
 
 from holdfast.clock import monotonic
 from holdfast.daemon.client import DaemonClient, daemon_socket
-from holdfast.daemon.transport import DaemonGone
+from holdfast.daemon.transport import ANSWER_TIMEOUT, DaemonGone
 from holdfast.directories import open_private, private_directory
 from holdfast.errors import HoldfastError, Unavailable
 
@@ -34,13 +34,28 @@ class DaemonVanished(DaemonStartFailed):
     """It said READY and was gone before it could be asked anything."""
 
 
+class DaemonHangs(Unavailable):
+    """A daemon is there, takes connections, and does not answer."""
+
+    code = "daemon_hangs"
+
+
 def connect_existing(directory: Path) -> DaemonClient | None:
-    """The client of the daemon that serves *directory*, or ``None`` if none answers."""
+    """The client of the daemon that serves *directory*, or ``None`` if there is none.
+
+    :raises DaemonHangs: there is one that does not answer
+    """
     client = DaemonClient(daemon_socket(directory))
     try:
-        client.status()
-    except DaemonGone:
+        client.status(timeout=ANSWER_TIMEOUT)
+    except DaemonGone as error:
         client.close()
+        if isinstance(error.__cause__, TimeoutError):
+            raise DaemonHangs(
+                f"The daemon takes connections, but does not answer within {ANSWER_TIMEOUT:g} s.",
+                hint=f"Look at its process, whose number is in {directory / 'daemon.lock'}; "
+                "if it is killed, tasks go on and the next command starts another.",
+            ) from error
         return None
     return client
 
@@ -51,6 +66,7 @@ def connect(directory: Path) -> DaemonClient:
     Where none can be started the runtime runs inside this process, and ``client.notice`` says so.
 
     :raises InsecureDirectory: the directory is not private
+    :raises DaemonHangs: there is one that does not answer
     :raises DaemonStartFailed: not even that was possible
     """
     client = connect_existing(directory)
