@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from holdfast.host.dummy import DummyProcess
 from holdfast.store.store import Store
-from holdfast.tasks.result import EXIT_CODES, Result
-from tests.tasks.conftest import PATIENCE, Bench, say
+from holdfast.tasks.result import EXIT_CODES, Result, Status
+from holdfast.tasks.service import TaskService
+from tests.tasks.conftest import ENVIRONMENT, PATIENCE, Bench, say, succeed
 
 THREAD = '{"event":"thread_started","thread_id":"thread-1"}'
 TOOL = '{"event":"tool_started","item_id":"1","tool":"command","title":"make"}'
@@ -62,3 +63,23 @@ def test_r17_ok_only_with_an_answer_and_an_undisputed_end(lines: list[str], exit
         assert result.error.message
     if messages:
         assert result.message.text == ("all done" if answered else "  ")
+
+
+async def test_an_answer_without_its_file_is_where_it_is_said_to_be(service: TaskService, bench: Bench) -> None:
+    directory = bench.directory.parent / "out"
+    directory.mkdir()
+
+    def act(process: DummyProcess) -> None:
+        directory.rmdir()
+        succeed(process)
+
+    bench.script(act)
+    request = bench.request(output_file=str(directory / "answer"))
+    await service.accept(request, b"do it", ENVIRONMENT)
+    await service.wait(request.task_id, PATIENCE)
+    result = await service.result(request.task_id)
+    assert result.status is Status.FAILED
+    assert result.error is not None
+    assert [remedy.argv for remedy in result.error.remedy] == [
+        ["holdfast", "result", request.task_id, "--field", "message"]
+    ]

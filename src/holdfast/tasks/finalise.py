@@ -237,10 +237,12 @@ class Finalisation:
         try:
             published = await asyncio.to_thread(publish_file)
         except (OutputPathRefused, OSError) as error:
+            # Not plain "result": of a task that failed it does not print the answer.
+            command = ["holdfast", "result", self._task.id, "--field", "message"]
             failure = Failure(
                 failure_class=FailureClass.OUTPUT_PATH,
                 message=f"The answer is complete, but the output file could not be written: {error}",
-                remedy=[Remedy(text="Read it from the task.", argv=["holdfast", "result", self._task.id])],
+                remedy=[Remedy(text="Read it from the task.", argv=command)],
             )
             return msgspec.structs.replace(outcome, status=Status.FAILED, failure=failure), output
         output.path, output.bytes = published.path, published.bytes
