@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -266,6 +267,17 @@ def test_output_that_cannot_be_deleted_is_still_told(tmp_path: Path, monkeypatch
     for one in (log, ProcessLog.complete(tmp_path)):
         assert contents(one)[0] == (1, EntryKind.STDOUT, b"output")
     log.close()
+
+
+def test_a_log_whose_directory_somebody_deleted_is_gone_as_a_whole(tmp_path: Path) -> None:
+    directory = tmp_path / "log"
+    directory.mkdir()
+    log = ProcessLog.create(directory)
+    log.append(EntryKind.STDOUT, b"output")
+    log.append_end(exit_code=0, exited=True, closed=True)
+    log.close()
+    shutil.rmtree(directory)
+    assert contents(log) == [(seq, EntryKind.GONE, b"") for seq in (1, 2, 3)]
 
 
 def test_output_is_deleted_where_there_is_room_for_nothing_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ before it is in the file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import weakref
@@ -136,14 +137,17 @@ class LogIndex:
             skip = after + 1 - tail[0].seq
             return list(islice(tail, skip, skip + limit))
         size, position = min(limit, last - after) * RECORD.size, after * RECORD.size
+        packed = b""
         if self._descriptor >= 0:
             packed = os.pread(self._descriptor, size, position)
         else:
-            descriptor = self._open()
-            try:
-                packed = os.pread(descriptor, size, position)
-            finally:
-                os.close(descriptor)
+            # Somebody may have deleted it, or all of the directory.
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = self._open()
+                try:
+                    packed = os.pread(descriptor, size, position)
+                finally:
+                    os.close(descriptor)
         entries: list[Entry] = []
         for seq, fields in enumerate(RECORD.iter_unpack(packed.ljust(size, b"\0")), after + 1):
             entry = new_entry(Entry, fields)
