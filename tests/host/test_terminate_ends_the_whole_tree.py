@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -290,6 +291,24 @@ async def test_a_pid_that_was_used_again_is_never_hit() -> None:
     finally:
         bystander.kill()
         await bystander.wait()
+
+
+async def test_who_may_not_be_seen_keeps_nobody_from_being_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where /proc is mounted with hidepid=1, to a host without privileges."""
+    genuine = open
+
+    def refuse(name: str, *arguments: Any, **more: Any) -> IO[Any]:
+        if name == "/proc/1/stat":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+        return genuine(name, *arguments, **more)
+
+    own = await asyncio.create_subprocess_exec("sleep", "1000", start_new_session=True)
+    found = read_process(own.pid)
+    assert found is not None
+    monkeypatch.setattr("builtins.open", refuse)
+    ending = await within(tree.end_tree(Tree(own.pid, found.started), grace=0.0))
+    assert ([one.pid for one in ending.ended], ending.survivors) == ([own.pid], [])
+    await own.wait()
 
 
 async def test_the_marker_finds_what_everything_else_lost() -> None:

@@ -49,11 +49,12 @@ class OsProcess(NamedTuple):
 
 
 def read_process(pid: int) -> OsProcess | None:
-    """What ``/proc`` knows of *pid*; None if there is no such process."""
+    """What ``/proc`` tells of *pid*; None if there is no such process, or none that may be seen."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             text = file.read(4096)
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        # The last: somebody else's, where /proc is mounted with hidepid=1.
         return None
     # The command is in parentheses and may itself contain parentheses and spaces.
     before, _, after = text.rpartition(b")")
