@@ -121,8 +121,13 @@ def description_of(state: Path) -> Path:
     return found
 
 
+#: What another boot, or another pid namespace, has in the description.
+ANOTHER = {boot_id(): "00000000-0000-0000-0000-000000000000", '"firstStarted":': '"firstStarted":1'}
+
+
 @TERMINAL
-async def test_after_a_boot_what_ran_is_lost_and_nobody_is_signalled(state: Path, tty: bool) -> None:
+@pytest.mark.parametrize("own", ANOTHER, ids=["boot", "container"])
+async def test_after_a_boot_what_ran_is_lost_and_nobody_is_signalled(state: Path, own: str, tty: bool) -> None:
     async with serving(state) as (server, client):
         await client.start(spec("p", "sh", "-c", "trap '' HUP; echo before; sleep 1000", tty=tty))
         await until_output(client, "p")
@@ -136,7 +141,8 @@ async def test_after_a_boot_what_ran_is_lost_and_nobody_is_signalled(state: Path
         await until_dead(victim)
     try:
         described = description_of(state)
-        described.write_text(described.read_text().replace(boot_id(), "00000000-0000-0000-0000-000000000000"))
+        assert own in described.read_text()
+        described.write_text(described.read_text().replace(own, ANOTHER[own]))
         async with serving(state) as (_, client):
             found = await client.status("p")
             assert found is not None
@@ -145,7 +151,7 @@ async def test_after_a_boot_what_ran_is_lost_and_nobody_is_signalled(state: Path
             assert b"".join(record.data for record in records).startswith(b"before")
             assert [record.kind for record in records[-2:]] == [Kind.EXITED, Kind.CLOSED]
             assert records[-2].exit_code is None
-            # In truth it still runs here; a process of an earlier boot cannot, so its pid is somebody else's.
+            # In truth it still runs here; one of an earlier boot or container cannot, so its pid is somebody else's.
             assert (await client.terminate("p")).was_running is False
         assert alive(status.pid)
     finally:

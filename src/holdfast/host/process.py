@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from holdfast.clock import boot_id
 from holdfast.errors import HoldfastError
 from holdfast.host.cgroup import recall
 from holdfast.host.child import Child
@@ -171,11 +170,11 @@ class HostedProcess:
 
     @property
     def tree(self) -> Tree | None:
-        """All that it runs or has left; None if it is of another boot.
+        """All that it runs or has left; None if it is of another boot or pid namespace.
 
         :raises OSError: it has closed, and there are no descriptors to look with
         """
-        if self._tree is None and self.description.boot_id == boot_id():
+        if self._tree is None and self.description.pids_hold:
             # Made for who asks: tens of thousands may be remembered.
             self._tree = self._recall_tree()
         return self._tree

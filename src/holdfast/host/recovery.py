@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.clock import boot_id
 from holdfast.directories import remove_directory
 from holdfast.host import left_over
 from holdfast.host.description import Description, Started, read_description, write_started
@@ -157,7 +156,7 @@ def _lose(
     description: Description, started: Started | None, directory: str, log: ProcessLog, make: MakeProcess
 ) -> Recovered:
     """Complete the log of a process whose streams nobody held."""
-    left = description.boot_id == boot_id()
+    left = description.pids_hold
     # Without room for that it is lost all the same, and what comes after this server completes its log.
     with contextlib.suppress(LogFull, OSError):
         if left:
@@ -195,7 +194,7 @@ def _find(description: Description, streams: Streams, candidates: set[int]) -> S
         else:
             # Both by the clock that counts from the boot: the wall clock may have been set in between.
             started_by = (process.started + 1) * 1_000_000_000 // ticks_per_second
-            young = description.boot_id == boot_id() and started_by >= description.created_boottime_ns
+            young = description.pids_hold and started_by >= description.created_boottime_ns
             belongs = young and process.executed
         if belongs:
             candidates.discard(pid)

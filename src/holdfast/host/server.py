@@ -36,7 +36,7 @@ from holdfast.host.retention import Retention
 from holdfast.host.session import Session, Sessions
 from holdfast.host.spawner import Spawner
 from holdfast.host.staging import Staging
-from holdfast.host.tree import MARKER, end_tree
+from holdfast.host.tree import MARKER, end_tree, first_started
 from holdfast.jsonrpc.event_loop import running_poller
 from holdfast.jsonrpc.messages import STOPPING, RpcError
 
@@ -332,6 +332,7 @@ class ProcessHost:
             created_ns=time.time_ns(),
             created_boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             boot_id=boot_id(),
+            first_started=first_started(),
         )
         # It may mount what protects it before it is known to live.
         self._starts_sandbox = sandboxed

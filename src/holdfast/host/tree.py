@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final, NamedTuple
 
 from holdfast.clock import monotonic
@@ -77,6 +78,15 @@ def start_time(pid: int) -> int:
     """Start time of *pid* in clock ticks since boot, or 0 if it is gone."""
     process = read_process(pid)
     return process.started if process else 0
+
+
+@cache
+def first_started() -> int:
+    """When the first process of this pid namespace was started: no other namespace of the same boot began then.
+
+    In clock ticks since boot; 0 where it may not be seen.
+    """
+    return start_time(1)
 
 
 class StartClock:
