@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from holdfast.host.client import HostClient
 from holdfast.host.log_format import RECORD
 from holdfast.host.port import Kind, ProcessSpec, ProcessStatus, Record
 
-from .harness import PATH, WireClient, kill_server, start_host, within
+from .harness import PATH, RunningServer, WireClient, kill_server, start_host, within
 
 
 @pytest.fixture
@@ -167,3 +168,39 @@ async def test_a_start_whose_description_does_not_fit_is_refused_and_leaves_noth
         await client.aclose()
     finally:
         server.stop()
+
+
+#: A host whose files are told to have had no room when they are closed, as those of a network file system are.
+FUSSY = """
+import errno, fcntl, os, sys
+from holdfast.host import entry
+
+close = os.close
+
+def closed(descriptor):
+    name = os.readlink(f"/proc/self/fd/{descriptor}")
+    written = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY and os.fstat(descriptor).st_size
+    close(descriptor)
+    if "/processes/" in name and written:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+os.close = closed
+sys.exit(entry.main())
+"""
+
+
+async def test_a_disk_that_is_full_only_when_files_are_closed_leaves_nothing_half_done(state: Path) -> None:
+    server = RunningServer([sys.executable, "-c", FUSSY, "--listen", "unix://", "--state-dir", str(state)])
+    client = await HostClient.connect(server.url)
+    spec = ProcessSpec(process_id="p", argv=["cat"], cwd=Path("/"), env={"PATH": PATH}, pipe_stdin=True)
+    for _ in range(2):
+        await client.start(spec)
+        await client.write("p", b"text")
+        await client.close_stdin("p")
+        output, exited, closed = await within(read(client, "p"))
+        assert (output.data, exited.exit_code, closed.kind) == (b"text", 0, Kind.CLOSED)
+        assert (await client.forget("p")).existed
+    # What lives in it would keep it.
+    assert await client.stop_if_idle()
+    await client.aclose()
+    assert server.stop() == 0

@@ -24,7 +24,7 @@ from holdfast.host.pipe import holds_something
 from holdfast.host.pouring import Pouring
 from holdfast.host.preallocation import give_back
 from holdfast.host.staging import Staging
-from holdfast.host.whole import write_all_at
+from holdfast.host.whole import close_file, write_all_at
 
 #: Bytes of a block as ``stat`` counts them, and how many bytes behind the end of a file are worth being given back.
 _BLOCK: Final = 512
@@ -376,4 +376,4 @@ class ProcessLog:
         self._files = {}
         self._index.close()
         for descriptor in descriptors:
-            os.close(descriptor)
+            close_file(descriptor)

@@ -16,7 +16,7 @@ from typing import Final
 
 from holdfast.errors import HoldfastError
 from holdfast.host.log_format import RECORD, STREAM_FILES, Entry, EntryKind, gone, new_entry
-from holdfast.host.whole import write_all_at
+from holdfast.host.whole import close_file, write_all_at
 
 #: How many of the newest records are also held in memory, for readers that are up to date.
 _TAIL: Final = 64
@@ -178,7 +178,7 @@ class LogIndex:
         descriptor, self._descriptor = self._descriptor, -1
         self._tail = _NO_TAIL
         if descriptor >= 0:
-            os.close(descriptor)
+            close_file(descriptor)
 
     def _open(self) -> int:
         return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

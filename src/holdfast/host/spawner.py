@@ -18,6 +18,7 @@ from holdfast.host.log import ProcessLog
 from holdfast.host.prepared import PreparedStarts
 from holdfast.host.process import HostedProcess
 from holdfast.host.tree import StartClock
+from holdfast.host.whole import close_file
 from holdfast.jsonrpc.event_loop import Poller
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class Spawner:
             # only matters if the host is killed as well; the process runs and is not punished for it.
             pass
         finally:
-            os.close(record)
+            close_file(record)
         return process
 
     def close(self) -> None:

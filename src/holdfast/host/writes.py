@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import Final
 
 from holdfast.host.log_index import LogFull, log_full
-from holdfast.host.whole import append_whole
+from holdfast.host.whole import append_whole, close_file
 
 #: How many write ids are remembered (the reference implementation's number).
 REMEMBERED: Final = 4096
@@ -165,7 +165,7 @@ class WriteLedger:
     def close(self) -> None:
         """Close the file; no write follows."""
         if self._file >= 0:
-            os.close(self._file)
+            close_file(self._file)
             self._file = -1
 
 
