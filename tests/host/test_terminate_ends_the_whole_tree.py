@@ -18,7 +18,7 @@ from holdfast.host.client import HostClient
 from holdfast.host.port import Kind, ProcessSpec, Record
 from holdfast.host.tree import MARKER, OsProcess, Tree, read_process
 
-from .harness import PATH, RunningServer, WireClient, alive, until_dead, within
+from .harness import PATH, RunningServer, WireClient, alive, kill_server, until_dead, within
 
 #: A tree that does what it can to survive; prints the pid of each member.
 ESCAPE_ARTIST = """
@@ -98,6 +98,37 @@ async def test_forks_sessions_daemons_and_ignored_signals_do_not_help(client: Ho
     last = [record async for record in client.records("x")][-2]
     assert isinstance(last, Record)
     assert (last.exit_code, last.signal) == (137, 9)
+
+
+async def kinds(client: HostClient, process_id: str) -> list[Kind]:
+    return [record.kind async for record in client.records(process_id) if isinstance(record, Record)]
+
+
+#: Each of it lives for an instant, has a session of its own, and no parent; for a minute at most.
+FLEETING = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", os.getpid(), flush=True)
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_who_is_gone_before_everybody_is_listed_is_ended_as_well(
+    host: RunningServer, client: HostClient, killed: bool
+) -> None:
+    await client.start(spec("p", sys.executable, "-c", FLEETING))
+    await announced(client, "p", 1)
+    if killed:
+        # From here on they are the keeper's children.
+        await kill_server(host)
+    outcome = await within(client.terminate("p"))
+    assert outcome.survivors == []
+    assert (await within(kinds(client, "p")))[-1] == Kind.CLOSED
 
 
 async def test_grace_lets_a_process_end_by_itself(client: HostClient) -> None:

@@ -17,7 +17,7 @@ from holdfast.host.keeping import KeeperLink
 from holdfast.host.log import ProcessLog
 from holdfast.host.prepared import PreparedStarts
 from holdfast.host.process import HostedProcess
-from holdfast.host.tree import StartClock
+from holdfast.host.start_clock import StartClock
 from holdfast.host.whole import close_file
 from holdfast.jsonrpc.event_loop import Poller
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, NamedTuple
@@ -24,10 +24,10 @@ from holdfast.jsonrpc.streams import EXHAUSTED
 MARKER: Final = "HOLDFAST_PROCESS"
 #: ``linux/sched.h``: among the flags of a process.
 _PF_FORKNOEXEC: Final = 0x40
-#: Clock ticks, in which the operating system tells start times, are this long.
-_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 #: Seconds to wait after SIGKILL before a process counts as unkillable (stuck in the kernel).
 _KILL_PATIENCE: Final = 5.0
+#: How often it is made sure that nobody is left who is never in a list.
+_GLANCES: Final = 50
 #: Seconds between looks for new members while an ending goes on: at first and when it comes to killing, and the most.
 _RESCAN: Final = 0.1
 _LONGEST_RESCAN: Final = 1.0
@@ -89,23 +89,26 @@ def first_started() -> int:
     return start_time(1)
 
 
-class StartClock:
-    """Start times of children that were started just now, mostly without asking."""
+def children_of(pid: int) -> list[int]:
+    """The children of all threads of *pid*, as far as the kernel lists them.
 
-    def __init__(self) -> None:
-        #: Whether start times are told in the clock that this process reads; None: not known yet.
-        self._same: bool | None = None
-
-    def ticks(self, pid: int, before: int) -> int:
-        """Start time in clock ticks since boot of a child that was started after *before* (ns since boot)."""
-        first, last = before // _TICK_NS, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
-        if self._same and first == last:
-            # There is only one possibility, and nobody has to be asked.
-            return first
-        told = start_time(pid)
-        if self._same is None and told:
-            self._same = first <= told <= last
-        return told
+    :raises OSError: there are no descriptors to look with
+    """
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, PermissionError):
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                found += map(int, file.read().split())
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
+            # The thread has ended, it is somebody else's, or the kernel has no such file.
+            continue
+    return found
 
 
 def all_processes() -> dict[int, OsProcess]:
@@ -187,8 +190,24 @@ class Tree:
         belongs -= {0, 1, os.getpid()}
         for pid in belongs:
             self.seen[pid] = processes[pid].started
-        alive = [processes[pid] for pid in belongs if processes[pid].alive]
+        alive = [processes[pid] for pid in belongs if processes[pid].alive] or self._fleeting(processes)
         return sorted(alive, key=lambda process: (process.pid != self.pid, process.pid))
+
+    def _fleeting(self, listed: Container[int]) -> list[OsProcess]:
+        """Who forks and ends again and again, faster than all processes are *listed*, and so is in no list.
+
+        Its parent has always just ended, so it is a child of this process, or of the keeper, that was not there before.
+        """
+        if self.marker is None:
+            return []
+        wanted = f"{MARKER}={self.marker}".encode()
+        for _ in range(_GLANCES):
+            for parent in (os.getpid(), os.getppid()):
+                for pid in children_of(parent):
+                    if pid not in listed and carries(pid, wanted) and (process := read_process(pid)) is not None:
+                        self.seen[pid] = process.started
+                        return [process]
+        return []
 
     def cgroup_pids(self) -> set[int]:
         """Who is in the cgroup of the hosted process, and in cgroups that were made below it."""
