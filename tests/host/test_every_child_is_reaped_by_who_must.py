@@ -12,7 +12,7 @@ from holdfast.host.description import Description
 from holdfast.host.keeper import Keeper, stat_fields
 from holdfast.host.recovery import _find  # pyright: ignore[reportPrivateUsage]
 from holdfast.host.spawn import Streams
-from holdfast.host.tree import start_time
+from holdfast.host.tree import first_started, start_time
 
 from .harness import BOUND
 
@@ -77,7 +77,8 @@ def test_a_child_that_ended_before_it_was_noted_is_found_by_the_clock_of_the_boo
         later = (start_time(pid) + second) * 1_000_000_000 // second
         assert _find(describe(created_boottime_ns=later), streams, {pid}) is None
         assert _find(describe(created_boottime_ns=before, boot_id="another"), streams, {pid}) is None
-        found = _find(describe(created_boottime_ns=before), streams, {pid})
+        assert _find(describe(created_boottime_ns=before, first_started=1 << 40), streams, {pid}) is None
+        found = _find(describe(created_boottime_ns=before, first_started=first_started()), streams, {pid})
         assert found is not None
         assert (found.pid, found.started) == (pid, start_time(pid))
     finally:
