@@ -132,7 +132,7 @@ def test_answers_that_cannot_be_written_are_an_error(tmp_path: Path, source: str
     ):
         assert pipe.stdout
         ended = run(OURS, file if source == "file" else pipe.stdout, full)
-    assert ended.returncode == 1
+    assert ended.returncode == 74
     assert ended.stderr.startswith(b"Error: Standard input or output failed: No space left on device.\n")
 
 
@@ -140,14 +140,31 @@ def test_a_url_that_cannot_be_told_ends_the_host(state: Path) -> None:
     command = [sys.executable, "-m", "holdfast.host", "--listen", "unix://", "--state-dir", str(state)]
     with open("/dev/full", "wb") as full:
         ended = run(command, subprocess.DEVNULL, full)
-    assert ended.returncode == 1
+    assert ended.returncode == 74
     assert ended.stderr.startswith(b"Error: Standard input or output failed: No space left on device.\n")
 
 
-def test_help_that_cannot_be_told_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("listen", [[], ["--listen", "stdio"]], ids=["keeper", "stdio"])
+def test_help_that_cannot_be_told_is_an_error(listen: list[str]) -> None:
     # Else the parser of the options finds that out, and says nothing.
-    monkeypatch.setenv("PYTHONUNBUFFERED", "")
+    command = [sys.executable, "-m", "holdfast.host", *listen, "--help"]
     with open("/dev/full", "wb") as full:
-        ended = run([sys.executable, "-m", "holdfast.host", "--help"], subprocess.DEVNULL, full)
-    assert ended.returncode == 1
+        ended = run(command, subprocess.DEVNULL, full)
+    assert ended.returncode == 74
     assert ended.stderr.startswith(b"Error: Standard input or output failed: No space left on device.\n")
+    ended = run(["sh", "-c", 'exec "$@" >&-', "sh", *command], subprocess.DEVNULL)
+    assert ended.returncode == 74
+    assert ended.stderr.startswith(b"Error: Standard input or output failed: Bad file descriptor.\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = run(command, subprocess.DEVNULL, writer)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("listen", [[], ["--listen", "stdio"]], ids=["keeper", "stdio"])
+def test_a_refusal_that_nobody_can_be_told_is_one_still(listen: list[str]) -> None:
+    command = [sys.executable, "-m", "holdfast.host", *listen, "--unheard-of"]
+    for nowhere in ("2>&-", "2>/dev/full"):
+        ended = run(["sh", "-c", f'exec "$@" {nowhere}', "sh", *command], subprocess.DEVNULL)
+        assert (ended.returncode, ended.stdout) == (2, b"")

@@ -22,7 +22,7 @@ from holdfast.host.ending import ENDING
 from holdfast.host.entry import SUCCEED, prepare_process
 from holdfast.host.estate import Estate, bequeath, revoke
 from holdfast.host.imports import import_leanly
-from holdfast.host.options import Options, RefusedOption, read_options
+from holdfast.host.options import HelpWanted, Options, RefusedOption, read_options
 from holdfast.host.settings import Access, Settings
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: How a keeper is started: no file in the directory in which the host was started is taken for a module.
 _PYTHON: Final = (sys.executable, "-P")
+#: As if SIGPIPE had ended it.
+_PIPE_CLOSED: Final = 128 + signal.SIGPIPE
 
 
 class StateDirectoryInUse(InvalidRequest):
@@ -55,15 +57,8 @@ def run_server(
     if estate is None:
         try:
             estate = _begin(read_options(given), link, name, child_descriptors)
-        except SystemExit as end:
-            # The help that was asked for has been given.
-            try:
-                sys.stdout.flush()
-            except OSError as error:
-                from holdfast.host.serving import StandardStreamFailed
-
-                return _complain(StandardStreamFailed(error))
-            return end.code if isinstance(end.code, int) else 1
+        except HelpWanted as wanted:
+            return _help(wanted.text)
         except (HoldfastError, OSError) as error:
             return _complain(error)
     return _serve(given, link, estate, announce)
@@ -74,13 +69,9 @@ def checked_options(given: list[str]) -> Options:
 
     :raises InvalidRequest: it would refuse them
     """
-    import contextlib
-    import io
-
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            options = read_options(given)
-    except SystemExit:
+        options = read_options(given)
+    except HelpWanted:
         raise RefusedOption("These options only ask for help.", hint="See: holdfast exec-server --help") from None
     settings = _settings(options, 0)
     if options.listen.startswith("unix://"):
@@ -173,6 +164,8 @@ def serve_stdio(given: list[str]) -> int | None:
         settings = _settings(options, prepare_process())
         directory, own = _directory(options.state_dir, os.urandom(8).hex())
         lock_directory(directory)
+    except HelpWanted as wanted:
+        return _help(wanted.text)
     except (HoldfastError, OSError) as error:
         return _complain(error)
     from holdfast.host.keeping import KeeperLink
@@ -200,13 +193,34 @@ def serve_stdio(given: list[str]) -> int | None:
 
 def _complain(error: HoldfastError | OSError) -> int:
     """Say what happened and what to do next; returns the exit status."""
-    if not isinstance(error, HoldfastError):
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    print(f"Error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(error.hint, file=sys.stderr)
-    return error.exit_code
+    lines = [f"Error: {error}"]
+    if isinstance(error, HoldfastError) and error.hint:
+        lines.append(error.hint)
+    # None is closed, and would mean standard output.
+    if sys.stderr is not None:
+        try:
+            print("\n".join(lines), file=sys.stderr, flush=True)
+        except OSError:
+            # Nobody can be told; the exit status is the same.
+            pass
+    return error.exit_code if isinstance(error, HoldfastError) else 1
+
+
+def _help(text: str) -> int:
+    """Print the help that was asked for; returns the exit status."""
+    from holdfast.host.serving import StandardStreamFailed
+
+    if sys.stdout is None:
+        return _complain(StandardStreamFailed(OSError(errno.EBADF, os.strerror(errno.EBADF))))
+    try:
+        # Not into the buffer of sys.stdout: leaving would try once more to write what could not be written.
+        with open(sys.stdout.fileno(), "w", closefd=False) as output:
+            output.write(text)
+    except BrokenPipeError:
+        return _PIPE_CLOSED
+    except OSError as error:
+        return _complain(StandardStreamFailed(error))
+    return 0
 
 
 def _settings(options: Options, child_descriptors: int) -> Settings:

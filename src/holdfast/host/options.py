@@ -29,6 +29,14 @@ class RefusedOption(InvalidRequest):
     code = "refused_option"
 
 
+class HelpWanted(Exception):
+    """The options ask for help, which is *text*, and for nothing else."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
 @dataclass(slots=True)
 class Options:
     """What was given, and the defaults of what was not; the parser has the meaning of each."""
@@ -103,7 +111,7 @@ def read_options(given: list[str]) -> Options:
     """The options in the words *given*.
 
     :raises RefusedOption: the words are no options
-    :raises SystemExit: help was asked for, and is on standard output
+    :raises HelpWanted: they ask for help
     """
     return read_usual_options(given) or build_parser().parse_args(given, Options())
 
@@ -137,6 +145,10 @@ def build_parser() -> argparse.ArgumentParser:
             raise RefusedOption(
                 f"The host does not understand its options: {message}.", hint="See: holdfast exec-server --help"
             )
+
+        def print_help(self, file: object = None) -> NoReturn:
+            # By itself it passes over in silence that nobody can read it.
+            raise HelpWanted(self.format_help())
 
     parser = Parser(
         prog="holdfast exec-server",

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -32,6 +33,8 @@ class StandardStreamFailed(HoldfastError):
     """Standard input or output cannot be used."""
 
     code = "standard_stream_failed"
+    #: ``EX_IOERR`` of sysexits.h, as with every command that cannot write its output.
+    exit_code = os.EX_IOERR
 
     def __init__(self, error: OSError) -> None:
         super().__init__(
