@@ -69,8 +69,13 @@ def private_directory(path: Path) -> Path:
     """Create *path* with mode 0700 (parents included) or check that it is ours and private.
 
     :raises InsecureDirectory: it is a symlink, not a directory, owned by another user, or open to group or others
-    :raises UnusableDirectory: it cannot be made
+    :raises UnusableDirectory: it cannot be made, or its path is no text
     """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        # Clients are told it, in JSON.
+        raise UnusableDirectory(f"The path {path} is not UTF-8.", hint=f"Rename it, or {_another(path)}.") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:

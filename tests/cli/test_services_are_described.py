@@ -230,6 +230,17 @@ def test_a_relative_state_directory_is_written_whole(
         assert "XDG_STATE_HOME" not in found
 
 
+@pytest.mark.parametrize("manager", ["systemd", "launchd"])
+@pytest.mark.parametrize("name", ["\udcff", "\x01"])
+def test_what_a_manager_cannot_read_is_refused(
+    home: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, manager: str, name: str
+) -> None:
+    monkeypatch.setenv("HOLDFAST_STATE_DIR", f"{home}/{name}")
+    outcome = cli("service", manager)
+    assert (outcome.status, outcome.out) == (2, b"")
+    assert "cannot be written into a " in outcome.err
+
+
 def test_a_second_host_has_a_directory_of_its_own(home: Path, cli: Callable[..., Outcome]) -> None:
     first = cli("service", "systemd", "exec-server").out.decode()
     second = cli("service", "systemd", "exec-server", "--name", "b").out.decode()

@@ -144,6 +144,17 @@ def test_a_url_that_cannot_be_told_ends_the_host(state: Path) -> None:
     assert ended.stderr.startswith(b"Error: Standard input or output failed: No space left on device.\n")
 
 
+def test_a_url_is_told_as_it_is_whatever_the_encoding(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As most locales have it.
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    url = b"unix://" + os.fsencode(tmp_path) + b"/\xff"
+    command = [*OURS[:3], "--listen", os.fsdecode(url), "--state-dir", str(state), "--idle-exit", "0"]
+    ended = run(command, subprocess.DEVNULL)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, url + b"\n", b"")
+
+
 @pytest.mark.parametrize("listen", [[], ["--listen", "stdio"]], ids=["keeper", "stdio"])
 def test_help_that_cannot_be_told_is_an_error(listen: list[str]) -> None:
     # Else the parser of the options finds that out, and says nothing.

@@ -245,7 +245,14 @@ def _launchd(what: str, label: str, command: list[str]) -> str:
         "StandardErrorPath": str(log),
         "StandardOutPath": str(log),
     }
-    head, declaration, rest = plistlib.dumps(description, sort_keys=False).decode().partition("<plist ")
+    try:
+        text = plistlib.dumps(description, sort_keys=False).decode()
+    except ValueError as error:
+        # Control characters, or bytes that are not UTF-8.
+        raise InvalidRequest(
+            f"What the service needs cannot be written into a plist: {error}.", hint="Use paths of plain text."
+        ) from error
+    head, declaration, rest = text.partition("<plist ")
     return f"{head}<!-- {MARK} -->\n{declaration}{rest}"
 
 

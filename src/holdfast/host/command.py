@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from holdfast.directories import UnusableDirectory, open_private, private_directory, remove_directory, state_directory
+from holdfast.directories import open_private, private_directory, remove_directory, state_directory
 from holdfast.errors import HoldfastError, InvalidRequest
 from holdfast.host.address import RefusedAddress, bind, tcp_address, unix_path
 from holdfast.host.ending import ENDING
@@ -312,17 +312,10 @@ def _configure_log(settings: Settings) -> None:
 
 def _directory(given: Path | None, name: str) -> tuple[Path, bool]:
     """The state directory, and whether it is one that is removed in the end."""
-    directory = state_directory() / "hosts" / f"host-{name}" if given is None else given.absolute()
-    try:
-        str(directory).encode()
-    except UnicodeEncodeError:
-        raise UnusableDirectory(
-            f"The name of {directory} is no UTF-8, and no client could be told of it.",
-            hint="Choose another --state-dir.",
-        ) from None
-    if given is None:
-        private_directory(private_directory(state_directory()) / "hosts")
-    return private_directory(directory), given is None
+    if given is not None:
+        return private_directory(given.absolute()), False
+    hosts = private_directory(private_directory(state_directory()) / "hosts")
+    return private_directory(hosts / f"host-{name}"), True
 
 
 def lock_directory(directory: Path) -> int:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -153,10 +154,11 @@ async def _serve(
         server = await serve_websocket(service.listener, accept, service.authorize and _told(service.authorize))
     link.ready()
     _log.info("serves %s, with its state in %s", service.url or "standard input and output", service.directory)
-    if announce and service.url:
-        # The one line on standard output: the host is ready, and this is where.
+    if announce and service.url and sys.stdout is not None:
+        # The one line on standard output: the host is ready, and this is where; a path that is no text as it is.
         try:
-            print(service.url, flush=True)
+            sys.stdout.buffer.write(os.fsencode(service.url) + b"\n")
+            sys.stdout.buffer.flush()
         except BrokenPipeError:
             # Who started the host is gone; the host stays, as it does when that happens a moment later.
             pass
