@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import shlex
@@ -11,12 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from holdfast.directories import socket_path, state_directory
 from holdfast.host.client import HostClient
 from holdfast.host.port import HostUnavailable, ProcessSpec, ProcessState
 
@@ -40,6 +43,35 @@ def running(*options: str) -> Iterator[str]:
 def host(state: Path) -> Iterator[str]:
     """A real host of the state directory; its URL."""
     yield from running("--listen", "unix://", "--state-dir", str(state / "host"))
+
+
+@contextlib.contextmanager
+def answering(path: Path, result: object) -> Iterator[str]:
+    """Somebody at *path* who answers every request with *result*; the URL."""
+
+    def answer(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rwb") as lines:
+                for line in lines:
+                    request = json.loads(line)
+                    if "id" in request:
+                        lines.write(json.dumps({"id": request["id"], "result": result}).encode() + b"\n")
+                        lines.flush()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen()
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        try:
+            yield f"unix://{path}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE)
 
 
 def asked(url: str, question: Callable[[HostClient], Awaitable[Any]]) -> Any:
@@ -201,6 +233,29 @@ def test_who_is_not_known_is_said_to_be_so(host: str, cli: Callable[..., Outcome
     assert outcome.err.endswith("hint: See: holdfast host list\n")
 
 
+@pytest.mark.parametrize("verb", ["logs", "stop", "forget"])
+def test_what_is_no_text_is_nobody(host: str, cli: Callable[..., Outcome], verb: str) -> None:
+    assert cli("host", verb, "\udcff").err.startswith("error: The host has no process '\\udcff'.\n")
+
+
+@pytest.mark.parametrize("told", [{}, {"sessionId": 5}, {"sessionId": "s", "holdfast": {"version": "odd"}}])
+def test_who_speaks_another_protocol_is_no_host(tmp_path: Path, cli: Callable[..., Outcome], told: object) -> None:
+    with answering(tmp_path / "x.sock", told) as url:
+        outcome = cli("host", "status", "--url", url)
+    assert outcome.status == 127
+    assert outcome.err.startswith(f"error: The exec-server at {url} is not a Holdfast host.\n")
+
+
+def test_a_host_of_another_version_is_said_to_be_one(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    extension = {"version": 1, "instanceId": "i", "stateDirectory": "/"}
+    with answering(tmp_path / "x.sock", {"sessionId": "s", "holdfast": extension, "processes": [{}]}) as url:
+        for command in ("status", "list"):
+            outcome = cli("host", command, "--url", url)
+            assert outcome.status == 127
+            assert outcome.err.startswith("error: The host is of another version than this client; its answer to ")
+            assert outcome.err.endswith("\nhint: Stop it; a new one starts by itself.\n")
+
+
 def test_a_hint_names_the_host_that_was_asked(host: str, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     token = tmp_path / "a token"
     token.write_text("x")
@@ -217,6 +272,14 @@ def test_none_is_started_for_it(state: Path, cli: Callable[..., Outcome]) -> Non
         assert cli("host", verb, "p").status == 127
     assert complete("host", "stop", "x") == set()
     assert list(state.iterdir()) == []
+
+
+def test_looking_makes_no_directory_for_a_socket(
+    tmp_path: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_STATE_DIR", str(tmp_path / ("long" * 50)))
+    assert cli("host", "status").status == 0
+    assert not socket_path(state_directory() / "host", "host.sock", make=False).parent.exists()
 
 
 def test_a_wrong_token_is_told_as_such(state: Path, cli: Callable[..., Outcome]) -> None:

@@ -62,7 +62,7 @@ def ask(
         from holdfast.host.client import HostClient
 
         token = None if token_file is None else _token(token_file)
-        address = host_url(state_directory() / "host") if url is None else url
+        address = host_url(state_directory() / "host", make=False) if url is None else url
         client = await HostClient.connect(address, token=token, reconnect_for=patience)
         try:
             return await question(client)

@@ -150,7 +150,12 @@ def forget(*, process_id: str, dry_run: bool, url: str | None, token_file: Path 
 async def _known(client: HostClient, process_id: str, url: str | None, token_file: Path | None) -> None:
     from holdfast.host.port import UnknownProcess
 
-    if await client.status(process_id) is None:
+    try:
+        found = await client.status(process_id)
+    except UnicodeEncodeError:
+        # Every id is text.
+        found = None
+    if found is None:
         hint = f"See: {host_access.command('list', url=url, token_file=token_file)}"
         raise UnknownProcess(f"The host has no process {process_id!r}.", hint=hint)
 

@@ -24,9 +24,9 @@ class RefusedAddress(InvalidRequest):
     code = "refused_address"
 
 
-def host_url(state_directory: Path) -> str:
-    """Where the host of *state_directory* listens when it is told ``unix://``."""
-    return f"unix://{socket_path(state_directory, SOCKET_NAME)}"
+def host_url(state_directory: Path, *, make: bool = True) -> str:
+    """Where the host of *state_directory* listens when it is told ``unix://``; for *make* see :func:`socket_path`."""
+    return f"unix://{socket_path(state_directory, SOCKET_NAME, make=make)}"
 
 
 def bind(listen: str, directory: Path, *, authenticated: bool) -> tuple[socket.socket, str]:

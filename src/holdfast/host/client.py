@@ -147,7 +147,13 @@ class HostClient(Host):
             raw = await self._connection.persistently(lambda link: link.peer.call(method, params))
         except RpcError as error:
             raise _typed(error, params) from None
-        return msgspec.json.decode(raw, type=result)
+        try:
+            return msgspec.json.decode(raw, type=result)
+        except msgspec.DecodeError as error:
+            raise HostUnavailable(
+                f"The host is of another version than this client; its answer to {method} is not understood: {error}.",
+                hint="Stop it; a new one starts by itself.",
+            ) from error
 
     # The port
 

@@ -217,7 +217,11 @@ class HostConnection:
                 f"The host at {self.url} refused: {error.message}.",
                 hint="Give the URL of one, as 'holdfast exec-server' prints it.",
             ) from error
-        told = msgspec.json.decode(result, type=_Initialized).holdfast
+        try:
+            told = msgspec.json.decode(result, type=_Initialized).holdfast
+        except msgspec.DecodeError:
+            # Whoever it is speaks something else.
+            told = None
         if told is None:
             raise HostUnavailable(
                 f"The exec-server at {self.url} is not a Holdfast host.",
