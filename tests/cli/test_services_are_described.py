@@ -207,6 +207,27 @@ def test_installing_writes_one_private_file_and_replaces_only_its_own(
     assert (home / path).read_text() == "somebody else's"
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_replaced_and_not_read(
+    home: Path, cli: Callable[..., Outcome], make: Callable[[Path], None]
+) -> None:
+    unit = home / ".config/systemd/user/holdfast.service"
+    unit.parent.mkdir(parents=True)
+    make(unit)
+    refused = cli("service", "systemd", "--install", "--force")
+    assert refused.status == 2
+    assert "not written by Holdfast" in refused.err
+
+
+def test_a_relative_directory_of_configuration_counts_for_nobody(
+    home: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    assert cli("service", "systemd", "--install").status == 0
+    assert [child.name for child in home.iterdir()] == [".config"]
+
+
 def test_a_place_that_cannot_be_written_is_named(
     home: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

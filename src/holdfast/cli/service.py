@@ -259,8 +259,11 @@ def _launchd(what: str, label: str, command: list[str]) -> str:
 def _place(manager: str, label: str) -> Path:
     if manager == "launchd":
         return Path.home() / "Library" / "LaunchAgents" / f"{label}.plist"
-    configuration = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(configuration) / "systemd" / "user" / f"{label}.service"
+    configuration = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if not configuration.is_absolute():
+        # It counts for nobody then (XDG Base Directory Specification).
+        configuration = Path.home() / ".config"
+    return configuration / "systemd" / "user" / f"{label}.service"
 
 
 def _start(manager: str, label: str, path: Path) -> str:
@@ -286,8 +289,8 @@ def _write(path: Path, text: str, *, force: bool) -> bool:
     :raises NotOurs: what is there is not a unit of Holdfast
     :raises AlreadyInstalled: another one is there, and *force* is not set
     """
-    there = path.read_text(errors="replace") if path.exists() and not path.is_symlink() else None
-    if path.is_symlink() or (there is not None and MARK not in there):
+    there = path.read_text(errors="replace") if path.is_file() and not path.is_symlink() else None
+    if os.path.lexists(path) and (there is None or MARK not in there):
         raise NotOurs(f"{path} was not written by Holdfast.", hint="Move it away, or print the unit instead.")
     replaces = there is not None and there != text
     if replaces and not force:
