@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 from pathlib import Path
 
 import pytest
@@ -90,13 +89,17 @@ def test_a_home_directory_that_nobody_has(
     )
 
 
-def test_who_has_no_home_directory_gets_none_in_the_current_one(cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("HOLDFAST_STATE_DIR", "XDG_STATE_HOME", "HOME"):
+@pytest.mark.parametrize("arguments", [["list"], ["host", "status"], ["service", "systemd", "exec-server"], ["agents"]])
+def test_who_has_no_home_directory_gets_none_in_the_current_one(
+    cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    for variable in ("HOME", "HOLDFAST_STATE_DIR", "HOLDFAST_CONFIG", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
-    outcome = cli("list")
+    # As in a container that runs under any number.
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 5)
+    outcome = cli(*arguments)
     assert outcome.status == 2
-    assert outcome.err.startswith("error: Your home directory is not known.\nhint: Set HOLDFAST_STATE_DIR ")
+    assert outcome.err.startswith("error: Your home directory is not known.\nhint: Set HOLDFAST_")
 
 
 @pytest.mark.parametrize(

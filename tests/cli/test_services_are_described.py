@@ -228,6 +228,19 @@ def test_a_relative_directory_of_configuration_counts_for_nobody(
     assert [child.name for child in home.iterdir()] == [".config"]
 
 
+def test_a_unit_can_be_installed_under_a_number_without_a_name(
+    home: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 5)
+    assert cli("service", "systemd", "--install").status == 0
+    monkeypatch.delenv("HOME")
+    outcome = cli("service", "systemd", "--install")
+    assert (outcome.status, outcome.err) == (
+        2,
+        "error: There is no home directory that the unit could be in.\nhint: Set HOME, or print the unit instead.\n",
+    )
+
+
 def test_a_place_that_cannot_be_written_is_named(
     home: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,12 @@ def service(
     if not install:
         terminal.write([text.encode()])
         return 0
-    path = _place(manager, label)
+    try:
+        path = _place(manager, label)
+    except RuntimeError as error:
+        raise CannotInstall(
+            "There is no home directory that the unit could be in.", hint="Set HOME, or print the unit instead."
+        ) from error
     try:
         replaced = _write(path, text, force=force)
     except OSError as error:
@@ -280,7 +285,11 @@ def _restart(manager: str, label: str, path: Path) -> str:
 
 def _lingers() -> bool:
     """Whether systemd keeps this user's services without a session (loginctl(1))."""
-    return (_LINGER / pwd.getpwuid(os.getuid()).pw_name).exists()
+    try:
+        return (_LINGER / pwd.getpwuid(os.getuid()).pw_name).exists()
+    except KeyError:
+        # In a container: a number without a name.
+        return False
 
 
 def _write(path: Path, text: str, *, force: bool) -> bool:
