@@ -17,8 +17,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from holdfast.cli import completion_values, host_processes
 from holdfast.directories import socket_path, state_directory
 from holdfast.host.client import HostClient
 from holdfast.host.port import HostUnavailable, ProcessSpec, ProcessState
@@ -334,6 +336,16 @@ def test_a_host_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch:
         with pytest.raises(HostUnavailable, match="does not answer") as caught:
             asyncio.run(asyncio.wait_for(ask(), PATIENCE))
         assert "has to be ended before another one" in str(caught.value.hint)
+
+
+def test_a_shell_does_not_wait_for_a_host_that_says_nothing(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.host.connection._ANSWERS_WITHIN", 10 * PATIENCE)
+    monkeypatch.setattr("holdfast.cli.completion_values._PATIENCE", 0.1)
+    (state / "host").mkdir(0o700)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(os.fspath(state / "host" / "host.sock"))
+        mute.listen()
+        assert completion_values.processes(click.Context(host_processes.stop), host_processes.stop.params[0], "") == []
 
 
 def test_a_grace_that_no_host_grants_is_refused(host: str, cli: Callable[..., Outcome]) -> None:

@@ -42,7 +42,10 @@ def processes(context: click.Context, parameter: click.Parameter, incomplete: st
     from holdfast.cli import host_access
 
     url, token_file = context.params.get("url"), context.params.get("token_file")
-    found = host_access.ask_if_running(url, token_file, lambda client: client.list(), patience=_PATIENCE)
+    try:
+        found = host_access.ask_if_running(url, token_file, lambda client: client.list(), within=_PATIENCE)
+    except TimeoutError:
+        found = None
     return _items(((status.process_id, status.command) for status in found or ()), incomplete)
 
 

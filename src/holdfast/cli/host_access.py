@@ -50,10 +50,13 @@ def ask(
     question: Callable[[HostClient], Awaitable[T]],
     *,
     patience: float = PATIENCE,
+    within: float | None = None,
 ) -> T:
     """What the host answers to *question*; one that goes away meanwhile is waited for for *patience* seconds.
 
+    :param within: how many seconds all of it may take; None for no limit
     :raises HostUnavailable: it does not answer; none is started
+    :raises TimeoutError: not *within* that time
     :raises InvalidUrl: *url* is none of a host
     """
 
@@ -63,11 +66,12 @@ def ask(
 
         token = None if token_file is None else _token(token_file)
         address = host_url(state_directory() / "host", make=False) if url is None else url
-        client = await HostClient.connect(address, token=token, reconnect_for=patience)
-        try:
-            return await question(client)
-        finally:
-            await client.aclose()
+        async with asyncio.timeout(within):
+            client = await HostClient.connect(address, token=token, reconnect_for=patience)
+            try:
+                return await question(client)
+            finally:
+                await client.aclose()
 
     return asyncio.run(asked())
 
@@ -77,13 +81,13 @@ def ask_if_running(
     token_file: Path | None,
     question: Callable[[HostClient], Awaitable[T]],
     *,
-    patience: float = PATIENCE,
+    within: float | None = None,
 ) -> T | None:
     """The same; None if no host was named and none runs for the state directory."""
     from holdfast.host.port import HostUnavailable
 
     try:
-        return ask(url, token_file, question, patience=patience)
+        return ask(url, token_file, question, within=within)
     except HostUnavailable as error:
         # Whoever may not ask, or gets no answer, does not know that.
         if url is None and isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
