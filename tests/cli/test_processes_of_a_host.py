@@ -178,6 +178,17 @@ def test_what_one_wrote_is_printed_as_it_is(start: Start, cli: Callable[..., Out
     assert [record["exit_code"] for record in records if record["kind"] == "exited"] == [4]
 
 
+def test_what_one_wrote_to_stderr_cannot_be_lost_in_silence(start: Start) -> None:
+    start("speaks", "echo failed >&2")
+    command = [sys.executable, "-m", "holdfast", "host", "logs", "speaks"]
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run(command, stderr=full, timeout=PATIENCE, check=False).returncode == 74
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert subprocess.run(command, stderr=writer, timeout=PATIENCE, check=False).returncode == 141
+    os.close(writer)
+
+
 def test_one_that_runs_is_followed_to_its_end_or_not(
     state: Path, start: Start, cli: Callable[..., Outcome], spawn: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
