@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from holdfast.daemon.client import daemon_socket
 
 from .fake_daemon import PATIENCE, FakeDaemon
 
@@ -97,6 +100,20 @@ def test_ids_of_tasks(daemon: FakeDaemon) -> None:
 def test_no_daemon_is_started_for_it(state: Path) -> None:
     assert complete("result", "x") == set()
     assert not list(state.iterdir())
+
+
+def test_a_daemon_that_hangs_is_asked_for_the_tasks_alone(state: Path) -> None:
+    """Nobody waits that long for whether it is there."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(daemon_socket(state)))
+        listener.listen()
+        assert complete("result", "x") == set()
+        asked, _ = listener.accept()
+        with asked:
+            assert asked.recv(1000).startswith(b"GET /v1/tasks?")
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

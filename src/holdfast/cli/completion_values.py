@@ -71,11 +71,10 @@ def options_of_host() -> dict[str, str]:
 
 
 def _tasks(incomplete: str, *, active: bool) -> list[CompletionItem]:
-    from holdfast.daemon.lifecycle import connect_existing
+    from holdfast.daemon.client import DaemonClient, daemon_socket
     from holdfast.directories import state_directory
 
-    client = connect_existing(state_directory())
-    views = [] if client is None else client.tasks(active=active, limit=50, timeout=_PATIENCE)
+    views = DaemonClient(daemon_socket(state_directory())).tasks(active=active, limit=50, timeout=_PATIENCE)
     return _items(((view.id, view.label or view.summary) for view in views), incomplete)
 
 
