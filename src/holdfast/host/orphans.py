@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator
 
-from holdfast.host.tree import all_processes, read_process
+from holdfast.host.tree import all_processes
 
 
 def reap_orphans(hosted: Container[int]) -> int:
@@ -27,11 +27,11 @@ def reap_orphans(hosted: Container[int]) -> int:
         try:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 continue
-            process = read_process(pid)
-            if process is not None and process.session != own_session:
+            # Not from /proc, which may hide who has become somebody else's.
+            if os.getsid(pid) != own_session:
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
                 reaped += 1
-        except ChildProcessError:
+        except (ChildProcessError, ProcessLookupError):
             # Reaped by whoever waited for it.
             continue
     return reaped
