@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -119,6 +120,19 @@ async def test_what_runs_or_has_an_open_stream_is_kept(client: HostClient) -> No
         # Its streams are closed a moment later; nobody has to wait for that.
         assert (await client.forget(name)).existed
         assert await client.status(name) is None
+
+
+def delete_what_spoke(state: Path) -> None:
+    (output,) = state.glob("processes/*/stdout")
+    shutil.rmtree(output.parent)
+
+
+async def test_what_somebody_else_deleted_can_be_forgotten(client: HostClient, state: Path) -> None:
+    await client.start(spec("p", "echo one"))
+    await read(client, "p")
+    delete_what_spoke(state)
+    assert await client.forget("p") == Forgotten(existed=True, bytes=0)
+    assert await client.status("p") is None
 
 
 async def test_who_reads_meanwhile_is_told_what_is_gone_and_comes_to_an_end(host: RunningServer) -> None:

@@ -168,8 +168,10 @@ class LogIndex:
     def hold(self) -> None:
         """Let who reads a complete index at this moment go on reading it when the file is deleted."""
         if self._descriptor < 0:
-            self._descriptor = self._open()
-            self._release = weakref.finalize(self, os.close, self._descriptor)
+            # Somebody may have deleted it already.
+            with contextlib.suppress(FileNotFoundError):
+                self._descriptor = self._open()
+                self._release = weakref.finalize(self, os.close, self._descriptor)
 
     def close(self) -> None:
         """Close the file; reading goes on working, writing does not."""
