@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from holdfast.clock import boot_id
+from holdfast.host import description, tree
 from holdfast.host.client import HostClient
+from holdfast.host.description import Description
 from holdfast.host.port import Kind, ProcessState, Record
 
 from .harness import RunningServer, alive, kill_server, serving_child, until_dead, within
@@ -123,6 +125,28 @@ def description_of(state: Path) -> Path:
 
 #: What another boot, or another pid namespace, has in the description.
 ANOTHER = {boot_id(): "00000000-0000-0000-0000-000000000000", '"firstStarted":': '"firstStarted":1'}
+
+
+@pytest.mark.parametrize(("then", "now"), [(None, 5), (5, None), (None, None), (5, 5)])
+def test_where_no_other_container_can_be_told_the_boot_decides(
+    monkeypatch: pytest.MonkeyPatch, then: int | None, now: int | None
+) -> None:
+    """As where /proc hides its first process (hidepid, ProtectProc), or did."""
+    monkeypatch.setattr(description, "first_started", lambda: now)
+    told = {"process_id": "p", "session_id": None, "argv": [], "cwd": "/", "tty": False, "marker": None}
+    of_this_boot = Description(**told, created_ns=0, boot_id=boot_id(), first_started=then)  # type: ignore[arg-type]
+    assert of_this_boot.pids_hold
+    of_this_boot.boot_id = "another"
+    assert not of_this_boot.pids_hold
+
+
+def test_a_first_process_that_may_not_be_seen_is_told_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "read_process", lambda pid: None)
+    tree.first_started.cache_clear()
+    try:
+        assert tree.first_started() is None
+    finally:
+        tree.first_started.cache_clear()
 
 
 @TERMINAL

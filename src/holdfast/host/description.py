@@ -33,14 +33,18 @@ class Description(msgspec.Struct, kw_only=True, rename="camel"):
     #: The same moment on the clock that starts of processes are measured by; it means something in this boot only.
     created_boottime_ns: int = 0
     boot_id: str
-    #: Of the pid namespace in which it was started, see :func:`first_started`; 0: not known.
-    first_started: int = 0
+    #: Of the pid namespace in which it was started, see :func:`first_started`; None also by a version that did not note
+    #: it.
+    first_started: int | None = None
 
     @property
     def pids_hold(self) -> bool:
-        """Whether pids mean what they meant then: not after a boot, and not in a container that was started anew."""
-        namespaces = {self.first_started, first_started()}
-        return self.boot_id == boot_id() and (len(namespaces) == 1 or 0 in namespaces)
+        """Whether pids mean what they meant then: not after a boot, and not in a container that was started anew.
+
+        Where the first process may not be seen, or could not be, the boot alone decides.
+        """
+        then, now = self.first_started, first_started()
+        return self.boot_id == boot_id() and (then is None or now is None or then == now)
 
 
 class Started(msgspec.Struct, kw_only=True):

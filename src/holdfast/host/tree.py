@@ -81,12 +81,12 @@ def start_time(pid: int) -> int:
 
 
 @cache
-def first_started() -> int:
+def first_started() -> int | None:
     """When the first process of this pid namespace was started: no other namespace of the same boot began then.
 
-    In clock ticks since boot; 0 where it may not be seen.
+    In clock ticks since boot; None where it may not be seen.
     """
-    return start_time(1)
+    return start_time(1) or None
 
 
 def children_of(pid: int) -> list[int]:
