@@ -12,8 +12,10 @@ from holdfast.host.port import Gap, Kind, ProcessSpec, ProcessState, Record
 from .harness import PATH, WireClient, kill_server, start_host, within
 
 
-def spec(process_id: str, script: str) -> ProcessSpec:
-    return ProcessSpec(process_id=process_id, argv=["sh", "-c", script], cwd=Path("/"), env={"PATH": PATH})
+def spec(process_id: str, script: str, *, pipe_stdin: bool = False) -> ProcessSpec:
+    return ProcessSpec(
+        process_id=process_id, argv=["sh", "-c", script], cwd=Path("/"), env={"PATH": PATH}, pipe_stdin=pipe_stdin
+    )
 
 
 async def read(client: HostClient, process_id: str, after: int = 0) -> list[Record | Gap]:
@@ -21,6 +23,14 @@ async def read(client: HostClient, process_id: str, after: int = 0) -> list[Reco
         return [record async for record in client.records(process_id, after_seq=after)]
 
     return await within(all_records())
+
+
+async def say(client: HostClient, process_id: str, *lines: bytes) -> None:
+    """Write each of *lines* when what came of the one before is a record of its own."""
+    for number, line in enumerate(lines):
+        await client.write(process_id, line)
+        async for _ in client.records(process_id, after_seq=number):
+            break
 
 
 async def test_the_oldest_output_goes_first_and_its_absence_is_a_gap(state: Path) -> None:
@@ -61,7 +71,8 @@ def used_place(state: Path) -> Path:
 async def test_what_a_kill_left_of_it_is_still_told_and_the_rest_is_a_gap(state: Path) -> None:
     server = start_host(state)
     client = await HostClient.connect(server.url)
-    await client.start(spec("p", "echo output; sleep 0.1; echo error >&2"))
+    await client.start(spec("p", "read line; echo output; read line; echo error >&2", pipe_stdin=True))
+    await say(client, "p", b"\n", b"\n")
     before = await read(client, "p")
     assert [record.kind for record in before if isinstance(record, Record)][:2] == [Kind.STDOUT, Kind.STDERR]
     directory = used_place(state)
@@ -83,7 +94,8 @@ def lose_power(directory: Path) -> None:
 async def test_what_a_loss_of_power_took_from_a_log_is_named_and_hangs_nobody(state: Path) -> None:
     server = start_host(state)
     client = await HostClient.connect(server.url)
-    await client.start(spec("p", "for word in a b c d e f; do echo $word; sleep 0.05; done; exit 5"))
+    await client.start(spec("p", "for word in a b c d e f; do read line; echo $word; done; exit 5", pipe_stdin=True))
+    await say(client, "p", *[b"\n"] * 6)
     before = await read(client, "p")
     assert len(before) == 8
     server.stop()
