@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from holdfast.clock import boot_id
-from holdfast.host import cgroup
+from holdfast.host import cgroup, tree
 from holdfast.host.cgroup import contain, find_delegation, recall
 from holdfast.host.client import HostClient
 from holdfast.host.port import ProcessSpec, Record
-from holdfast.host.tree import Tree, start_time
+from holdfast.host.tree import Tree, end_tree, start_time
 from holdfast.jsonrpc.messages import RpcError
 
 from .harness import BOUND, PATH, RunningServer, alive, kill_server, start_host, until_dead, within
@@ -269,25 +269,46 @@ async def test_a_cgroup_that_cannot_be_used_is_no_cgroup(tmp_path: Path, monkeyp
     place.mkdir()
     child = await asyncio.create_subprocess_exec("sleep", "1000", start_new_session=True)
     try:
-        tree = Tree(child.pid, start_time(child.pid))
+        own = Tree(child.pid, start_time(child.pid))
         with pytest.raises(FileNotFoundError):
-            contain(tmp_path / "missing", str(place), tree)
-        assert tree.cgroup is None
+            contain(tmp_path / "missing", str(place), own)
+        assert own.cgroup is None
 
         def refuse(cgroup: Path, process: object) -> None:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(cgroup, "_move", refuse)
         with pytest.raises(PermissionError):
-            contain(tmp_path, str(place), tree)
-        assert tree.cgroup is None
+            contain(tmp_path, str(place), own)
+        assert own.cgroup is None
         assert os.listdir(tmp_path) == ["place"]
         # A note of something that is not there, or is of another boot, means nothing.
         assert recall(str(place), "another boot") is None
-        assert [member.pid for member in tree.members()] == [child.pid]
+        assert [member.pid for member in own.members()] == [child.pid]
     finally:
         child.kill()
         await child.wait()
+
+
+async def test_who_is_in_it_and_may_not_be_seen_does_not_count_as_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where /proc hides who has become somebody else's (hidepid)."""
+    hidden = await asyncio.create_subprocess_exec("sleep", "1000")
+    genuine = tree.read_process
+    monkeypatch.setattr(tree, "read_process", lambda pid: None if pid == hidden.pid else genuine(pid))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    monkeypatch.setattr(tree, "_KILL_PATIENCE", 0.05)
+    (tmp_path / "cgroup.procs").write_text(f"{hidden.pid}\n")
+    contained = Tree(0, 0, cgroup=str(tmp_path))
+    try:
+        ending = await within(end_tree(contained, grace=0.0))
+        assert (ending.ended, [member.pid for member in ending.survivors]) == ([], [hidden.pid])
+        # All of it is killed at one stroke, seen or not.
+        assert (tmp_path / "cgroup.kill").read_text() == "1"
+    finally:
+        hidden.kill()
+        await hidden.wait()
+    assert contained.members() == []
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])

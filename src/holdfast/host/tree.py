@@ -122,6 +122,22 @@ def all_processes() -> dict[int, OsProcess]:
     return found
 
 
+def _add_unlisted(processes: dict[int, OsProcess], pid: int) -> bool:
+    """Add to *processes* one that came after they were listed, or that ``/proc`` hides; False if there is none."""
+    process = read_process(pid)
+    if process is None:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            # It is there all the same.
+            pass
+        process = OsProcess(pid, 0, 0, 0, 0, "?", alive=True, executed=True)
+    processes[pid] = process
+    return True
+
+
 def carries(pid: int, marker: bytes) -> bool:
     """Whether the environment of *pid* holds the entry *marker*.
 
@@ -176,8 +192,9 @@ class Tree:
         if self.marker is not None:
             wanted = f"{MARKER}={self.marker}".encode()
             belongs.update(process.pid for process in strangers if carries(process.pid, wanted))
-        # Asked after the processes were listed: who is in it, and not in the list, is found by the next look.
-        belongs.update(pid for pid in self.cgroup_pids() if pid in processes)
+        for pid in self.cgroup_pids():
+            if pid in processes or _add_unlisted(processes, pid):
+                belongs.add(pid)
         children: dict[int, list[int]] = {}
         for process in strangers:
             children.setdefault(process.parent, []).append(process.pid)
