@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -153,3 +154,15 @@ async def test_the_end_of_a_strangers_child_is_read_where_it_can_be() -> None:
     await eventually(lambda: not alive(process.pid), "it never ended")
     assert child.end_of_stranger(process.pid) in (9 << 8, None)
     await process.wait()
+
+
+async def test_the_end_of_a_strangers_child_that_proc_hides_is_one_that_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with hidepid, of a program that has become somebody else's."""
+
+    def refuse(pid: int) -> list[bytes]:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(child, "stat_fields", refuse)
+    assert child.end_of_stranger(os.getpid()) is None

@@ -185,7 +185,8 @@ def end_of_stranger(pid: int, pidfd: int = -1) -> int | None:
         # To other users it is shown as 0.
         if fields[0] == b"Z" and os.stat(f"/proc/{pid}").st_uid == os.geteuid():
             return int(fields[-1])
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        # It is gone, or hidden.
         pass
     information = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
     try:
