@@ -10,11 +10,13 @@ before the start time was checked.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from io import FileIO
 from typing import Final, NamedTuple
 
 from holdfast.clock import monotonic
@@ -26,8 +28,9 @@ MARKER: Final = "HOLDFAST_PROCESS"
 _PF_FORKNOEXEC: Final = 0x40
 #: Seconds to wait after SIGKILL before a process counts as unkillable (stuck in the kernel).
 _KILL_PATIENCE: Final = 5.0
-#: How often it is made sure that nobody is left who is never in a list.
-_GLANCES: Final = 50
+#: Glances at who is new, at the most, to catch who is never in a list; and without anybody new, one after the other.
+_GLANCES: Final = 1000
+_QUIET: Final = 20
 #: Seconds between looks for new members while an ending goes on: at first and when it comes to killing, and the most.
 _RESCAN: Final = 0.1
 _LONGEST_RESCAN: Final = 1.0
@@ -89,28 +92,6 @@ def first_started() -> int | None:
     return start_time(1) or None
 
 
-def children_of(pid: int) -> list[int]:
-    """The children of all threads of *pid*, as far as the kernel lists them.
-
-    :raises OSError: there are no descriptors to look with
-    """
-    found: list[int] = []
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except (FileNotFoundError, PermissionError):
-        return found
-    for thread in threads:
-        try:
-            with open(f"/proc/{pid}/task/{thread}/children") as file:
-                found += map(int, file.read().split())
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                raise
-            # The thread has ended, it is somebody else's, or the kernel has no such file.
-            continue
-    return found
-
-
 def all_processes() -> dict[int, OsProcess]:
     """Every process of the machine, by pid."""
     found: dict[int, OsProcess] = {}
@@ -151,6 +132,11 @@ def carries(pid: int, marker: bytes) -> bool:
             raise
         # It has ended, or is somebody else's.
         return False
+
+
+def _pids(file: FileIO) -> Iterator[int]:
+    file.seek(0)
+    return map(int, file.read().split())
 
 
 @dataclass
@@ -218,10 +204,21 @@ class Tree:
         if self.marker is None:
             return []
         wanted = f"{MARKER}={self.marker}".encode()
-        for _ in range(_GLANCES):
+        with contextlib.ExitStack() as stack:
+            lists: list[FileIO] = []
             for parent in (os.getpid(), os.getppid()):
-                for pid in children_of(parent):
-                    if pid not in listed and carries(pid, wanted) and (process := read_process(pid)) is not None:
+                # Not every kernel has it, and that of others may not be seen.
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    lists.append(stack.enter_context(open(f"/proc/{parent}/task/{parent}/children", "rb", 0)))
+            quiet = 0
+            for _ in range(_GLANCES):
+                newcomers = [pid for file in lists for pid in _pids(file) if pid not in listed]
+                quiet = 0 if newcomers else quiet + 1
+                if quiet == _QUIET:
+                    break
+                # The newest are last; most of the others have ended.
+                for pid in newcomers[:-9:-1]:
+                    if carries(pid, wanted) and (process := read_process(pid)) is not None:
                         self.seen[pid] = process.started
                         return [process]
         return []
