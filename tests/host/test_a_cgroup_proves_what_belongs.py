@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from holdfast.clock import boot_id
-from holdfast.host import cgroup, tree
+from holdfast.host import cgroup, os_process, tree
 from holdfast.host.cgroup import contain, find_delegation, recall
 from holdfast.host.client import HostClient
+from holdfast.host.os_process import start_time
 from holdfast.host.port import ProcessSpec, Record
-from holdfast.host.tree import Tree, end_tree, start_time
+from holdfast.host.tree import Tree, end_tree
 from holdfast.jsonrpc.messages import RpcError
 
 from .harness import BOUND, PATH, RunningServer, alive, kill_server, start_host, until_dead, within
@@ -295,8 +296,9 @@ async def test_who_is_in_it_and_may_not_be_seen_does_not_count_as_ended(
 ) -> None:
     """As where /proc hides who has become somebody else's (hidepid)."""
     hidden = await asyncio.create_subprocess_exec("sleep", "1000")
-    genuine = tree.read_process
-    monkeypatch.setattr(tree, "read_process", lambda pid: None if pid == hidden.pid else genuine(pid))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    genuine = os_process.read_process
+    for module in (os_process, tree):
+        monkeypatch.setattr(module, "read_process", lambda pid: None if pid == hidden.pid else genuine(pid))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     monkeypatch.setattr(tree, "_KILL_PATIENCE", 0.05)
     (tmp_path / "cgroup.procs").write_text(f"{hidden.pid}\n")
     contained = Tree(0, 0, cgroup=str(tmp_path))

@@ -19,12 +19,12 @@ from holdfast.host.client import HostClient
 from holdfast.host.description import Description
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import RECORD
+from holdfast.host.os_process import start_time
 from holdfast.host.passed_over import PassedOver
 from holdfast.host.port import Kind, ProcessSpec, ProcessState, Record, StartRefused
 from holdfast.host.process import HostedProcess
 from holdfast.host.recovery import Recovered, recover
 from holdfast.host.staging import Staging
-from holdfast.host.tree import start_time
 
 from .harness import PATH, RunningServer, alive, kill_server, start_host, until_dead, within
 

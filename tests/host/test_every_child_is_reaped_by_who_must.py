@@ -12,9 +12,9 @@ import pytest
 from holdfast.clock import boot_id
 from holdfast.host.description import Description
 from holdfast.host.keeper import Keeper, stat_fields
+from holdfast.host.os_process import first_started, start_time
 from holdfast.host.recovery import _find  # pyright: ignore[reportPrivateUsage]
 from holdfast.host.spawn import Streams
-from holdfast.host.tree import first_started, start_time
 
 from .harness import BOUND
 

@@ -11,9 +11,9 @@ import pytest
 from holdfast.directories import InsecureDirectory
 from holdfast.host.description import Started
 from holdfast.host.log_format import EntryKind
+from holdfast.host.os_process import start_time
 from holdfast.host.place import Nursery, recycle_place
 from holdfast.host.places import Places
-from holdfast.host.tree import start_time
 
 from .harness import RunningServer, WireClient
 from .promises import eventually

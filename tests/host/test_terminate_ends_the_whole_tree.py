@@ -15,8 +15,9 @@ import pytest
 
 from holdfast.host import tree
 from holdfast.host.client import HostClient
+from holdfast.host.os_process import OsProcess, read_process, send, start_time
 from holdfast.host.port import Kind, ProcessSpec, Record
-from holdfast.host.tree import MARKER, OsProcess, Tree, read_process
+from holdfast.host.tree import MARKER, Tree
 
 from .harness import PATH, RunningServer, WireClient, alive, kill_server, until_dead, within
 
@@ -315,7 +316,7 @@ async def test_a_pid_that_was_used_again_is_never_hit() -> None:
         assert now is not None
         earlier = Tree(bystander.pid, now.started - 1)
         assert earlier.members() == []
-        assert not tree.send(now._replace(started=now.started - 1), signal.SIGKILL)
+        assert not send(now._replace(started=now.started - 1), signal.SIGKILL)
         ending = await tree.end_tree(earlier, grace=0.0)
         assert (ending.ended, ending.survivors) == ([], [])
         assert alive(bystander.pid)
@@ -389,7 +390,7 @@ async def test_without_descriptors_to_look_with_nothing_counts_as_ended(monkeypa
         return genuine(path)
 
     monkeypatch.setattr(os, "listdir", listdir)
-    ending = await within(tree.end_tree(Tree(child.pid, tree.start_time(child.pid)), grace=1000.0))
+    ending = await within(tree.end_tree(Tree(child.pid, start_time(child.pid)), grace=1000.0))
     assert [process.pid for process in ending.ended] == [child.pid]
     assert (refused, ending.survivors) == (3, [])
     await child.wait()

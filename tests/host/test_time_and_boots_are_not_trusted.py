@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.clock import boot_id
-from holdfast.host import description, tree
+from holdfast.host import description, os_process
 from holdfast.host.client import HostClient
 from holdfast.host.description import Description
 from holdfast.host.port import Kind, ProcessState, Record
@@ -141,12 +141,12 @@ def test_where_no_other_container_can_be_told_the_boot_decides(
 
 
 def test_a_first_process_that_may_not_be_seen_is_told_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "read_process", lambda pid: None)
-    tree.first_started.cache_clear()
+    monkeypatch.setattr(os_process, "read_process", lambda pid: None)
+    os_process.first_started.cache_clear()
     try:
-        assert tree.first_started() is None
+        assert os_process.first_started() is None
     finally:
-        tree.first_started.cache_clear()
+        os_process.first_started.cache_clear()
 
 
 @TERMINAL

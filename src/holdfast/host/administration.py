@@ -13,10 +13,10 @@ from holdfast import __version__
 from holdfast.directories import stored_bytes
 from holdfast.host.dispatch import ClientConnection
 from holdfast.host.methods import Reply, method
+from holdfast.host.os_process import start_time
 from holdfast.host.overview import Disk, Ending, Memory, Overview, Retention, Stopping
 from holdfast.host.parameters import Parameters
 from holdfast.host.status import describe
-from holdfast.host.tree import start_time
 from holdfast.jsonrpc.messages import INVALID_PARAMS, RpcError, encode_json
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from typing import Final, NamedTuple
 
 from holdfast.clock import boot_id
 from holdfast.host.mounts import TABLE, Mount, read_mounts
-from holdfast.host.tree import OsProcess, Tree, read_process
+from holdfast.host.os_process import OsProcess, read_process
+from holdfast.host.tree import Tree
 from holdfast.jsonrpc.streams import EXHAUSTED
 
 #: The file in the directory of a process that names its cgroup.

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from holdfast.host.keeper import end_of, stat_fields
 from holdfast.host.keeping import KeeperLink
-from holdfast.host.tree import open_handle
+from holdfast.host.os_process import open_handle
 from holdfast.jsonrpc.event_loop import ONCE_EACH, READABLE, Poller
 
 #: ``struct pidfd_info`` of ``linux/pidfd.h`` (first version) with the request to fill it in.

@@ -10,9 +10,10 @@ from holdfast.host import parameters
 from holdfast.host.base64_text import base64_fault, decode_base64
 from holdfast.host.input import INPUT_LIMIT
 from holdfast.host.methods import Reply, method
+from holdfast.host.os_process import OsProcess
 from holdfast.host.process import HostedProcess, NotPermitted
 from holdfast.host.status import cannot_tell, describe_member
-from holdfast.host.tree import OsProcess, end_tree
+from holdfast.host.tree import end_tree
 from holdfast.host.writes import WriteState
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, RpcError, encode_json
 

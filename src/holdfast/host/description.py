@@ -10,7 +10,7 @@ import os
 import msgspec
 
 from holdfast.clock import boot_id
-from holdfast.host.tree import first_started
+from holdfast.host.os_process import first_started
 from holdfast.host.whole import append_whole
 
 

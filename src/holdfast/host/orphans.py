@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator
 
-from holdfast.host.tree import all_processes
+from holdfast.host.os_process import all_processes
 
 
 def reap_orphans(hosted: Container[int]) -> int:

@@ -13,8 +13,9 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from holdfast.host.description import Description
+from holdfast.host.os_process import start_time
 from holdfast.host.packets import Held
-from holdfast.host.tree import Ending, Tree, end_tree, start_time
+from holdfast.host.tree import Ending, Tree, end_tree
 from holdfast.jsonrpc.streams import EXHAUSTED
 
 _log = logging.getLogger(__name__)

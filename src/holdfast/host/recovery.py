@@ -26,12 +26,13 @@ from holdfast.host.forgetting import delete_forgotten
 from holdfast.host.log import ProcessLog
 from holdfast.host.log_format import UNKNOWN_EXIT, EntryKind
 from holdfast.host.log_index import LogFull
+from holdfast.host.os_process import carries, read_process, start_time
 from holdfast.host.packets import Held
 from holdfast.host.passed_over import PassedOver
 from holdfast.host.process import HANDLE, HostedProcess
 from holdfast.host.spawn import Streams
 from holdfast.host.staging import Staging
-from holdfast.host.tree import MARKER, carries, read_process, start_time
+from holdfast.host.tree import MARKER
 
 MakeProcess = Callable[[Description, str, ProcessLog], HostedProcess]
 

@@ -25,6 +25,7 @@ from holdfast.host.keeping import KeeperLink
 from holdfast.host.left_over import LeftOver
 from holdfast.host.log import ProcessLog
 from holdfast.host.orphans import reap_orphans
+from holdfast.host.os_process import first_started
 from holdfast.host.packets import Held
 from holdfast.host.passed_over import PassedOver
 from holdfast.host.pending import PendingStarts
@@ -36,7 +37,7 @@ from holdfast.host.retention import Retention
 from holdfast.host.session import Session, Sessions
 from holdfast.host.spawner import Spawner
 from holdfast.host.staging import Staging
-from holdfast.host.tree import MARKER, end_tree, first_started
+from holdfast.host.tree import MARKER, end_tree
 from holdfast.jsonrpc.event_loop import running_poller
 from holdfast.jsonrpc.messages import STOPPING, RpcError
 

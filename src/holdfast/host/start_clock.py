@@ -6,7 +6,7 @@ import os
 import time
 from typing import Final
 
-from holdfast.host.tree import start_time
+from holdfast.host.os_process import start_time
 
 #: Clock ticks are this long.
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from holdfast.clock import boot_id
 from holdfast.host import parameters
 from holdfast.host.methods import Reply, method
+from holdfast.host.os_process import OsProcess
 from holdfast.host.process import HostedProcess
-from holdfast.host.tree import OsProcess
 from holdfast.jsonrpc.messages import INTERNAL_ERROR, RpcError, encode_json
 
 if TYPE_CHECKING:
