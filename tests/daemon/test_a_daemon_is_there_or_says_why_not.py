@@ -69,6 +69,22 @@ def test_a_daemon_that_dies_at_once_is_explained_with_its_own_words(installation
     assert "Traceback" not in said
 
 
+def test_a_disk_that_takes_nothing_is_explained_in_a_sentence(installation: Installation) -> None:
+    # A file may have no byte: as on a disk that is full before there is anything.
+    completed = subprocess.run(
+        ["sh", "-c", 'ulimit -f 0 && exec "$@"', "sh", *installation.command("list")],
+        env=installation.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert completed.returncode == 127
+    assert f"Nothing can be written in {installation.state}: " in completed.stderr
+    assert "hint: Make room there" in completed.stderr
+    assert "Traceback" not in completed.stderr
+
+
 def test_where_no_daemon_can_start_the_command_does_the_work_and_says_so(installation: Installation) -> None:
     installation.state.mkdir(mode=0o700)
     (installation.state / "daemon.log").mkdir()

@@ -241,6 +241,12 @@ async def test_a_damaged_foreign_or_newer_database(state: Path) -> None:
         file.write(b"\xff" * 8192)
     await found(DatabaseCheck(state), Level.ERROR, "backup")
     path.unlink()
+    prepare(path)
+    beside = Path(f"{path}-wal")
+    beside.mkdir()
+    await found(DatabaseCheck(state), Level.ERROR, "cannot be read", "Make room")
+    beside.rmdir()
+    path.unlink()
     path.mkdir()
     await found(DatabaseCheck(state), Level.ERROR, "not a regular file")
 

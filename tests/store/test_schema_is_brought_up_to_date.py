@@ -174,6 +174,20 @@ def test_a_database_of_a_newer_holdfast_is_refused_and_left_alone(tmp_path: Path
     assert path.read_bytes() == before
 
 
+def test_nobody_is_told_to_give_up_a_database_for_what_is_wrong_with_its_disk(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    prepare(path)
+    before = path.read_bytes()
+    # As on a full or a failing disk: what SQLite needs beside the database is not to be had.
+    Path(f"{path}-wal").mkdir()
+    with pytest.raises(StoreUnusable) as caught:
+        prepare(path)
+    assert caught.value.hint
+    assert caught.value.hint.startswith("Make room on the disk of ")
+    assert "backup" not in caught.value.hint
+    assert path.read_bytes() == before
+
+
 def test_what_is_not_our_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "db"
     for content in (b"not a database, but long enough to have a header" * 100, b"short"):

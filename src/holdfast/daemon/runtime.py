@@ -217,7 +217,11 @@ class Runtime:
 
 
 async def _lock_directory(directory: Path, patience: float) -> int:
-    """Take the state directory for this process; the kernel gives it back when the process dies, however it dies."""
+    """Take the state directory for this process; the kernel gives it back when the process dies, however it dies.
+
+    :raises AlreadyRunning: another daemon has it
+    :raises UnusableDirectory: nothing can be written there
+    """
     deadline = monotonic() + patience
     descriptor = open_private(directory / "daemon.lock", os.O_RDWR)
     try:
@@ -229,8 +233,14 @@ async def _lock_directory(directory: Path, patience: float) -> int:
                     hint="Use it as it is, or end it with 'holdfast down'.",
                 )
             await asyncio.sleep(_LOOK_AGAIN)
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise UnusableDirectory(
+                f"Nothing can be written in {directory}: {error.strerror}.",
+                hint="Make room there, or set HOLDFAST_STATE_DIR to a directory on another disk.",
+            ) from error
     except BaseException:
         os.close(descriptor)
         raise

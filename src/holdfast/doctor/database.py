@@ -35,10 +35,9 @@ class DatabaseCheck(BlockingCheck):
         if status.st_size == 0:
             return Finding(level=Level.OK, summary="It is empty; tables are created when they are needed.")
         # Only here: it brings SQLAlchemy along.
-        from holdfast.store.database import connect_raw
+        from holdfast.store.database import connect_raw, way_out
         from holdfast.store.schema import HEAD, REVISIONS
 
-        restore = f"Restore {self.path} from a backup, or move it away to begin with an empty one."
         try:
             connection = connect_raw(self.path)
             try:
@@ -48,10 +47,18 @@ class DatabaseCheck(BlockingCheck):
             finally:
                 connection.close()
         except (sqlite3.Error, TypeError) as error:
-            return Finding(level=Level.ERROR, summary=f"{self.path} cannot be read.", detail=str(error), hint=restore)
+            return Finding(
+                level=Level.ERROR,
+                summary=f"{self.path} cannot be read.",
+                detail=str(error),
+                hint=way_out(self.path, error),
+            )
         if problems != ["ok"]:
             return Finding(
-                level=Level.ERROR, summary=f"{self.path} is damaged.", detail="\n".join(problems), hint=restore
+                level=Level.ERROR,
+                summary=f"{self.path} is damaged.",
+                detail="\n".join(problems),
+                hint=way_out(self.path, None),
             )
         if revision not in REVISIONS:
             return Finding(

@@ -30,6 +30,10 @@ MIGRATION_SECONDS = 60.0
 #: clients saw before must not be given to other changes afterwards.
 _BOOT_STRIDE = 1_000_000
 _MIGRATIONS = Path(__file__).parent / "migrations"
+#: Errors of what the database lies on: they say nothing of what is in it.
+_NOT_ITS_FAULT = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM}
+)
 
 
 class StoreUnusable(Unavailable):
@@ -80,9 +84,17 @@ def prepare(path: Path) -> None:
                 f"{path} is locked by another process.", hint="Find it with 'holdfast doctor', or try again."
             ) from error
         raise StoreUnusable(
-            f"{path} cannot be used as Holdfast's database: {cause}",
-            hint=f"Restore {path} from a backup, or move it away to begin with an empty one.",
+            f"{path} cannot be used as Holdfast's database: {cause}", hint=way_out(path, cause)
         ) from error
+
+
+def way_out(path: Path, error: BaseException | None) -> str:
+    """What to do when *error* says that *path* cannot be used."""
+    if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _NOT_ITS_FAULT:
+        return (
+            f"Make room on the disk of {path}, or see why it cannot be read or written there; it need not be damaged."
+        )
+    return f"Restore {path} from a backup, or move it away to begin with an empty one."
 
 
 def create_engine(path: Path, *, read_only: bool, connections: int) -> sa.Engine:
