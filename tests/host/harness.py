@@ -45,16 +45,18 @@ def serving_child(keeper: int) -> int:
 
 
 def _is_server(pid: int, keeper: int, own: bytes) -> bool:
-    """Whether *pid* has the command line of its keeper, and is not a child of a dead server just before its exec.
+    """Whether *pid* has the command line of its keeper, and is not a child of a server just before its exec.
 
-    Such a child has all signals blocked until it leads a session of its own; a server that begins only some.
+    Such a child has all signals blocked until it leads a session of its own, or is another program; a server that
+    begins only some.
     """
-    if Path(f"/proc/{pid}/cmdline").read_bytes() != own:
+    command_line = Path(f"/proc/{pid}/cmdline")
+    if command_line.read_bytes() != own:
         return False
     while _blocked(pid) >> (signal.SIGUSR1 - 1) & 1:
         # Also a server that starts somebody at this moment.
         time.sleep(0.0001)
-    return os.getsid(pid) == os.getsid(keeper)
+    return command_line.read_bytes() == own and os.getsid(pid) == os.getsid(keeper)
 
 
 def _blocked(pid: int) -> int:

@@ -323,16 +323,19 @@ def test_what_a_killed_keeper_had_told_is_heard() -> None:
 async def test_what_it_has_no_descriptors_for_is_offered_again(state: Path) -> None:
     server = start_host(state)
     client = await HostClient.connect(server.url, reconnect_for=60.0)
-    before = len(os.listdir(f"/proc/{server.pid}/fd"))
+    descriptors = Path(f"/proc/{server.pid}/fd")
+    lock = os.fspath(state / "lock")
+    await eventually(lambda: lock in map(os.readlink, descriptors.iterdir()), "it has what it keeps for good")
+    before = len(os.listdir(descriptors))
     _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     # Room for one of three.
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (before + 1, hard))
     started = await client.start(spec("p", "sh", "-c", "read x; echo $x; exit 3", stdin=True))
     log = state.with_name(state.name + ".stderr")
     await eventually(lambda: "no free descriptors" in log.read_text(), "it says so")
-    assert len(os.listdir(f"/proc/{server.pid}/fd")) == before
+    assert len(os.listdir(descriptors)) == before
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (hard, hard))
-    await eventually(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) >= before + 3, "it is offered again")
+    await eventually(lambda: len(os.listdir(descriptors)) >= before + 3, "it is offered again")
     await kill_server(server)
     status = await client.status("p")
     assert status is not None
