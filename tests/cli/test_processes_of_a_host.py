@@ -266,7 +266,9 @@ def test_a_host_of_another_version_is_said_to_be_one(tmp_path: Path, cli: Callab
             outcome = cli("host", command, "--url", url)
             assert outcome.status == 127
             assert outcome.err.startswith("error: The host is of another version than this client; its answer to ")
-            assert outcome.err.endswith("\nhint: Stop it; a new one starts by itself.\n")
+            assert outcome.err.endswith(
+                "\nhint: Stop it when nothing runs there that you need; a new one starts by itself.\n"
+            )
 
 
 def test_a_hint_names_the_host_that_was_asked(host: str, tmp_path: Path, cli: Callable[..., Outcome]) -> None:

@@ -50,6 +50,8 @@ STOP_WITHIN: Final = 5.0
 WINDOW: Final = 1024 * 1024
 #: Bytes written with one request.
 _WRITE_CHUNK: Final = 1024 * 1024
+#: What to do about a host of another version: a stop ends what it runs.
+_ANOTHER_VERSION: Final = "Stop it when nothing runs there that you need; a new one starts by itself."
 
 T = TypeVar("T")
 
@@ -152,7 +154,7 @@ class HostClient(Host):
         except msgspec.DecodeError as error:
             raise HostUnavailable(
                 f"The host is of another version than this client; its answer to {method} is not understood: {error}.",
-                hint="Stop it; a new one starts by itself.",
+                hint=_ANOTHER_VERSION,
             ) from error
 
     # The port
@@ -352,7 +354,5 @@ def _typed(error: RpcError, params: dict[str, Any] | None) -> Exception:
         hint = "Look at what the process does before you repeat it."
         return SignalUncertain(f"Signalling process {process_id!r} failed: {error.message}.", hint=hint)
     if error.rpc_code == METHOD_NOT_FOUND:
-        return HostUnavailable(
-            f"The host is too old for this client: {error.message}.", hint="Stop it; a new one starts by itself."
-        )
+        return HostUnavailable(f"The host is too old for this client: {error.message}.", hint=_ANOTHER_VERSION)
     return error
