@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import plistlib
 import pwd
+import resource
 import shutil
 import stat
 import subprocess
@@ -250,6 +251,19 @@ def test_a_place_that_cannot_be_written_is_named(
     assert outcome.status == 2
     assert "holdfast.service cannot be written: Not a directory." in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_a_unit_that_finds_no_room_leaves_nothing(home: Path, cli: Callable[..., Outcome]) -> None:
+    # As on a full disk; the signal for it Python ignores.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        outcome = cli("service", "systemd", "--install")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.status == 2
+    assert "holdfast.service cannot be written: File too large." in outcome.err
+    assert list((home / ".config/systemd/user").iterdir()) == []
 
 
 def test_a_relative_state_directory_is_written_whole(
