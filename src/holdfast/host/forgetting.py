@@ -159,7 +159,7 @@ def _set_aside(state_directory: Path, process: HostedProcess) -> list[str]:
             os.truncate(f"{source}/process", 0)
             place = source
         places.append(place)
-    process.log.dropped = True
+    process.log.forgotten = True
     return places
 
 

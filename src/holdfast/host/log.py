@@ -34,7 +34,7 @@ _SURPLUS: Final = 64 * 1024
 class ProcessLog:
     """The log in one directory: a single writer, any number of readers, no memory that grows with it."""
 
-    __slots__ = ("_directory", "_files", "_index", "_pending", "_pourings", "_sizes", "_written", "dropped")
+    __slots__ = ("_directory", "_files", "_index", "_pending", "_pourings", "_sizes", "_written", "forgotten")
 
     def __init__(self, directory: str, index: LogIndex) -> None:
         self._directory = directory
@@ -47,7 +47,7 @@ class ProcessLog:
         #: Whether this log writes its files, and so knows that everything is in them.
         self._written = True
         #: Whether this was forgotten: what lies at its place is about to be deleted, or another process's.
-        self.dropped = False
+        self.forgotten = False
 
     @classmethod
     def create(cls, directory: Path | str) -> ProcessLog:
@@ -285,7 +285,7 @@ class ProcessLog:
         for entry in entries:
             if entry.length:
                 if entry.kind not in sizes:
-                    sizes[entry.kind] = 0 if self.dropped else self._stored(EntryKind(entry.kind))
+                    sizes[entry.kind] = 0 if self.forgotten else self._stored(EntryKind(entry.kind))
                 if entry.offset + entry.length > sizes[entry.kind]:
                     entry = gone(entry.seq)
             found.append(entry)
