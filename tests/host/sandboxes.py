@@ -14,6 +14,10 @@ from .harness import WireClient
 bubblewrap = pytest.mark.skipif(unusable() is not None, reason=f"no sandbox on this machine: {unusable()}")
 
 
+def plain(path: Path, access: str) -> dict[str, Any]:
+    return {"path": {"type": "path", "path": f"file://{path}"}, "access": access}
+
+
 def special(kind: str, access: str, subpath: str | None = None, **more: str) -> dict[str, Any]:
     value = {"kind": kind} if subpath is None else {"kind": kind, "subpath": subpath}
     return {"path": {"type": "special", "value": value}, "access": access, **more}

@@ -244,11 +244,17 @@ def test_a_full_disk_loses_nothing_and_shows_nothing_half(
     log.close()
 
 
-def test_output_that_cannot_be_deleted_is_still_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = ProcessLog.create(tmp_path)
+def ended_log(directory: Path) -> ProcessLog:
+    """A log with one piece of output and both ends, as it is when nobody writes to it any more."""
+    log = ProcessLog.create(directory)
     log.append(EntryKind.STDOUT, b"output")
     log.append_end(exit_code=0, exited=True, closed=True)
     log.close()
+    return log
+
+
+def test_output_that_cannot_be_deleted_is_still_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ended_log(tmp_path)
     genuine = os.open
 
     def read_only(path: str, flags: int = 0) -> int:
@@ -272,19 +278,13 @@ def test_output_that_cannot_be_deleted_is_still_told(tmp_path: Path, monkeypatch
 def test_a_log_whose_directory_somebody_deleted_is_gone_as_a_whole(tmp_path: Path) -> None:
     directory = tmp_path / "log"
     directory.mkdir()
-    log = ProcessLog.create(directory)
-    log.append(EntryKind.STDOUT, b"output")
-    log.append_end(exit_code=0, exited=True, closed=True)
-    log.close()
+    log = ended_log(directory)
     shutil.rmtree(directory)
     assert contents(log) == [(seq, EntryKind.GONE, b"") for seq in (1, 2, 3)]
 
 
 def test_output_is_deleted_where_there_is_room_for_nothing_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = ProcessLog.create(tmp_path)
-    log.append(EntryKind.STDOUT, b"output")
-    log.append_end(exit_code=0, exited=True, closed=True)
-    log.close()
+    log = ended_log(tmp_path)
     genuine = os.open
 
     def full(path: str, flags: int, mode: int = 0o777) -> int:

@@ -13,11 +13,7 @@ import pytest
 from holdfast.host.sandbox.metadata import METADATA
 
 from .harness import RunningServer, WireClient
-from .sandboxes import bubblewrap, sandbox, special
-
-
-def plain(path: Path, access: str) -> dict[str, Any]:
-    return {"path": {"type": "path", "path": f"file://{path}"}, "access": access}
+from .sandboxes import bubblewrap, plain, sandbox, special
 
 
 async def run_around(

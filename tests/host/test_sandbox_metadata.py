@@ -11,13 +11,9 @@ from typing import Any
 import pytest
 
 from .harness import PATH, RunningServer, WireClient, write_params
-from .sandboxes import bubblewrap, run_in, sandbox, special
+from .sandboxes import bubblewrap, plain, run_in, sandbox, special
 
 NAMES = (".git", ".codex", ".agents", ".aws")
-
-
-def plain(path: Path, access: str) -> dict[str, Any]:
-    return {"path": {"type": "path", "path": f"file://{path}"}, "access": access}
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .harness import PATH, RunningServer, WireClient
-from .sandboxes import bubblewrap, run_in, sandbox, special
+from .sandboxes import bubblewrap, plain, run_in, sandbox, special
 
 
 @bubblewrap
@@ -48,10 +48,7 @@ async def test_only_what_is_writable_in_what_is_denied_is_there(
     inside.mkdir(parents=True)
     (denied / "secret").write_text("hidden")
     (inside / "open").write_text("told")
-    entries = [
-        {"path": {"type": "path", "path": f"file://{path}"}, "access": said}
-        for path, said in ((denied, "deny"), (inside, access))
-    ]
+    entries = [plain(denied, "deny"), plain(inside, access)]
     asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), *entries)
     script = "cat denied/secret denied/deep/inside/open; touch denied/x; touch denied/deep/inside/y; ls denied"
     output = await run_in(client, workspace, script, asked)
@@ -109,8 +106,7 @@ async def test_what_is_said_of_a_symlink_is_said_of_what_it_leads_to(
     (workspace / "target" / "f").write_text("told")
     link = workspace.parent / "link"
     link.symlink_to(workspace / "target")
-    entry = {"path": {"type": "path", "path": f"file://{link}"}, "access": access}
-    asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), entry)
+    asked = sandbox(workspace, special("root", "read"), special("project_roots", "write"), plain(link, access))
     for directory in (link, workspace / "target"):
         output = await run_in(
             client, workspace, f"touch {directory}/new; cat {directory}/f; touch in-the-workspace", asked

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .harness import RunningServer, WireClient
-from .sandboxes import bubblewrap, run_in, sandbox, special
+from .sandboxes import bubblewrap, plain, run_in, sandbox, special
 
 #: Not ``mv``, which makes a copy of what it cannot move.
 MOVE = """
@@ -23,10 +22,6 @@ for path in sys.argv[1:]:
         pass
 print("tried")
 """
-
-
-def plain(path: Path, access: str) -> dict[str, Any]:
-    return {"path": {"type": "path", "path": f"file://{path}"}, "access": access}
 
 
 def moving(*paths: Path) -> list[str]:

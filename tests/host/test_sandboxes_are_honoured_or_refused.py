@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .harness import PATH, RunningServer, WireClient, kill_server, start_host, write_params
-from .sandboxes import bubblewrap, sandbox, special
+from .sandboxes import bubblewrap, plain, sandbox, special
 
 
 @pytest.fixture
@@ -29,10 +29,6 @@ def workspace(tmp_path: Path) -> Path:
     (directory / ".git" / "config").write_text("protected")
     (tmp_path / "outside").write_text("outside")
     return directory
-
-
-def path_entry(path: Path, access: str) -> dict[str, Any]:
-    return {"path": {"type": "path", "path": f"file://{path}"}, "access": access}
 
 
 async def run(client: WireClient, workspace: Path, script: str, **params: Any) -> tuple[int, str]:
@@ -391,9 +387,9 @@ async def test_nothing_is_told_of_what_is_in_a_denied_directory(
     (workspace / "secret" / "loop").symlink_to("loop")
     (workspace / "in").write_text("content")
     (workspace / "way").symlink_to("secret")
-    entries = [special("root", "read"), path_entry(workspace / "secret", "deny")]
+    entries = [special("root", "read"), plain(workspace / "secret", "deny")]
     if way_in:
-        entries.append(path_entry(workspace / "secret" / "shown", "write"))
+        entries.append(plain(workspace / "secret" / "shown", "write"))
     asked = sandbox(workspace, *entries)
     for method in ("fs/getMetadata", "fs/readFile", "fs/canonicalize", "fs/readDirectory", "fs/remove"):
         more = {"recursive": False, "force": False} if method == "fs/remove" else {}
@@ -422,7 +418,7 @@ async def test_what_is_not_shown_is_not_there(either: RunningServer, workspace: 
     (workspace / "hidden" / "f").write_text("content")
     (workspace / "link").symlink_to("shown/deep/f")
     (workspace / "shown" / "deep" / "out").symlink_to("../../hidden")
-    asked = sandbox(workspace, special("minimal", "read"), path_entry(workspace / "shown" / "deep", "read"))
+    asked = sandbox(workspace, special("minimal", "read"), plain(workspace / "shown" / "deep", "read"))
     for method in ("fs/getMetadata", "fs/readFile", "fs/canonicalize", "fs/readDirectory"):
         for name in ("hidden", "hidden/f", "link", "none", "none/f", "shown/none", "shown/deep/out", "shown/deep/none"):
             params = {"path": f"file://{workspace}/{name}", "sandbox": asked}
@@ -435,7 +431,7 @@ async def test_what_is_not_shown_is_not_there(either: RunningServer, workspace: 
 
 async def test_where_nothing_is_shown_nothing_can_be_made(host: RunningServer, workspace: Path) -> None:
     client = await WireClient.connect(host.url)
-    asked = sandbox(workspace, path_entry(workspace / "denied", "deny"))
+    asked = sandbox(workspace, plain(workspace / "denied", "deny"))
     for path in (workspace / "new" / "deep", workspace, Path("/")):
         params = {"path": f"file://{path}", "sandbox": asked}
         assert (await client.error("fs/createDirectory", params))[0] == -32600
